@@ -1,0 +1,96 @@
+"""MAML with PPO's clipped objective as the outer step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from agents._maml import GradientAdapter, MAMLConfig, prepare
+from meta_rl.errors import UserError
+from meta_rl.policy import Gaussian, Params
+from meta_rl.ppo import clipped_surrogate
+from meta_rl.types import EnvSpec, MetaBatch, Metrics
+
+
+@dataclass(frozen=True)
+class Config(MAMLConfig):
+    """MAML with PPO's clipped objective as the outer step (after Rothfuss et al. 2019, §6)."""
+
+    outer_lr: float = 1e-3
+    """Step size of Adam in the outer update."""
+    epochs: int = 5
+    """Outer gradient steps through the inner steps for each meta-batch."""
+    clip: float = 0.3
+    """How far the probability ratio may gain from moving away from 1."""
+    target_kl: float | None = 0.03
+    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 1:
+            raise UserError(f"agent.epochs must be at least 1, got {self.epochs}")
+        for name in ("outer_lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
+
+
+class MAMLPPO(GradientAdapter):
+    """Moves θ by several clipped gradient steps through the adaptation."""
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, spec, device, seed)
+        self.config = config
+        self.optimizer = torch.optim.Adam(self.theta.values(), lr=config.outer_lr)
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Several epochs of PPO on the return after adaptation."""
+        *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
+        tasks = len(query.obs)
+        old: Gaussian | None = None
+
+        def loss(theta: Params) -> tuple[Tensor, tuple[Gaussian, Tensor]]:
+            policy = self.adapted_policy(theta, supports, query.obs)
+            ratio = (policy.log_prob(query.action) - query.log_prob).exp()
+            objective = clipped_surrogate(ratio, query.advantage, self.config.clip)
+            clipped = ((ratio - 1).abs() > self.config.clip).float()
+            return -(query.weight * objective).sum() / tasks, (policy, clipped)
+
+        metrics: Metrics = {}
+        limit = self.config.target_kl
+        for epoch in range(self.config.epochs):
+            gradient, (value, (policy, clipped)) = grad_and_value(loss, has_aux=True)(self.theta)
+            if old is None:  # the first epoch is at the θ that collected
+                old = policy
+                metrics = self.diagnostics(gradient, supports) | {"outer/loss_before": value}
+            kl = (query.weight * old.kl(policy)).sum() / tasks
+            metrics |= {
+                "outer/loss_after": value,
+                "outer/kl": kl,
+                "outer/clipped_share": (query.weight * clipped).sum() / tasks,
+                "outer/epochs": torch.tensor(float(epoch)),
+            }
+            if not torch.isfinite(value) or (limit is not None and kl > limit):
+                break
+            for name, parameter in self.theta.items():
+                parameter.grad = gradient[name]
+            self.optimizer.step()
+            metrics["outer/epochs"] += 1
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return θ and Adam's moments."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore θ and Adam's moments."""
+        super().load_state_dict(state)
+        self.optimizer = torch.optim.Adam(self.theta.values(), lr=self.config.outer_lr)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Any:
+    """Make the agent with its initial parameters."""
+    return MAMLPPO(config, spec, device, seed)

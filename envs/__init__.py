@@ -1,0 +1,1 @@
+"""Task distributions: one module a family."""

@@ -1,0 +1,13 @@
+"""The one error that reaches a user without a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can mend: says what was given, what was expected and what to do."""
+
+
+def did_you_mean(given: str, known: list[str]) -> str:
+    """Return `did you mean 'x'? ` for the nearest of the known names, or nothing."""
+    import difflib
+
+    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    return f"did you mean {nearest[0]!r}? " if nearest else ""

@@ -1,0 +1,48 @@
+"""Running means and variances of what an agent sees, merged batch by batch."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RunningMoments:
+    """Count, mean and variance of all values merged so far (Chan et al. 1979)."""
+
+    count: Float[Tensor, ""]
+    mean: Float[Tensor, "*D"]
+    variance: Float[Tensor, "*D"]
+
+    @classmethod
+    def empty(cls, size: tuple[int, ...], device: torch.device) -> "RunningMoments":
+        """Nothing seen yet: normalizes nothing away."""
+        return cls(
+            count=torch.zeros((), device=device),
+            mean=torch.zeros(size, device=device),
+            variance=torch.ones(size, device=device),
+        )
+
+    def merge(self, values: Float[Tensor, "*B"], valid: Bool[Tensor, "*C"]) -> "RunningMoments":
+        """Return the moments with a batch of values merged in; `valid` masks leading axes."""
+        rows = values[valid]
+        count = torch.tensor(float(len(rows)), device=values.device)
+        mean, variance = rows.mean(0), rows.var(0, unbiased=False)
+        total = self.count + count
+        delta = mean - self.mean
+        merged = self.variance * self.count + variance * count
+        return type(self)(
+            count=total,
+            mean=self.mean + delta * count / total,
+            variance=(merged + delta**2 * self.count * count / total) / total,
+        )
+
+    def normalize(self, values: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """Shift to mean 0 and scale to variance 1, clipped to ±10."""
+        return ((values - self.mean) / self.std).clamp(-10, 10)
+
+    @property
+    def std(self) -> Float[Tensor, "*D"]:
+        """Standard deviation, never 0."""
+        return (self.variance + 1e-8).sqrt()

@@ -1,0 +1,120 @@
+"""Gaussian policies whose parameters are data: one set for all tasks, or one for each."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import log, pi
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Params: TypeAlias = dict[str, Tensor]
+"""A module's parameters by name; a leading axis M makes them one set for each task."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions over the action dimensions (a pytree of two tensors)."""
+
+    mean: Float[Tensor, "*B A"]
+    log_std: Float[Tensor, "*#B A"]
+
+    def sample(self, generator: torch.Generator | None) -> Float[Tensor, "*B A"]:
+        """Draw actions; without a generator, return the mode."""
+        if generator is None:
+            return self.mean
+        noise = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            device=self.mean.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + self.log_std.exp() * noise
+
+    def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        """Joint log-density: the sum over action dimensions."""
+        z = (action - self.mean) * (-self.log_std).exp()
+        return (-0.5 * z**2 - self.log_std - 0.5 * log(2 * pi)).sum(-1)
+
+    def kl(self, other: "Gaussian") -> Float[Tensor, "*B"]:
+        """KL(self || other), in nats."""
+        ratio = (2 * (self.log_std - other.log_std)).exp()
+        shift = ((self.mean - other.mean) * (-other.log_std).exp()) ** 2
+        return 0.5 * (ratio + shift - 1 - 2 * (self.log_std - other.log_std)).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*#B"]:
+        """Differential entropy, in nats."""
+        return (self.log_std + 0.5 * log(2 * pi) + 0.5).sum(-1)
+
+
+class GaussianMLP(nn.Module):
+    """An MLP's mean and a standard deviation that does not depend on the state.
+
+    The module is the definition and the source of initial values. Agents keep parameters as data
+    and call `batched`, which gives each task its own.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str,
+        initial_std: float,
+        min_std: float,
+    ) -> None:
+        super().__init__()
+        sizes = [observation_size, *hidden_sizes, action_size]
+        self.layers = nn.ModuleList(
+            nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
+        )
+        self.log_std = nn.Parameter(torch.full((action_size,), log(initial_std)))
+        self.activation = ACTIVATIONS[activation]
+        self.min_log_std = log(min_std)
+
+    def initial_parameters(self, generator: torch.Generator, device: torch.device) -> Params:
+        """Draw Xavier-uniform weights and zero biases, and return all parameters as data."""
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+        return {name: value.detach().to(device) for name, value in self.named_parameters()}
+
+    def forward(self, obs: Float[Tensor, "*B O"]) -> Gaussian:
+        """The policy under the module's own parameters."""
+        for layer in self.layers[:-1]:
+            obs = self.activation(layer(obs))
+        mean = self.layers[-1](obs)
+        log_std = self.log_std.clamp(min=self.min_log_std)
+        return Gaussian(mean, log_std.expand(*[1] * (mean.dim() - 1), -1))
+
+    def batched(self, params: Params, obs: Float[Tensor, "M B O"]) -> Gaussian:
+        """The policy of each task under that task's own parameters.
+
+        Equal to `vmap(functional_call)` and three times cheaper when acting.
+        """
+        depth = len(self.layers)
+        for i in range(depth):
+            weight, bias = params[f"layers.{i}.weight"], params[f"layers.{i}.bias"]
+            obs = torch.baddbmm(bias.unsqueeze(1), obs, weight.mT)
+            if i < depth - 1:
+                obs = self.activation(obs)
+        log_std = params["log_std"].clamp(min=self.min_log_std).unsqueeze(1)
+        return Gaussian(obs, log_std)
+
+
+def for_each_task(params: Params, tasks: int) -> Params:
+    """Give each of M tasks its own view of shared parameters."""
+    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
+
+
+def by_task(x: Float[Tensor, "T M N *rest"]) -> Float[Tensor, "M TN *rest"]:
+    """Lay a rollout's steps out task by task, as `GaussianMLP.batched` wants them."""
+    return x.movedim(1, 0).flatten(1, 2)
+
+
+def from_by_task(x: Float[Tensor, "M TN *rest"], copies: int) -> Float[Tensor, "T M N *rest"]:
+    """Undo `by_task`."""
+    return x.reshape(len(x), -1, copies, *x.shape[2:]).movedim(0, 1)

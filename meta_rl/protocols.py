@@ -1,0 +1,118 @@
+"""What a task distribution, a simulator and an agent are to the rest of the platform."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from meta_rl.types import (
+    Context,
+    EnvSpec,
+    MetaBatch,
+    Metrics,
+    Phase,
+    Rollout,
+    Step,
+    Tasks,
+    TimeStep,
+)
+
+Split: TypeAlias = Literal["train", "test"]
+
+
+@runtime_checkable
+class TaskEnv(Protocol):
+    """A simulator that steps N copies of each of M tasks together.
+
+    There is no hidden reset: an episode that ended stays ended until `reset_ended`. Actions
+    outside the action space are clipped to it.
+    """
+
+    def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N O"]:
+        """Put each task into `copies` worlds, reset all, and return the first observations.
+
+        What follows depends on the tasks, the seed and the actions alone: not on what the
+        simulator did before, nor on its number of workers or threads.
+        """
+        ...
+
+    def step(self, action: Float[Tensor, "M N A"]) -> Step:
+        """Step all worlds once."""
+        ...
+
+    def reset_ended(self) -> Float[Tensor, "M N O"]:
+        """Begin a new episode where the last step ended one; return all current observations."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and memory."""
+        ...
+
+
+@runtime_checkable
+class TaskDistribution(Protocol):
+    """A family of tasks with a train and a test split. Sampling never touches a simulator."""
+
+    family: str
+    spec: EnvSpec
+    metric_names: tuple[str, ...]
+    """What the simulator reports every step beside the reward, e.g. `("success",)`."""
+
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Draw the tasks of one meta-batch."""
+        ...
+
+    def tasks(self, split: Split) -> Tasks:
+        """Return the fixed tasks of a split, in a fixed order: those that evaluation covers."""
+        ...
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make a simulator with tensors on `device`, in `workers` processes if it uses any."""
+        ...
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return what about the tasks a published number depends on: benchmark, versions, ..."""
+        ...
+
+
+@runtime_checkable
+class MetaAgent(Protocol):
+    """A learning algorithm.
+
+    `begin`, `act` and `adapt` never change the agent; only `meta_update` does.
+    """
+
+    phases: tuple[Phase, ...]
+    """The rollouts one meta-update needs, in order; `adapt` is called between them."""
+
+    def begin(self, tasks: Tasks, copies: int) -> Context:
+        """Return the context before any experience. Only oracle controls may look at the tasks."""
+        ...
+
+    def act(
+        self, context: Context, timestep: TimeStep, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Context]:
+        """Return actions, their log-probabilities and the moved context.
+
+        Args:
+            generator: Source of the noise; None asks for the mode of the distribution.
+        """
+        ...
+
+    def adapt(self, context: Context, rollout: Rollout) -> Context:
+        """Learn from a finished rollout, each task from its own copies alone."""
+        ...
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Improve the agent from the phases' rollouts: the only method that changes it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `meta_update` changes: tensors and plain numbers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
