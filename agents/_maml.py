@@ -120,6 +120,8 @@ class GradientAdapter:
     The context is `{"policy": parameters with leading axis M, "steps": adaptations so far (M,)}`.
     """
 
+    copies_share_experience = True
+
     def __init__(self, config: MAMLConfig, spec: EnvSpec, device: torch.device, seed: int) -> None:
         self.gradient_config = config
         self.device = device

@@ -91,6 +91,6 @@ class MAMLPPO(GradientAdapter):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Any:
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLPPO:
     """Make the agent with its initial parameters."""
     return MAMLPPO(config, spec, device, seed)

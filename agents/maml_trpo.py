@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +93,6 @@ class MAMLTRPO(GradientAdapter):
         return curvature_product(outputs, fisher, self.theta, self.config.trust_region.damping)
 
 
-def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Any:
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLTRPO:
     """Make the agent with its initial parameters."""
     return MAMLTRPO(config, spec, device, seed)

@@ -6,7 +6,7 @@ from math import log, pi
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 Params: TypeAlias = dict[str, Tensor]
@@ -110,11 +110,11 @@ def for_each_task(params: Params, tasks: int) -> Params:
     return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
 
 
-def by_task(x: Float[Tensor, "T M N *rest"]) -> Float[Tensor, "M TN *rest"]:
+def by_task(x: Shaped[Tensor, "T M N *rest"]) -> Shaped[Tensor, "M TN *rest"]:
     """Lay a rollout's steps out task by task, as `GaussianMLP.batched` wants them."""
     return x.movedim(1, 0).flatten(1, 2)
 
 
-def from_by_task(x: Float[Tensor, "M TN *rest"], copies: int) -> Float[Tensor, "T M N *rest"]:
+def from_by_task(x: Shaped[Tensor, "M TN *rest"], copies: int) -> Shaped[Tensor, "T M N *rest"]:
     """Undo `by_task`."""
     return x.reshape(len(x), -1, copies, *x.shape[2:]).movedim(0, 1)

@@ -86,6 +86,9 @@ class MetaAgent(Protocol):
 
     phases: tuple[Phase, ...]
     """The rollouts one meta-update needs, in order; `adapt` is called between them."""
+    copies_share_experience: bool
+    """Whether a task's copies learn together, or each is a trial of its own: tells how many
+    episodes one adaptation costs."""
 
     def begin(self, tasks: Tasks, copies: int) -> Context:
         """Return the context before any experience. Only oracle controls may look at the tasks."""

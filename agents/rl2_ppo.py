@@ -1,0 +1,309 @@
+"""RL²: a recurrent policy that learns within its memory, trained by PPO."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import log
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from meta_rl.baseline import baseline_advantage, normalize_by_task
+from meta_rl.errors import UserError
+from meta_rl.normalization import RunningMoments
+from meta_rl.policy import Gaussian
+from meta_rl.ppo import clipped_surrogate
+from meta_rl.returns import episode_step
+from meta_rl.seeding import derive_seed, make_generator
+from meta_rl.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+
+
+@dataclass(frozen=True)
+class Config:
+    """RL²: a GRU policy over trials of several episodes, trained by PPO (Duan et al. 2016)."""
+
+    episodes_per_trial: int = 2
+    """Episodes that the memory lasts for; after them comes another task."""
+    learning_rate: float = 5e-4
+    """Step size of Adam."""
+    epochs: int = 10
+    """Passes over each meta-batch."""
+    minibatches: int = 4
+    """Parts that the trials of a meta-batch are split into, one Adam step each."""
+    clip: float = 0.2
+    """How far the probability ratio may gain from moving away from 1."""
+    target_kl: float | None = 0.03
+    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
+    entropy_coefficient: float = 5e-3
+    """Weight of the policy's entropy in the objective."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are scaled down to this norm."""
+    bptt_steps: int = 250
+    """Steps that gradients flow back through the memory; the memory itself is never cut."""
+    gamma: float = 0.99
+    """Discount per environment step, across the episodes of a trial, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Weight of longer backups in the advantages, in [0, 1]; 1 is Monte Carlo."""
+    bootstrap_at_horizon: bool = False
+    """Count the future beyond the trial by the baseline instead of ending the return there."""
+    normalize_advantage: bool = True
+    """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
+    normalize_inputs: bool = True
+    """Scale observations and remembered rewards by their running moments."""
+    encoder_sizes: tuple[int, ...] = (128, 128)
+    """Units of each layer before the memory."""
+    memory_size: int = 128
+    """Units of the GRU (H)."""
+    initial_std: float = 1.0
+    """Standard deviation of the actions at first; it comes to depend on what is remembered."""
+    min_std: float = 0.05
+    """Floor of the standard deviation."""
+    max_std: float = 1.5
+    """Ceiling of the standard deviation."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes_per_trial", "epochs", "minibatches", "bptt_steps", "memory_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "max_gradient_norm", "min_std"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not self.min_std <= self.initial_std <= self.max_std:
+            raise UserError(
+                f"agent.initial_std must lie between min_std {self.min_std} and max_std "
+                f"{self.max_std}, got {self.initial_std}"
+            )
+
+
+class RecurrentPolicy(nn.Module):
+    """Encoder, GRU, and a Gaussian whose mean and deviation depend on the memory."""
+
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        super().__init__()
+        sizes = [spec.observation_size + spec.action_size + 2, *config.encoder_sizes]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+        self.encoder = nn.Sequential(*layers)
+        self.memory = nn.GRU(sizes[-1], config.memory_size)
+        self.head = nn.Linear(config.memory_size, 2 * spec.action_size)
+        with torch.no_grad():  # begin with the same wide Gaussian everywhere
+            self.head.weight.mul_(0.01)
+            self.head.bias[: spec.action_size] = 0.0
+            self.head.bias[spec.action_size :] = log(config.initial_std)
+        self.log_std_bounds = (log(config.min_std), log(config.max_std))
+
+    def forward(
+        self, inputs: Float[Tensor, "T B I"], hidden: Float[Tensor, "B H"]
+    ) -> tuple[Gaussian, Float[Tensor, "B H"]]:
+        """Return the action distributions along time and the memory after the last step."""
+        remembered, last = self.memory(self.encoder(inputs), hidden.unsqueeze(0))
+        mean, log_std = self.head(remembered).chunk(2, dim=-1)
+        return Gaussian(mean, log_std.clamp(*self.log_std_bounds)), last.squeeze(0)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials as the update sees them: one column each, without padding between episodes."""
+
+    inputs: Float[Tensor, "T B I"]
+    action: Float[Tensor, "T B A"]
+    log_prob: Float[Tensor, "T B"]
+    advantage: Float[Tensor, "T B"]
+    valid: Bool[Tensor, "T B"]
+
+    def columns(self, which: Int[Tensor, "C"]) -> "Trials":
+        """Return some of the trials."""
+        return Trials(**{field.name: getattr(self, field.name)[:, which] for field in fields(self)})
+
+    def chunks(self, steps: int) -> Iterator["Trials"]:
+        """Cut the trials into pieces of so many steps, in order."""
+        for start in range(0, len(self.valid), steps):
+            yield Trials(
+                **{
+                    field.name: getattr(self, field.name)[start : start + steps]
+                    for field in fields(self)
+                }
+            )
+
+
+class RL2PPO:
+    """Remembers what a task has taught it; the learning algorithm is the policy itself.
+
+    The context is the GRU's state, (M, N, H): every copy is a trial of its own. Parameters are
+    shared by all tasks, so (M, N) is folded into one batch axis.
+    """
+
+    copies_share_experience = False
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        self.config = config
+        self.spec = spec
+        self.device = device
+        self.phases = (Phase(episodes=1),) * config.episodes_per_trial
+        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
+            torch.manual_seed(derive_seed(seed, "init"))
+            self.policy = RecurrentPolicy(config, spec).to(device)
+        self.optimizer = torch.optim.Adam(
+            self.policy.parameters(), lr=config.learning_rate, eps=1e-5
+        )
+        self.generator = make_generator(seed, "update")
+        self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
+        self.reward_moments = RunningMoments.empty((), device)
+
+    def begin(self, tasks: Tasks, copies: int) -> Float[Tensor, "M N H"]:
+        """Start with an empty memory."""
+        return torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
+
+    def act(
+        self,
+        context: Float[Tensor, "M N H"],
+        timestep: TimeStep,
+        generator: torch.Generator | None,
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Float[Tensor, "M N H"]]:
+        """Draw actions and remember the step; padding is not remembered."""
+        worlds = timestep.first.shape
+        inputs = self.inputs(timestep).flatten(0, 1).unsqueeze(0)
+        policy, hidden = self.policy(inputs, context.flatten(0, 1))
+        policy = Gaussian(*(part.squeeze(0).unflatten(0, worlds) for part in policy))
+        action = policy.sample(generator)
+        hidden = torch.where(timestep.valid.unsqueeze(-1), hidden.unflatten(0, worlds), context)
+        return action, policy.log_prob(action), hidden
+
+    def adapt(self, context: Float[Tensor, "M N H"], rollout: Rollout) -> Float[Tensor, "M N H"]:
+        """Return the context: acting has already put the rollout into memory."""
+        return context
+
+    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
+        """What the policy sees: observation, last action, last reward, start of an episode."""
+        obs, reward = timestep.obs, timestep.prev_reward
+        if self.config.normalize_inputs:
+            obs = self.obs_moments.normalize(obs)
+            reward = (reward / self.reward_moments.std).clamp(-10, 10)
+        first = timestep.first.float()
+        return torch.cat(
+            [obs, timestep.prev_action, reward.unsqueeze(-1), first.unsqueeze(-1)], dim=-1
+        )
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Epochs of clipped policy gradients on whole trials, their memory recomputed."""
+        rollout = Rollout.concatenate(batch.rollouts)
+        trials = self.prepare(rollout)
+        count = trials.valid.shape[1]
+        totals: dict[str, Tensor] = {}
+        steps, epochs = 0, 0
+        for _ in range(self.config.epochs):
+            order = torch.randperm(count, generator=self.generator).to(self.device)
+            divergences = []
+            for which in order.tensor_split(min(self.config.minibatches, count)):
+                metrics = self.step(trials.columns(which))
+                divergences.append(metrics["outer/kl"])
+                totals = {name: totals.get(name, 0) + value for name, value in metrics.items()}
+                steps += 1
+            epochs += 1
+            limit = self.config.target_kl
+            if limit is not None and torch.stack(divergences).mean() > limit:
+                break
+        if self.config.normalize_inputs:  # only now: the trials were played with the old moments
+            self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
+            self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
+        return {name: value / steps for name, value in totals.items()} | {
+            "outer/epochs": torch.tensor(float(epochs))
+        }
+
+    def step(self, trials: Trials) -> Metrics:
+        """One Adam step on a minibatch of trials."""
+        config = self.config
+        total = trials.valid.sum()
+        hidden = torch.zeros(trials.valid.shape[1], config.memory_size, device=self.device)
+        sums = dict.fromkeys(
+            ("outer/loss", "outer/kl", "outer/clipped_share", "policy/entropy"),
+            torch.zeros((), device=self.device),
+        )
+        self.optimizer.zero_grad()
+        for chunk in trials.chunks(config.bptt_steps):
+            policy, hidden = self.policy(chunk.inputs, hidden)
+            hidden = hidden.detach()  # truncated backpropagation through time
+            weight = chunk.valid / total
+            log_ratio = policy.log_prob(chunk.action) - chunk.log_prob
+            ratio = log_ratio.exp()
+            objective = clipped_surrogate(ratio, chunk.advantage, config.clip)
+            entropy = policy.entropy()
+            loss = -(weight * (objective + config.entropy_coefficient * entropy)).sum()
+            loss.backward()
+            parts = {
+                "outer/loss": -objective,
+                "outer/kl": ratio - 1 - log_ratio,  # Schulman's low-variance estimate
+                "outer/clipped_share": ((ratio - 1).abs() > config.clip).float(),
+                "policy/entropy": entropy,
+            }
+            for name, part in parts.items():
+                sums[name] = sums[name] + (weight * part.detach()).sum()
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_gradient_norm)
+        self.optimizer.step()
+        return sums | {"outer/gradient_norm": norm}
+
+    def prepare(self, rollout: Rollout) -> Trials:
+        """Compute advantages across the trial and close the gaps that padding left."""
+        # Valid steps first, in order: then padding is at the end, where the GRU cannot see it.
+        order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
+        order = order[: int(rollout.valid.sum(0).max())]
+
+        def pack(column: Tensor) -> Tensor:
+            extra = column.dim() - order.dim()
+            index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
+            return column.gather(0, index)
+
+        valid = pack(rollout.valid)
+        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
+        end = clock == valid.sum(0) - 1
+        failed = end & pack(rollout.terminated)
+        # The baseline knows the time in the trial, and in the episode as one more observation.
+        time = (episode_step(pack(rollout.first)) / 100).unsqueeze(-1)
+        advantage = baseline_advantage(
+            torch.cat([pack(rollout.obs), time], dim=-1),
+            torch.cat([pack(rollout.next_obs), time + 0.01], dim=-1),
+            clock,
+            pack(rollout.reward),
+            failed,
+            end & ~failed,
+            valid,
+            self.config.gamma,
+            self.config.gae_lambda,
+            self.config.bootstrap_at_horizon,
+        )
+        if self.config.normalize_advantage:
+            advantage = normalize_by_task(advantage, valid)
+        with torch.no_grad():
+            inputs = pack(self.inputs(rollout))
+        columns = (inputs, pack(rollout.action), pack(rollout.log_prob), advantage, valid)
+        return Trials(*(column.flatten(1, 2) for column in columns))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the policy, Adam's moments, the running moments and the shuffling's state."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "obs_moments": vars(self.obs_moments),
+            "reward_moments": vars(self.reward_moments),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        for name in ("obs_moments", "reward_moments"):
+            moments = {key: value.to(self.device) for key, value in state[name].items()}
+            setattr(self, name, RunningMoments(**moments))
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> RL2PPO:
+    """Make the agent with its initial parameters."""
+    return RL2PPO(config, spec, device, seed)

@@ -1,0 +1,35 @@
+"""What commands print."""
+
+from rich.console import Console
+from rich.table import Table
+
+from meta_rl.evaluation import EvalResult
+
+
+def show_result(result: EvalResult, title: str) -> None:
+    """Print an evaluation: a row for each stage of adaptation."""
+    summary = result.summary()
+    table = Table(title=title, title_justify="left")
+    for column in ("adaptation episodes", "return [95 % interval]", "success [95 % interval]"):
+        table.add_column(column, justify="right")
+    for row in summary["stages"]:
+        table.add_row(
+            str(row["adaptation_episodes"]),
+            interval(row.get("episode_return")),
+            interval(row.get("success")),
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{summary['tasks']} {result.protocol['split']} tasks, "
+        f"{summary['cells_per_stage']} episodes a stage, {result.protocol['actions']} actions, "
+        f"{result.env_steps:,} env steps of training, protocol {result.fingerprint}",
+        highlight=False,
+    )
+
+
+def interval(value: dict[str, float] | None) -> str:
+    """Format a mean with its interval."""
+    if value is None:
+        return "-"
+    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"

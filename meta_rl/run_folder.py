@@ -1,0 +1,108 @@
+"""What lies where in a run's folder."""
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meta_rl import catalog
+from meta_rl.config import Experiment, experiment_from_dict, save_experiment
+from meta_rl.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder: `config.yaml`, `protocol.json`, `metrics.jsonl`, checkpoints, results."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each meta-iteration."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`latest.pt`, and `best.pt` by evaluation."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        """One JSON summary and one npz of all cells for each evaluation."""
+        return self.path / "evaluations"
+
+    @property
+    def rejected(self) -> Path:
+        """Meta-batches whose update was rejected, for inspection."""
+        return self.path / "rejected"
+
+    @property
+    def adapted(self) -> Path:
+        """Policies adapted to single tasks."""
+        return self.path / "adapted"
+
+    def create(
+        self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
+    ) -> None:
+        """Make the folder and write what describes the run."""
+        if self.path.exists() and not overwrite:
+            raise UserError(
+                f"{self.path} exists already; continue it with `meta-rl train --resume "
+                f"{self.path}`, choose another --name, or replace it with --overwrite"
+            )
+        try:
+            if self.path.exists():
+                if not (self.path / "config.yaml").exists() and any(self.path.iterdir()):
+                    raise UserError(f"{self.path} is not a run folder, so it is not overwritten")
+                shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True)
+            self.evaluations.mkdir()
+            save_experiment(experiment, self.path / "config.yaml")
+            (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")
+            (self.path / "environment.txt").write_text(describe_environment())
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run folder {self.path}: {error}; choose another with --runs"
+            ) from error
+
+    def experiment(self) -> Experiment[Any, Any]:
+        """Read the run's experiment."""
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+        try:
+            data = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{path} is damaged: it must hold `key: value` lines")
+        return experiment_from_dict(data, str(path))
+
+
+def describe_environment() -> str:
+    """Return the versions of Python, the system, the project's commit and all packages."""
+    commit = "unknown"
+    try:
+        outcome = subprocess.run(
+            ["git", "-C", str(catalog.ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        commit = outcome.stdout.strip() or commit
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    packages = sorted({f"{entry.name}=={entry.version}" for entry in distributions()})
+    head = [
+        f"python {platform.python_version()}",
+        f"system {platform.system()} {platform.release()} {platform.machine()}",
+        f"commit {commit}",
+    ]
+    return "\n".join([*head, *packages]) + "\n"

@@ -1,0 +1,362 @@
+"""The one training loop, for every agent."""
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from meta_rl import catalog, checkpoint
+from meta_rl.config import EvaluationConfig, Experiment, to_dict
+from meta_rl.errors import UserError
+from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_protocol
+from meta_rl.experiment import (
+    build_agent,
+    build_distribution,
+    resolve_device,
+    set_threads,
+    worker_count,
+)
+from meta_rl.protocols import MetaAgent
+from meta_rl.returns import episode_sums
+from meta_rl.run_folder import RunFolder
+from meta_rl.seeding import Streams
+from meta_rl.sinks import ConsoleSink, JsonlSink, WandbSink
+from meta_rl.types import MetaBatch, Metrics, Rollout, Tasks, map_tensors
+from meta_rl.worker import RolloutWorker
+
+
+class Rejected(Exception):  # noqa: N818
+    """A meta-update that must not count: something in it is not finite."""
+
+    def __init__(self, reason: str, rollouts: list[Rollout]) -> None:
+        super().__init__(reason)
+        self.rollouts = rollouts
+
+
+class Interrupted(UserError):  # noqa: N818
+    """The user, or the cluster, asked the run to stop; a checkpoint is written."""
+
+
+@dataclass
+class Counters:
+    """How far a run has come."""
+
+    meta_iterations: int = 0
+    env_steps: int = 0
+    rejected_in_a_row: int = 0
+    best: tuple[float, float] | None = None
+
+
+class Trainer:
+    """Runs an experiment in its folder, from the beginning or from a checkpoint."""
+
+    def __init__(
+        self,
+        experiment: Experiment[Any, Any],
+        folder: RunFolder,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        set_threads(experiment)
+        self.device = resolve_device(experiment.device)
+        state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
+        self.distribution = build_distribution(experiment)
+        self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
+        self.streams = Streams(experiment.seed, self.device)
+        # Asks for a meta-batch once, so that one too large is refused before anything is made.
+        scratch = torch.Generator().manual_seed(0)
+        self.distribution.sample(experiment.meta_batch_size, "train", scratch)
+        protocol = self._protocol(experiment.evaluation)
+        self.counters = Counters()
+        self.wandb_run_id: str | None = None
+        if state is None:
+            folder.create(experiment, protocol, overwrite)
+        else:
+            self._restore(state)
+        self.env = self.distribution.make_env(self.device, worker_count(experiment))
+        self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)
+        self.worker.env_steps = self.counters.env_steps
+        self.jsonl = JsonlSink(folder.metrics)
+        if resume:
+            self.jsonl.truncate_after(self.counters.meta_iterations)
+        self.wandb = WandbSink(
+            experiment.tracking,
+            folder.path,
+            experiment.name,
+            {**to_dict(experiment), "protocol": protocol},
+            self.wandb_run_id,
+        )
+        self.wandb_run_id = self.wandb.run_id
+
+    def run(self) -> EvalResult | None:
+        """Train to the end, evaluate, and return the final evaluation.
+
+        A run that is interrupted, or that an error ends, leaves a checkpoint of the last whole
+        meta-iteration.
+        """
+        console = ConsoleSink(
+            self.experiment.meta_iterations,
+            self.counters.meta_iterations,
+            self.counters.env_steps,
+        )
+        sinks = (self.jsonl, self.wandb, console)
+        succeeded = False
+        before = self._state()
+        try:
+            with _interruptible():
+                result: EvalResult | None = None
+                for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
+                    before = self._state()
+                    metrics = self.meta_iteration(before)
+                    values, result = self._fetch(metrics), None
+                    if self._due(self.experiment.evaluation.every):
+                        result = self.evaluate()
+                        values |= result.metrics()
+                    for sink in sinks:
+                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
+                    if self._due(self.experiment.checkpoint_every):
+                        self.save(self._state())
+                before = self._state()
+                self.save(before)
+                if result is None:
+                    result = self.evaluate()
+                    for sink in (self.jsonl, self.wandb):
+                        sink.log(
+                            result.metrics(),
+                            self.counters.env_steps,
+                            self.counters.meta_iterations,
+                        )
+                self._record_final(result)
+                succeeded = True
+                return result
+        except KeyboardInterrupt:
+            self.save(before)
+            raise Interrupted(
+                f"stopped after {before['meta_iterations']} meta-iterations; continue with "
+                f"`meta-rl train --resume {self.folder.path}`"
+            ) from None
+        except UserError:
+            self.save(before)
+            raise
+        finally:
+            self.env.close()
+            for sink in sinks:
+                sink.finish(succeeded)
+
+    def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
+        """Collect one meta-batch and improve the agent by it, or reject the batch whole.
+
+        Args:
+            before: The state to go back to if something is not finite.
+        """
+        try:
+            batch = self.collect()
+            metrics = self.update(batch) | summarize(batch.rollouts)
+            self.counters.rejected_in_a_row = 0
+        except Rejected as problem:
+            self.agent.load_state_dict(before["agent"])
+            metrics = self._reject(problem)
+        self.counters.meta_iterations += 1
+        self.counters.env_steps = self.worker.env_steps
+        return metrics | {
+            "train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))
+        }
+
+    def collect(self) -> MetaBatch:
+        """Let the agent act, and adapt, through its phases on freshly drawn tasks."""
+        experiment, agent, worker = self.experiment, self.agent, self.worker
+        copies = experiment.envs_per_task
+        tasks = self.distribution.sample(experiment.meta_batch_size, "train", self.streams.tasks)
+        context, rollouts = agent.begin(tasks, copies), list[Rollout]()
+        for k, phase in enumerate(agent.phases):
+            if k > 0:
+                context = agent.adapt(context, rollouts[-1])
+                if not all_finite(context):
+                    raise Rejected(
+                        f"adaptation {k} gave parameters that are not finite; a smaller "
+                        f"agent.inner_lr may help",
+                        rollouts,
+                    )
+            previous = rollouts[-1] if rollouts else None
+            rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
+            rollouts.append(rollout)
+            self._check(rollout, k, tasks, rollouts)
+        return MetaBatch(tasks, tuple(rollouts))
+
+    def _check(self, rollout: Rollout, phase: int, tasks: Tasks, rollouts: list[Rollout]) -> None:
+        """Reject the meta-batch if a rollout holds NaN or infinity, naming the tasks."""
+        for name in ("reward", "next_obs", "action"):
+            infinite = ~torch.isfinite(getattr(rollout, name))
+            by_step = infinite.any(-1) if infinite.dim() == 4 else infinite
+            wrong = (by_step & rollout.valid).any(2).any(0).tolist()
+            if any(wrong):
+                labels = [task.label for task, bad in zip(tasks, wrong, strict=True) if bad]
+                some = ", ".join(labels[:5])
+                raise Rejected(f"{name} is not finite in phase {phase} of {some}", rollouts)
+
+    def update(self, batch: MetaBatch) -> Metrics:
+        """Let the agent learn, and make sure that what it became is finite."""
+        metrics = self.agent.meta_update(batch)
+        wrong = [name for name, value in metrics.items() if not torch.isfinite(value)]
+        if wrong or not all_finite(self.agent.state_dict()):
+            raise Rejected(
+                f"the meta-update made {', '.join(wrong) or 'parameters'} not finite",
+                list(batch.rollouts),
+            )
+        return metrics
+
+    def evaluate(self) -> EvalResult:
+        """Measure adaptation, write the result, and keep the best checkpoint."""
+        experiment = self.experiment
+        result = evaluate(
+            self.agent,
+            self.distribution,
+            self.env,
+            self.device,
+            experiment.evaluation,
+            experiment.evaluation.copies or experiment.envs_per_task,
+            experiment.meta_batch_size,
+            self.counters.env_steps,
+            self.counters.meta_iterations,
+        )
+        result.save(self.folder.evaluations)
+        if self.counters.best is None or result.score() > self.counters.best:
+            self.counters.best = result.score()
+            checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
+        return result
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the latest checkpoint."""
+        checkpoint.save(state, self.folder.checkpoints / "latest.pt")
+
+    def _state(self) -> dict[str, Any]:
+        """Return a copy of all that the rest of the run depends on."""
+        state = {
+            "config": to_dict(self.experiment),
+            "protocol": self._protocol(self.experiment.evaluation),
+            "agent": self.agent.state_dict(),
+            "streams": self.streams.state_dict(),
+            "wandb_run_id": self.wandb_run_id,
+            **vars(self.counters),
+        }
+        copy: dict[str, Any] = pytree.tree_map(
+            lambda x: x.clone() if isinstance(x, Tensor) else x, state
+        )
+        return copy
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint of the same agent and family."""
+        for section in ("agent", "envs"):
+            given, expected = state["config"][section], to_dict(self.experiment)[section]
+            if given != expected:
+                changed = [key for key in expected if given.get(key) != expected[key]]
+                raise UserError(
+                    f"the checkpoint was trained with another {section} section "
+                    f"({', '.join(changed) or section}); start a new run to change it"
+                )
+        self.agent.load_state_dict(state["agent"])
+        self.streams.load_state_dict(state["streams"])
+        self.counters = Counters(**{name: state[name] for name in vars(Counters())})
+        self.wandb_run_id = state["wandb_run_id"]
+
+    def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
+        copies = config.copies or self.experiment.envs_per_task
+        return make_protocol(self.agent, self.distribution, config, copies)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.counters.meta_iterations % every == 0
+
+    def _reject(self, problem: Rejected) -> Metrics:
+        """Save the rollouts that cannot be learned from; stop if there are too many in a row."""
+        self.counters.rejected_in_a_row += 1
+        iteration = self.counters.meta_iterations + 1
+        path = self.folder.rejected / f"{iteration}.pt"
+        self.folder.rejected.mkdir(exist_ok=True)
+        rollouts = [vars(map_tensors(lambda x: x.cpu(), rollout)) for rollout in problem.rollouts]
+        checkpoint.save({"reason": str(problem), "rollouts": rollouts}, path)
+        message = f"meta-update {iteration} was rejected: {problem}; its batch is in {path}"
+        if self.counters.rejected_in_a_row >= self.experiment.max_rejected:
+            raise UserError(
+                f"{message}. That is {self.counters.rejected_in_a_row} in a row, so the run stops; "
+                f"look at the batch, or lower the step sizes and start again"
+            ) from problem
+        print(message, flush=True)
+        return {}
+
+    def _fetch(self, metrics: Metrics) -> dict[str, float]:
+        """Bring all metrics to the host at once."""
+        stacked = torch.stack(
+            [value.detach().float().to(self.device) for value in metrics.values()]
+        )
+        return dict(zip(metrics, stacked.tolist(), strict=True))
+
+    def _record_final(self, result: EvalResult) -> None:
+        columns, rows = evaluation_table(result)
+        self.wandb.log_table("evaluation/final", columns, rows)
+        agent = catalog.name_of(self.experiment.agent)
+        path = self.folder.checkpoints / "latest.pt"
+        self.wandb.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")
+
+
+def evaluation_table(result: EvalResult) -> tuple[list[str], list[list[Any]]]:
+    """Return one row for each task, goal and stage."""
+    columns = ["task", "goal", "stage", "adaptation_episodes", "return", "success"]
+    rows = [
+        [
+            name,
+            result.index[m],
+            stage,
+            episodes,
+            float(result.episode_return[:, stage, m].mean()),
+            float(result.success[:, stage, m].mean()),
+        ]
+        for m, name in enumerate(result.names)
+        for stage, episodes in enumerate(result.adaptation_episodes)
+    ]
+    return columns, rows
+
+
+def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
+    """Return the mean return and success of each phase, of the first and of the last."""
+    metrics: Metrics = {}
+    for k, rollout in enumerate(rollouts):
+        episodes = int(rollout.last.sum(0).max())
+        returns = episode_sums(rollout, rollout.reward, episodes).mean()
+        success = episode_success(rollout, episodes).mean()
+        ends = [("before", 0), ("after", len(rollouts) - 1)]
+        for label in [f"phase_{k}", *(name for name, which in ends if which == k)]:
+            metrics[f"return/{label}"] = returns
+            if "success" in rollout.metrics:
+                metrics[f"success/{label}"] = success
+    return metrics
+
+
+def all_finite(tree: Any) -> bool:
+    """Return whether every floating-point tensor in a pytree is finite, in one transfer."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    checks = [torch.isfinite(leaf).all() for leaf in leaves if leaf.is_floating_point()]
+    return bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
+
+
+class _interruptible:  # noqa: N801
+    """Lets SIGTERM, by which clusters end a job, stop a run as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            raise KeyboardInterrupt
+
+        self.old: Callable[[int, FrameType | None], Any] | int | None = None
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGTERM, interrupt)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.old is not None:
+            signal.signal(signal.SIGTERM, self.old)
