@@ -209,5 +209,7 @@ class GradientAdapter:
         return {"theta": self.theta}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore θ."""
-        self.theta = {name: value.to(self.device) for name, value in state["theta"].items()}
+        """Restore θ, as a copy: an optimizer may write into it."""
+        self.theta = {
+            name: value.to(self.device, copy=True) for name, value in state["theta"].items()
+        }

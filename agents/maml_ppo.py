@@ -1,6 +1,7 @@
 """MAML with PPO's clipped objective as the outer step."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class MAMLPPO(GradientAdapter):
         """Restore θ and Adam's moments."""
         super().load_state_dict(state)
         self.optimizer = torch.optim.Adam(self.theta.values(), lr=self.config.outer_lr)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam would keep the tensors
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLPPO:

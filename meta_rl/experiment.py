@@ -1,14 +1,17 @@
 """Makes the parts that an experiment names."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from meta_rl import catalog
-from meta_rl.config import Experiment
+from meta_rl import catalog, checkpoint
+from meta_rl.config import Experiment, to_dict
 from meta_rl.errors import UserError
 from meta_rl.protocols import MetaAgent, TaskDistribution
+from meta_rl.run_folder import RunFolder
 from meta_rl.types import EnvSpec
 
 
@@ -49,3 +52,47 @@ def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.d
     module = catalog.load("agents", catalog.name_of(experiment.agent))
     agent: MetaAgent = module.build(experiment.agent, spec, device, experiment.seed)
     return agent
+
+
+@dataclass(frozen=True)
+class TrainedAgent:
+    """An agent as a run's checkpoint has it, with the tasks it was trained on."""
+
+    experiment: Experiment[Any, Any]
+    distribution: TaskDistribution
+    agent: MetaAgent
+    device: torch.device
+    env_steps: int
+    meta_iterations: int
+
+
+def load_trained(folder: RunFolder, which: str, device_name: str | None = None) -> TrainedAgent:
+    """Load a run's agent from its `latest` or `best` checkpoint."""
+    experiment = folder.experiment()
+    device = resolve_device(device_name or experiment.device)
+    set_threads(experiment)
+    state = checkpoint.load(folder.checkpoints / f"{which}.pt", device)
+    check_same_sections(state, experiment)
+    distribution = build_distribution(experiment)
+    agent = build_agent(experiment, distribution.spec, device)
+    agent.load_state_dict(state["agent"])
+    return TrainedAgent(
+        experiment, distribution, agent, device, state["env_steps"], state["meta_iterations"]
+    )
+
+
+def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, Any]) -> None:
+    """Refuse a checkpoint of another agent or other tasks than the experiment's."""
+    expected = to_dict(experiment)
+    for section in ("agent", "envs"):
+        given = state["config"][section]
+        if given != expected[section]:
+            changed = sorted(
+                key
+                for key in given.keys() | expected[section].keys()
+                if given.get(key) != expected[section].get(key)
+            )
+            raise UserError(
+                f"the checkpoint was trained with another {section} section (it differs in "
+                f"{', '.join(changed)}); start a new run to change it"
+            )

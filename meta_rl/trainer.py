@@ -18,6 +18,7 @@ from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_proto
 from meta_rl.experiment import (
     build_agent,
     build_distribution,
+    check_same_sections,
     resolve_device,
     set_threads,
     worker_count,
@@ -254,14 +255,7 @@ class Trainer:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint of the same agent and family."""
-        for section in ("agent", "envs"):
-            given, expected = state["config"][section], to_dict(self.experiment)[section]
-            if given != expected:
-                changed = [key for key in expected if given.get(key) != expected[key]]
-                raise UserError(
-                    f"the checkpoint was trained with another {section} section "
-                    f"({', '.join(changed) or section}); start a new run to change it"
-                )
+        check_same_sections(state, self.experiment)
         self.agent.load_state_dict(state["agent"])
         self.streams.load_state_dict(state["streams"])
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})

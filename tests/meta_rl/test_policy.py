@@ -6,11 +6,12 @@ from torch.func import functional_call, grad, vmap
 from meta_rl.policy import Gaussian, GaussianMLP, by_task, for_each_task, from_by_task
 
 CPU = torch.device("cpu")
-M, B, O, A = 3, 7, 4, 2
+M, B, A = 3, 7, 2
+OBSERVATION = 4
 
 
 def make_policy(activation="tanh", hidden_sizes=(8, 5), min_std=1e-6):
-    return GaussianMLP(O, A, hidden_sizes, activation, initial_std=0.5, min_std=min_std)
+    return GaussianMLP(OBSERVATION, A, hidden_sizes, activation, initial_std=0.5, min_std=min_std)
 
 
 def task_parameters(policy, seed=0):
@@ -39,7 +40,7 @@ def as_torch(policy):
 def test_the_batched_policy_equals_vmap_of_the_module_with_its_gradients(activation, hidden_sizes):
     policy = make_policy(activation, hidden_sizes)
     params = task_parameters(policy)
-    obs = torch.randn(M, B, O, generator=torch.Generator().manual_seed(1))
+    obs = torch.randn(M, B, OBSERVATION, generator=torch.Generator().manual_seed(1))
     action = torch.randn(M, B, A, generator=torch.Generator().manual_seed(2))
 
     def module(params, obs):
@@ -62,7 +63,7 @@ def test_the_batched_policy_equals_vmap_of_the_module_with_its_gradients(activat
 def test_shared_parameters_give_every_task_the_module_s_own_policy():
     policy = make_policy()
     params = policy.initial_parameters(torch.Generator().manual_seed(0), CPU)
-    obs = torch.randn(M, B, O, generator=torch.Generator().manual_seed(1))
+    obs = torch.randn(M, B, OBSERVATION, generator=torch.Generator().manual_seed(1))
 
     batched = policy.batched(for_each_task(params, M), obs)
 
@@ -109,7 +110,7 @@ def test_the_standard_deviation_has_a_floor():
     policy = make_policy(min_std=0.1)
     params = task_parameters(policy)
     params["log_std"] = torch.tensor([-9.0, -1.0]).expand(M, A)
-    obs = torch.zeros(M, B, O)
+    obs = torch.zeros(M, B, OBSERVATION)
 
     std = policy.batched(params, obs).log_std.exp()
 
@@ -133,7 +134,7 @@ def test_initial_parameters_follow_the_generator_and_begin_with_the_given_deviat
 
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (first["layers.0.bias"] == 0).all()
-    assert first["layers.0.weight"].abs().max() <= (6 / (O + 8)) ** 0.5  # Xavier's bound
+    assert first["layers.0.weight"].abs().max() <= (6 / (OBSERVATION + 8)) ** 0.5  # Xavier's bound
     torch.testing.assert_close(first["log_std"].exp(), torch.full((A,), 0.5))
 
 
