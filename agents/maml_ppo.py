@@ -13,6 +13,7 @@ from agents._maml import GradientAdapter, MAMLConfig, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.ppo import clipped_surrogate
+from meta_rl.trust_region import ravel
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 
@@ -73,7 +74,8 @@ class MAMLPPO(GradientAdapter):
                 "outer/clipped_share": (query.weight * clipped).sum() / tasks,
                 "outer/epochs": torch.tensor(float(epoch)),
             }
-            if not torch.isfinite(value) or (limit is not None and kl > limit):
+            finite = torch.isfinite(value) & torch.isfinite(ravel(gradient)).all()
+            if not finite or (limit is not None and kl > limit):
                 break
             for name, parameter in self.theta.items():
                 parameter.grad = gradient[name]

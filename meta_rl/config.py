@@ -207,6 +207,8 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
         (hint,) = (argument for argument in arguments if argument is not type(None))
         return _convert(hint, value, path, source)
     if origin is Literal:
+        if value is False and "off" in arguments:
+            return "off"  # YAML 1.1 reads a bare `off` as false
         if value in arguments:
             return value
         raise UserError(

@@ -12,6 +12,7 @@ from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.errors import UserError
 from meta_rl.policy import from_by_task
+from meta_rl.ppo import clipped_surrogate
 from meta_rl.protocols import MetaAgent
 from meta_rl.seeding import Streams
 from meta_rl.trust_region import TrustRegionConfig, ravel, unravel
@@ -494,6 +495,35 @@ def test_ppo_keeps_the_very_theta_when_the_experience_is_not_finite():
 
     assert metrics["outer/epochs"] == 0
     assert all(torch.equal(agent.theta[name], theta[name]) for name in theta)
+
+
+def test_ppo_keeps_the_very_theta_when_only_the_gradient_is_not_finite():
+    agent = make_agent(maml_ppo)
+    batch = meta_batch(agent)
+    # A ratio of e²⁰⁰ is infinite. Clipped, its objective is finite, but its slope is 0 times ∞.
+    best = prepare(batch.rollouts[-1], agent.config).advantage[0].argmax().item()
+    log_prob = batch.rollouts[-1].log_prob.clone()
+    log_prob[best // COPIES, 0, best % COPIES] -= 200
+    broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], log_prob=log_prob))
+    theta = copy.deepcopy(agent.theta)
+
+    metrics = agent.meta_update(replace(batch, rollouts=broken))
+
+    assert torch.isfinite(metrics["outer/loss_before"])
+    assert metrics["outer/epochs"] == 0
+    assert all(torch.equal(agent.theta[name], theta[name]) for name in theta)
+
+
+def test_the_clipped_objective_pays_no_more_for_a_ratio_beyond_the_clip():
+    ratio = torch.tensor([0.5, 1.0, 1.5, 0.5, 1.0, 1.5], requires_grad=True)
+    advantage = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+
+    objective = clipped_surrogate(ratio, advantage, clip=0.3)
+    (slope,) = torch.autograd.grad(objective.sum(), ratio)
+
+    # Gains stop at 1.3 and at 0.7; losses never do.
+    torch.testing.assert_close(objective, torch.tensor([0.5, 1.0, 1.3, -0.7, -1.0, -1.5]))
+    assert slope.tolist() == [1, 1, 0, 0, -1, -1]
 
 
 def test_ppo_s_first_gradient_is_that_of_the_unclipped_surrogate():

@@ -154,7 +154,10 @@ def test_a_line_search_that_finds_nothing_returns_the_very_theta(loss_and_kl):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0])
 def test_a_gradient_that_is_zero_or_not_finite_returns_the_very_theta(value):
-    theta, after, metrics = quadratic_step(gradient=torch.full((3,), value))
+    def welcoming(candidate):
+        return torch.tensor(-99.0), torch.tensor(0.0)
+
+    theta, after, metrics = quadratic_step(welcoming, gradient=torch.full((3,), value))
 
     assert after is theta
     assert metrics["outer/accepted"] == 0
