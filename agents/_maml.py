@@ -53,6 +53,8 @@ class MAMLConfig:
         for name in ("adaptation_steps", "episodes_per_phase"):
             if getattr(self, name) < 1:
                 raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
         for name in ("inner_lr", "initial_std", "min_std"):
             if not getattr(self, name) > 0:
                 raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")

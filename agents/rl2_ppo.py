@@ -67,6 +67,8 @@ class Config:
         for name in ("episodes_per_trial", "epochs", "minibatches", "bptt_steps", "memory_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        if any(size < 1 for size in self.encoder_sizes):
+            raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
         for name in ("learning_rate", "clip", "max_gradient_norm", "min_std"):
             if not getattr(self, name) > 0:
                 raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")

@@ -43,7 +43,12 @@ def load(package: Package, name: str) -> ModuleType:
     a checkpoint or a run folder cannot reach further.
     """
     if name in _plugins:
-        return _complete(importlib.import_module(name))
+        try:
+            return _complete(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the plugin is there, but something that it imports is not
+            raise UserError(f"cannot find the plugin {name!r}: {error}") from error
     if "." in name:
         raise UserError(
             f"{name!r} is a module outside of {package}/; allow it with --plugin {name}"

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, and never unpickled."""
 
+import contextlib
+import io
 import os
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +18,18 @@ FORMAT = "meta-rl checkpoint 1"
 def save(state: Mapping[str, Any], path: Path) -> None:
     """Write tensors and plain data to a temporary file, then put it in place of the old one."""
     temporary = path.with_name(path.name + ".tmp")
+    # In memory first: torch's writer hides why the system refused to write.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
     try:
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    # torch reports a failed write as a RuntimeError of its zip writer.
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         kept = f"; the one before is untouched: {path}" if path.exists() else ""
         raise UserError(
             f"cannot write the checkpoint {path}: {error}; free space or make the folder "
@@ -37,17 +41,22 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read what `save` wrote; refuses everything else without executing any of it."""
     if not path.is_file():
         raise UserError(f"no checkpoint {path}; has the run made {path.name} yet?")
+    reason = "is cut short or damaged"
     try:
+        # torch does not check the sums that tell whether bits have changed on disk.
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None
+        if not intact:
+            raise zipfile.BadZipFile
+        reason = "holds more than tensors and plain data"
         state = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        intact = zipfile.is_zipfile(path)
-        reason = "holds more than tensors and plain data" if intact else "is cut short or damaged"
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    except Exception as error:  # whatever the readers stumble over in a file that is not ours
         raise UserError(
             f"{path} {reason} and is not a checkpoint of meta-rl; use another, such as "
             f"{'best.pt' if path.name == 'latest.pt' else 'latest.pt'} in the same folder"
         ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         given = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise UserError(f"{path} is not a {FORMAT!r}, but {given!r}; was it made by another tool?")

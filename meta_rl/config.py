@@ -130,7 +130,8 @@ def load_experiment(
     data.setdefault("name", "")
     experiment = experiment_from_dict(data, str(path))
     if not experiment.name:
-        data["name"] = f"{path.stem}-seed{experiment.seed}"
+        others = [name for name in (agent_name, envs_name) if name is not None]
+        data["name"] = "-".join([path.stem, *others, f"seed{experiment.seed}"])
         experiment = experiment_from_dict(data, str(path))
     return experiment
 

@@ -5,6 +5,10 @@ class UserError(Exception):
     """Something the user can mend: says what was given, what was expected and what to do."""
 
 
+class NonFiniteAction(UserError):  # noqa: N818
+    """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""
+
+
 def did_you_mean(given: str, known: list[str]) -> str:
     """Return `did you mean 'x'? ` for the nearest of the known names, or nothing."""
     import difflib

@@ -86,10 +86,11 @@ class EvalResult:
 
     def score(self) -> tuple[float, float]:
         """Return what `best` means: success after all adaptation, then return."""
-        success = self.success[:, -1].mean()
+        success, episode_return = self.success[:, -1].mean(), self.episode_return[:, -1].mean()
+        # NaN would compare as neither better nor worse, and so stay the best for ever.
         return (
             float(np.nan_to_num(success, nan=0.0)),
-            float(self.episode_return[:, -1].mean()),
+            float(np.nan_to_num(episode_return, nan=-np.inf)),
         )
 
     def save(self, folder: Path) -> Path:

@@ -83,6 +83,11 @@ def load_trained(folder: RunFolder, which: str, device_name: str | None = None) 
 
 def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, Any]) -> None:
     """Refuse a checkpoint of another agent or other tasks than the experiment's."""
+    if "config" not in state:
+        raise UserError(
+            "the file is not a training checkpoint, but an adapted policy or a rejected batch; "
+            "put the run's own latest.pt or best.pt back"
+        )
     expected = to_dict(experiment)
     for section in ("agent", "envs"):
         given = state["config"][section]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from meta_rl import gymnasium_worker
-from meta_rl.errors import UserError
+from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.gymnasium_worker import (
     DONE,
     IDLE,
@@ -57,10 +57,6 @@ FAREWELL_S = 2.0
 
 class WorkerDied(UserError):  # noqa: N818
     """A worker process ended, by an exception or by a signal, while it was needed."""
-
-
-class NonFiniteAction(UserError):  # noqa: N818
-    """The agent's actions contain NaN or infinity."""
 
 
 @dataclass
@@ -288,8 +284,8 @@ class GymnasiumTaskEnv:
         shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if labels[5:] else "")
         return (
             f"actions for {len(worlds)} of {len(actions)} worlds are not finite, in tasks {shown}; "
-            f"the policy has diverged: lower the agent's step size (inner_lr or learning rate) and "
-            f"resume from the last checkpoint"
+            f"either the policy has diverged (a lower inner_lr or learning rate may help), or an "
+            f"observation or reward that it was shown was not finite"
         )
 
     def _shape(self, rows: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """What lies where in a run's folder."""
 
 import json
+import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -59,7 +62,8 @@ class RunFolder:
             )
         try:
             if self.path.exists():
-                if not (self.path / "config.yaml").exists() and any(self.path.iterdir()):
+                is_run = (self.path / "config.yaml").is_file() and self.checkpoints.is_dir()
+                if not is_run and any(self.path.iterdir()):
                     raise UserError(f"{self.path} is not a run folder, so it is not overwritten")
                 shutil.rmtree(self.path)
             self.checkpoints.mkdir(parents=True)
@@ -71,6 +75,16 @@ class RunFolder:
             raise UserError(
                 f"cannot write the run folder {self.path}: {error}; choose another with --runs"
             ) from error
+
+    def save_experiment(self, experiment: Experiment[Any, Any]) -> None:
+        """Write `config.yaml`, whole or not at all."""
+        path = self.path / "config.yaml"
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            save_experiment(experiment, temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error}") from error
 
     def experiment(self) -> Experiment[Any, Any]:
         """Read the run's experiment."""
@@ -87,7 +101,7 @@ class RunFolder:
 
 
 def describe_environment() -> str:
-    """Return the versions of Python, the system, the project's commit and all packages."""
+    """Return the command, the versions of Python and all packages, and the project's commit."""
     commit = "unknown"
     try:
         outcome = subprocess.run(
@@ -101,6 +115,7 @@ def describe_environment() -> str:
         pass
     packages = sorted({f"{entry.name}=={entry.version}" for entry in distributions()})
     head = [
+        f"command {shlex.join(['meta-rl', *sys.argv[1:]])}",
         f"python {platform.python_version()}",
         f"system {platform.system()} {platform.release()} {platform.machine()}",
         f"commit {commit}",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from meta_rl.errors import UserError
+
 if TYPE_CHECKING:
     import wandb
 
@@ -50,8 +52,13 @@ class JsonlSink:
             "meta_iterations": meta_iterations,
             "wall_time_s": round(time.monotonic() - self._started_s, 3),
         } | {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._path}: {error}; free space, then resume the run"
+            ) from error
 
     def truncate_after(self, meta_iterations: int) -> None:
         """Drop the lines that a killed run wrote after its last checkpoint.

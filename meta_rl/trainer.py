@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl import catalog, checkpoint
 from meta_rl.config import EvaluationConfig, Experiment, to_dict
-from meta_rl.errors import UserError
+from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_protocol
 from meta_rl.experiment import (
     build_agent,
@@ -82,6 +82,7 @@ class Trainer:
             folder.create(experiment, protocol, overwrite)
         else:
             self._restore(state)
+            folder.save_experiment(experiment)  # whose end may have moved
         self.env = self.distribution.make_env(self.device, worker_count(experiment))
         self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)
         self.worker.env_steps = self.counters.env_steps
@@ -187,7 +188,10 @@ class Trainer:
                         rollouts,
                     )
             previous = rollouts[-1] if rollouts else None
-            rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
+            try:
+                rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
+            except NonFiniteAction as problem:
+                raise Rejected(str(problem), rollouts) from problem
             rollouts.append(rollout)
             self._check(rollout, k, tasks, rollouts)
         return MetaBatch(tasks, tuple(rollouts))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vjp
 from torch.utils import _pytree as pytree
 
+from meta_rl.errors import UserError
 from meta_rl.policy import Params
 
 Product: TypeAlias = Callable[[Float[Tensor, "D"]], Float[Tensor, "D"]]
@@ -86,6 +87,20 @@ class TrustRegionConfig:
     """Most shrinkings of the step in the line search."""
     backtrack_ratio: float = 0.8
     """Factor by which the line search shrinks the step."""
+
+    def __post_init__(self) -> None:
+        where = "agent.trust_region"
+        for name in ("cg_iterations", "backtracks"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{where}.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.max_kl > 0:
+            raise UserError(f"{where}.max_kl must be above 0, got {self.max_kl}")
+        if not self.damping >= 0:
+            raise UserError(f"{where}.damping must be at least 0, got {self.damping}")
+        if not 0 < self.backtrack_ratio < 1:
+            raise UserError(
+                f"{where}.backtrack_ratio must lie between 0 and 1, got {self.backtrack_ratio}"
+            )
 
 
 def trust_region_step(

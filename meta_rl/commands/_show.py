@@ -6,6 +6,12 @@ from rich.table import Table
 from meta_rl.evaluation import EvalResult
 
 
+def console() -> Console:
+    """Return a console that does not fold tables where nobody watches the width."""
+    found = Console()
+    return found if found.is_terminal else Console(width=160)
+
+
 def show_result(result: EvalResult, title: str) -> None:
     """Print an evaluation: a row for each stage of adaptation."""
     summary = result.summary()
@@ -18,13 +24,13 @@ def show_result(result: EvalResult, title: str) -> None:
             interval(row.get("episode_return")),
             interval(row.get("success")),
         )
-    console = Console()
-    console.print(table)
-    console.print(
+    console().print(table)
+    console().print(
         f"{summary['tasks']} {result.protocol['split']} tasks, "
         f"{summary['cells_per_stage']} episodes a stage, {result.protocol['actions']} actions, "
         f"{result.env_steps:,} env steps of training, protocol {result.fingerprint}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> int:
 
 def newest_summary(run: Path, split: str, actions: str) -> dict[str, Any]:
     """Read a run's evaluation after the most environment steps."""
+    if not run.is_dir():
+        raise UserError(f"no run folder {run}")
     folder = run / "evaluations"
     found = {
         int(path.name.partition("-")[0]): path for path in folder.glob(f"*-{split}-{actions}.json")
@@ -90,14 +92,13 @@ def short_labels(runs: list[str]) -> list[str]:
 
 
 def _print_table(summaries: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from meta_rl.commands._show import interval
+    from meta_rl.commands._show import console, interval
 
     table = Table()
     for column in ("run", "env steps", "adaptation episodes", "return [95 %]", "success [95 %]"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+        table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for label, summary in summaries.items():
         stages = summary["stages"]
         for number, row in enumerate(stages if len(stages) <= 4 else [stages[0], stages[-1]]):
@@ -109,7 +110,7 @@ def _print_table(summaries: dict[str, dict[str, Any]]) -> None:
                 interval(row.get("success")),
             )
         table.add_section()
-    Console().print(table)
+    console().print(table)
     fingerprints = ", ".join(
         dict.fromkeys(summary["fingerprint"] for summary in summaries.values())
     )
