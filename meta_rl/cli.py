@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"meta-rl: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("meta-rl: stopped", file=sys.stderr)
         return 130

@@ -4,6 +4,8 @@
 class UserError(Exception):
     """Something the user can mend: says what was given, what was expected and what to do."""
 
+    exit_code = 1
+
 
 class NonFiniteAction(UserError):  # noqa: N818
     """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""

@@ -94,8 +94,9 @@ class EvalResult:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write `<env_steps>-<split>-<actions>.json` and all cells as npz beside it."""
-        stem = f"{self.env_steps}-{self.protocol['split']}-{self.protocol['actions']}"
+        """Write `<env_steps>-<split>-<actions>-<fingerprint>.json`, and all cells as npz."""
+        kind = f"{self.protocol['split']}-{self.protocol['actions']}"
+        stem = f"{self.env_steps}-{kind}-{self.fingerprint}"
         path = folder / f"{stem}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,8 @@ class Rejected(Exception):  # noqa: N818
 class Interrupted(UserError):  # noqa: N818
     """The user, or the cluster, asked the run to stop; a checkpoint is written."""
 
+    exit_code = 130
+
 
 @dataclass
 class Counters:

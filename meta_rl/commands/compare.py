@@ -53,19 +53,17 @@ def main(arguments: list[str]) -> int:
 
 
 def newest_summary(run: Path, split: str, actions: str) -> dict[str, Any]:
-    """Read a run's evaluation after the most environment steps."""
+    """Read a run's evaluation after the most environment steps, the last made if several."""
     if not run.is_dir():
         raise UserError(f"no run folder {run}")
     folder = run / "evaluations"
-    found = {
-        int(path.name.partition("-")[0]): path for path in folder.glob(f"*-{split}-{actions}.json")
-    }
+    found = list(folder.glob(f"*-{split}-{actions}-*.json"))
     if not found:
         raise UserError(
             f"{run} has no evaluation on {split} tasks with {actions} actions; make one with "
             f"`meta-rl evaluate {run} --split {split} --actions {actions}`"
         )
-    path = found[max(found)]
+    path = max(found, key=lambda path: (int(path.name.partition("-")[0]), path.stat().st_mtime))
     try:
         summary: dict[str, Any] = json.loads(path.read_text())
         _ = summary["stages"][0]["episode_return"], summary["protocol"]

@@ -269,7 +269,7 @@ def test_evaluate_writes_what_it_prints(meta_rl, run):
         0,
     )
     outcome = meta_rl("evaluate", "runs/small", *words).succeeds()
-    (path,) = (run.path / "evaluations").glob("*-train-deterministic.json")
+    (path,) = (run.path / "evaluations").glob("*-train-deterministic-*.json")
     summary = json.loads(path.read_text())
     assert (summary["tasks"], len(summary["stages"])) == (2, 1)
     assert summary["fingerprint"] in outcome.out and path.name in outcome.out

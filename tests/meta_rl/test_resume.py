@@ -77,7 +77,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_go_on(
     _, message = send_mid_run(process, run, number)
 
     made = run.latest["meta_iterations"]
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert message == (
         f"meta-rl: stopped after {made} meta-iterations; continue with "
         f"`meta-rl train --resume runs/small`\n"
