@@ -147,6 +147,8 @@ class TaskRow:
             HAND_START: ("hand_init_pos", 3),
         }
     )
+    written: set[int] = field(default_factory=set)
+    """Constants that the reward writes: its memory."""
     senses_touch: bool = False
     size: int = SHARED_PLACES
 
@@ -204,7 +206,9 @@ class TaskRow:
 
         It starts as metaworld's reset leaves it; None starts as NaN, False as 0, True as 1.
         """
-        return self.constant(value, size)
+        place = self.constant(value, size)
+        self.written.update(range(place, place + size))
+        return place
 
     def _place(self, size: int) -> int:
         place = self.size

@@ -1,0 +1,58 @@
+"""Compare the native simulator's tasks with metaworld's own, one line a task and reward version."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from envs._native.parity import Comparison, Parity
+from envs.metaworld import TASK_NAMES, Config, build
+from envs._native.scene import task_module
+
+
+@dataclass(frozen=True)
+class Args:
+    """Play episodes in both simulators, by scripted policy and by random actions."""
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Names such as reach-v3; none means all that are ported."""
+    goals: int = 3
+    """How many goals of each task."""
+    steps: int = 500
+    """Steps of an episode."""
+    reward_versions: tuple[str, ...] = ("v2", "v1")
+    """Which rewards."""
+
+
+def main(args: Args) -> int:
+    """Print one line for each task and reward version; return how many disagree."""
+    wrong = 0
+    for name in args.tasks or [name for name in TASK_NAMES if _is_ported(name)]:
+        tasks = list(build(Config(task=name)).tasks("train"))[: args.goals]
+        for version in args.reward_versions:
+            started = time.perf_counter()
+            parity = Parity()
+            comparison = Comparison(name, version, len(tasks[0].params))
+            for task in tasks:
+                comparison.play(task.params, "policy", args.steps, parity)
+                comparison.play(task.params, "random", args.steps, parity)
+            comparison.close()
+            verdict = "ok     " if parity.agrees else "DIFFERS"
+            took = time.perf_counter() - started
+            print(f"{verdict} {name} {version}: {parity.describe()} ({took:.1f} s)", flush=True)
+            wrong += not parity.agrees
+    return wrong
+
+
+def _is_ported(name: str) -> bool:
+    try:
+        task_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args)))
