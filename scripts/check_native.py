@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from envs._native.parity import Comparison, Parity
-from envs.metaworld import TASK_NAMES, Config, build
+from envs._native.parity import DRIVES, Comparison, Parity
 from envs._native.scene import task_module
+from envs.metaworld import TASK_NAMES, Config, build
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def main(args: Args) -> int:
             parity = Parity()
             comparison = Comparison(name, version, len(tasks[0].params))
             for task in tasks:
-                comparison.play(task.params, "policy", args.steps, parity)
-                comparison.play(task.params, "random", args.steps, parity)
+                for drive in DRIVES:
+                    comparison.play(task.params, drive, args.steps, parity)
             comparison.close()
             verdict = "ok     " if parity.agrees else "DIFFERS"
             took = time.perf_counter() - started

@@ -1,5 +1,7 @@
 """Compares the native simulator with metaworld's own environment, step by step."""
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,7 +79,11 @@ class Parity:
         )
 
 
-Drive = Literal["policy", "random"]
+Drive = Literal["policy", "noisy", "random"]
+DRIVES: tuple[Drive, ...] = ("policy", "noisy", "random")
+"""Who acts: metaworld's scripted policy, it and random actions by turns, or those alone."""
+STRETCH = 10
+"""Steps after which the noisy drive may change its mind."""
 
 
 class Comparison:
@@ -102,10 +108,13 @@ class Comparison:
         returns = np.zeros(2)
         for step in range(steps):
             action = random.uniform(-1, 1, 4)
-            if drive == "policy":
+            if step % STRETCH == 0:
+                scripted = drive == "policy" or (drive == "noisy" and random.random() < 0.8)
+            if scripted:
                 seen = obs.copy()
                 seen[36:39] = reference._get_pos_goal()
-                action = np.clip(policy.get_action(seen), -1, 1)
+                with warnings.catch_warnings(action="ignore"):
+                    action = np.clip(policy.get_action(seen), -1, 1)
             action = action.astype(np.float32)
             self._synchronize()
             engine.actions[:] = action
@@ -117,13 +126,13 @@ class Comparison:
             self._note_observation(obs, parity)
             self._note_outputs(reward, info, parity)
             error = np.abs(engine.rows[FREE, row.OBS : row.OBS + 39] - obs).max()
-            parity.free_observation = max(parity.free_observation, error)
+            parity.free_observation = _larger(parity.free_observation, error)
             if step < FIRST_STEPS:
-                parity.free_first_steps = max(parity.free_first_steps, error)
+                parity.free_first_steps = _larger(parity.free_first_steps, error)
             parity.success_steps += bool(info["success"])
             free_success = engine.outputs[FREE, row.SUCCESS]
             parity.free_success_differs += bool(info["success"]) != bool(free_success)
-        parity.free_return = max(parity.free_return, abs(returns[1] - returns[0]))
+        parity.free_return = _larger(parity.free_return, abs(returns[1] - returns[0]))
         self._note_constants(constants, parity)
 
     def close(self) -> None:
@@ -138,14 +147,14 @@ class Comparison:
 
     def _note_observation(self, obs: NDArray[np.float64], parity: Parity) -> None:
         error = np.abs(self._engine.rows[SYNCED, row.OBS : row.OBS + 39] - obs).max()
-        parity.observation = max(parity.observation, error)
+        parity.observation = _larger(parity.observation, error)
         parity.diverged += int(self._engine.diverged.sum())
 
     def _note_outputs(self, reward: float, info: dict[str, Any], parity: Parity) -> None:
         expected = {"reward": reward, **info}
         for name, value in zip(row.OUTPUT_NAMES, self._engine.outputs[SYNCED], strict=True):
             error = abs(float(expected[name]) - value)
-            parity.outputs[name] = max(parity.outputs[name], error)
+            parity.outputs[name] = _larger(parity.outputs[name], error)
 
     def _note_constants(self, before: NDArray[np.float64], parity: Parity) -> None:
         after, task = self._scene.capture(self._reference), self._scene.task
@@ -156,6 +165,11 @@ class Comparison:
             )
             if not same and place not in live and place not in task.written:
                 parity.changed_constants.add(str(source))
+
+
+def _larger(known: float, error: float) -> float:
+    """Return the larger difference; one that is not a number is infinite."""
+    return math.inf if math.isnan(error) else max(known, float(error))
 
 
 def _scripted_policy(name: str) -> Any:
