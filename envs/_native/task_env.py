@@ -81,18 +81,17 @@ class NativeTaskEnv:
         engine.step()
         diverged = engine.diverged & live
         self._episode_steps += live
-        truncated = live & ((self._episode_steps >= self._horizon) | diverged)
+        engine.frozen |= (self._episode_steps >= self._horizon) | diverged
         good = live & ~diverged
         self._obs = np.where(good[:, None], engine.rows[:, OBSERVATION], self._obs).astype(
             np.float32
         )
-        engine.frozen |= truncated
         outputs = np.where(good[:, None], engine.outputs, 0.0).astype(np.float32)
         return Step(
             next_obs=self._shape(self._obs),
             reward=self._shape(outputs[:, row.REWARD]),
-            terminated=self._shape(np.zeros_like(truncated)),
-            truncated=self._shape(truncated),
+            terminated=self._shape(np.zeros_like(live)),
+            truncated=self._shape(engine.frozen.copy()),
             metrics={
                 "success": self._shape(outputs[:, row.SUCCESS]),
                 "diverged": self._shape(diverged.astype(np.float32)),
