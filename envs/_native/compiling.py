@@ -29,7 +29,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def callback(function: Callable[..., None], rows: int) -> Any:
-    """Compile a function of so many rows to machine code; its `address` is what the engine calls."""
+    """Compile a function of so many rows; the engine calls it at its `address`."""
     signature = types.void(*[RowPointer] * rows)
     with _cache_on_disk():
         return numba.cfunc(signature, **OPTIONS)(_plain(function))

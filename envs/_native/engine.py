@@ -99,11 +99,17 @@ class Simulator:
             dtype=np.int64,
         ).reshape(-1, 3)
         self.objects = np.array(
-            [[address(each.position), *self._quaternion(each.quaternion)] for each in scene.task.objects]
+            [
+                [address(each.position), *self._quaternion(each.quaternion)]
+                for each in scene.task.objects
+            ]
         )
         self.object_numbers = np.array(
             [
-                [*each.offset, *(each.quaternion if isinstance(each.quaternion, tuple) else [0.0] * 4)]
+                [
+                    *each.offset,
+                    *(each.quaternion if isinstance(each.quaternion, tuple) else [0.0] * 4),
+                ]
                 for each in scene.task.objects
             ]
         )
@@ -413,5 +419,3 @@ def write_scipy_quaternion(matrix, x, place):
     norm = math.sqrt(squared)
     for axis in range(4):
         x[place + axis] /= norm
-
-

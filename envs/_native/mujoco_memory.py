@@ -178,5 +178,7 @@ def _last_offset(struct: int, pointer: int, start: int, end: int) -> int:
 
     Empty arrays hold the address of the next one that is not, so the last match is meant.
     """
-    words = np.frombuffer((ctypes.c_uint64 * ((end - start) // 8)).from_address(struct + start), np.uint64)
+    words = np.frombuffer(
+        (ctypes.c_uint64 * ((end - start) // 8)).from_address(struct + start), np.uint64
+    )
     return start + int(np.flatnonzero(words == pointer)[-1]) * 8

@@ -72,7 +72,8 @@ class Parity:
         if self.diverged:
             terms.append(f"{self.diverged} diverged")
         return (
-            f"same state {self.worst:.0e}, free {self.free_first_steps:.0e} in {FIRST_STEPS} steps, "
+            f"same state {self.worst:.0e}, free {self.free_first_steps:.0e} in "
+            f"{FIRST_STEPS} steps, "
             f"{self.free_observation:.0e} in all, return {self.free_return:.0e}, success on "
             f"{self.success_steps} steps, differs on {self.free_success_differs}"
             + (f" <- {'; '.join(terms)}" if terms else "")

@@ -21,7 +21,17 @@ from meta_rl.gymnasium_worker import WorldTask
 
 logger = logging.getLogger(__name__)
 
-SENSED_FIELDS = ("xpos", "xquat", "xmat", "xipos", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "qpos")
+SENSED_FIELDS = (
+    "xpos",
+    "xquat",
+    "xmat",
+    "xipos",
+    "geom_xpos",
+    "geom_xmat",
+    "site_xpos",
+    "site_xmat",
+    "qpos",
+)
 
 
 def task_module(name: str) -> ModuleType:
@@ -125,7 +135,9 @@ class Scene:
             for field, current in small_fields(self.model).items()
             if not np.array_equal(current, self._fresh[field], equal_nan=current.dtype.kind == "f")
         }
-        snapshot = Snapshot(read_state(self.model, env.data), captured, GoalModel(self.model, changed))
+        snapshot = Snapshot(
+            read_state(self.model, env.data), captured, GoalModel(self.model, changed)
+        )
         for field in changed:  # other goals' models share this one's arrays
             getattr(self.model, field)[...] = self._fresh[field]
         return snapshot

@@ -87,7 +87,9 @@ def distance_xz(x: Row, a: int, b: int) -> float:
 
 
 @compiled
-def scaled_distance(x: Row, a: int, b: int, scale_x: float, scale_y: float, scale_z: float) -> float:
+def scaled_distance(
+    x: Row, a: int, b: int, scale_x: float, scale_y: float, scale_z: float
+) -> float:
     """Return the distance of two points where each axis counts by its scale."""
     return length(
         (x[a] - x[b]) * scale_x, (x[a + 1] - x[b + 1]) * scale_y, (x[a + 2] - x[b + 2]) * scale_z

@@ -173,7 +173,9 @@ def test_quaternions_are_those_of_scipy_also_where_terms_tie():
 
 def test_constants_that_are_views_of_the_simulator_are_sensed(cache):
     its_scene = scene("drawer-close-v3", "v2", 3)
-    its_scene.snapshot(tuple(build(Config(task="drawer-close-v3")).tasks("train").params[0].tolist()))
+    its_scene.snapshot(
+        tuple(build(Config(task="drawer-close-v3")).tasks("train").params[0].tolist())
+    )
     assert row.OBJECT_START not in its_scene.sensed()  # a sum, hence a copy
     its_scene.task.constants[500] = ("init_left_pad", 3)  # metaworld keeps a view here
     live = its_scene._find_live(its_scene.env)
@@ -185,6 +187,10 @@ def test_constants_that_are_views_of_the_simulator_are_sensed(cache):
 def test_importing_the_family_does_not_import_the_native_simulator():
     code = "import sys, envs.metaworld; print('numba' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == "False"
