@@ -80,6 +80,8 @@ class Samples:
     log_prob: Float[Tensor, "M B"]
     advantage: Float[Tensor, "M B"]
     weight: Float[Tensor, "M B"]
+    copies: int
+    """N: the steps B of a task are its T time steps, each of all N copies."""
 
 
 def prepare(rollout: Rollout, config: MAMLConfig) -> Samples:
@@ -105,14 +107,20 @@ def prepare(rollout: Rollout, config: MAMLConfig) -> Samples:
         by_task(rollout.log_prob),
         by_task(advantage),
         weight / weight.sum(1, keepdim=True),
+        copies=rollout.reward.shape[2],
     )
 
 
 def thin(samples: Samples, stride: int) -> Samples:
-    """Keep one of every `stride` steps of each task."""
+    """Keep one of every `stride` time steps of all copies."""
     if stride == 1:
         return samples
-    thinned = map_tensors(lambda column: column[:, ::stride], samples)
+
+    def every(column: Tensor) -> Tensor:
+        by_copy = column.reshape(len(column), -1, samples.copies, *column.shape[2:])
+        return by_copy[:, ::stride].flatten(1, 2)
+
+    thinned = map_tensors(every, samples)
     return replace(thinned, weight=thinned.weight / thinned.weight.sum(1, keepdim=True))
 
 

@@ -1,6 +1,7 @@
 """RL²: a recurrent policy that learns within its memory, trained by PPO."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import log
@@ -299,7 +300,7 @@ class RL2PPO:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam would keep the tensors
         self.generator.set_state(state["generator"].cpu())
         for name in ("obs_moments", "reward_moments"):
             moments = {key: value.to(self.device) for key, value in state[name].items()}

@@ -25,7 +25,7 @@ class Config:
     """Minus the distance to the goal, or minus its square."""
     horizon: int = 100
     """Most steps of one episode."""
-    test_goals: int = 40
+    test_goals: int = 200
     """Held-out goals that evaluation covers."""
     goal_seed: int = 0
     """Fixes the held-out goals, whatever the seed of the run."""

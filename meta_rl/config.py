@@ -227,7 +227,7 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
                 pass
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    kind = "a list" if origin is tuple else f"a {hint.__name__}"
+    kind = "a list" if origin is tuple else f"{'an' if hint is int else 'a'} {hint.__name__}"
     raise UserError(f"{source}: {path} must be {kind}, got {value!r}")
 
 

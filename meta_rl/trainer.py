@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl import catalog, checkpoint
-from meta_rl.config import EvaluationConfig, Experiment, to_dict
+from meta_rl.config import EvaluationConfig, Experiment, save_experiment, to_dict
 from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_protocol
 from meta_rl.experiment import (
@@ -82,6 +82,7 @@ class Trainer:
             folder.create(experiment, protocol, overwrite)
         else:
             self._restore(state)
+            save_experiment(experiment, folder.path / "config.yaml")  # its end may have moved
             folder.save_experiment(experiment)  # whose end may have moved
         self.env = self.distribution.make_env(self.device, worker_count(experiment))
         self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     trainer = Trainer(experiment, folder, resume, overwrite)
     result = trainer.run()
     if result is not None:
-        show_result(result, f"{experiment.name}: held-out adaptation")
+        show_result(result, f"{experiment.name}: adaptation to {experiment.evaluation.split} tasks")
     print(f"run folder: {folder.path}")
     return 0
 

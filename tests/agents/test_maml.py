@@ -145,7 +145,7 @@ def quadratic(adaptation_steps, **settings):
     agent = Quadratic(config, EnvSpec(2, (-1.0,), (1.0,), 1), CPU, seed=0)
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
-    samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero)
+    samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
     return agent, torch.tensor([0.3, -0.7]), centre, [samples] * adaptation_steps
 
 
@@ -292,7 +292,8 @@ def test_weights_are_a_mean_over_each_task_s_valid_steps():
     assert torch.equal(from_by_task(samples.weight, COPIES) > 0, rollout.valid)
     thinned = thin(samples, 3)
     torch.testing.assert_close(thinned.weight.sum(1), torch.ones(3))
-    assert torch.equal(thinned.obs, samples.obs[:, ::3])
+    kept = from_by_task(samples.obs, COPIES)[::3]  # every third time step, of all copies
+    assert torch.equal(from_by_task(thinned.obs, COPIES), kept)
 
 
 def test_deterministic_acting_is_the_mean_of_each_task_s_own_policy():

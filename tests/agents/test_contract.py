@@ -1,0 +1,248 @@
+"""What every agent of the catalog promises; a new file in agents/ is tested by being there."""
+
+import ast
+import inspect
+import textwrap
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from envs.point_navigation import Config, PointNavigation
+from meta_rl import catalog, checkpoint
+from meta_rl.protocols import MetaAgent
+from meta_rl.seeding import Streams
+from meta_rl.types import MetaBatch, Phase, TimeStep
+from meta_rl.worker import RolloutWorker
+
+CPU = torch.device("cpu")
+FAMILY = PointNavigation(Config(horizon=6, test_goals=5))
+TASKS, COPIES = 3, 2
+
+CUDA = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+)
+
+pytestmark = pytest.mark.parametrize("name", catalog.names("agents"))
+
+
+def make_worker(seed=0, device=CPU):
+    return RolloutWorker(FAMILY, FAMILY.make_env(device, 1), device, Streams(seed, device))
+
+
+def play(agent, worker, tasks):
+    """Let the agent play its phases as the trainer does; return all contexts on the way too."""
+    context, rollouts = agent.begin(tasks, COPIES), []
+    contexts = [context]
+    for k, phase in enumerate(agent.phases):
+        if k > 0:
+            context = agent.adapt(context, rollouts[-1])
+            contexts.append(context)
+        previous = rollouts[-1] if rollouts else None
+        rollout, context = worker.collect(agent, context, tasks, COPIES, phase, previous)
+        rollouts.append(rollout)
+        contexts.append(context)
+    return MetaBatch(tasks, tuple(rollouts)), contexts
+
+
+def some_tasks(seed=0, count=TASKS):
+    return FAMILY.sample(count, "train", torch.Generator().manual_seed(seed))
+
+
+def some_steps(seed=0, count=TASKS, device=CPU):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, COPIES)
+    step = TimeStep(
+        obs=torch.randn(*shape, 2, generator=generator),
+        prev_action=torch.randn(*shape, 2, generator=generator),
+        prev_reward=torch.randn(*shape, generator=generator),
+        first=torch.zeros(shape, dtype=torch.bool),
+        valid=torch.ones(shape, dtype=torch.bool),
+    )
+    return TimeStep(**{field.name: getattr(step, field.name).to(device) for field in fields(step)})
+
+
+def copied(state):
+    return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, state)
+
+
+def assert_close(ours, theirs):
+    for mine, other in zip(pytree.tree_leaves(ours), pytree.tree_leaves(theirs), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_its_config_describes_itself_and_every_setting(name):
+    config = catalog.load("agents", name).Config
+    assert is_dataclass(config) and config.__dataclass_params__.frozen
+    assert config.__doc__.partition("\n")[0].endswith(".")
+    described = set()
+    for cls in config.__mro__:
+        if is_dataclass(cls):
+            (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+            for field, below in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    described.add(field.target.id)
+    assert {field.name for field in fields(config)} <= described
+
+
+def test_it_is_an_agent_with_its_default_config(name):
+    module = catalog.load("agents", name)
+    agent = module.build(module.Config(), FAMILY.spec, CPU, 0)
+    assert isinstance(agent, MetaAgent)
+    assert isinstance(agent.copies_share_experience, bool)
+    assert len(agent.phases) > 0
+    assert all(isinstance(phase, Phase) and phase.episodes > 0 for phase in agent.phases)
+
+
+def test_its_context_is_a_pytree_of_tensors_with_one_row_a_task(name, build_agent):
+    agent = build_agent(name, FAMILY.spec)
+    _, contexts = play(agent, make_worker(), some_tasks())
+    for context in contexts:
+        for leaf in pytree.tree_leaves(context):
+            assert isinstance(leaf, torch.Tensor)
+            assert leaf.shape[0] == TASKS
+            assert not leaf.requires_grad
+
+
+def test_it_acts_for_all_worlds_with_a_joint_log_probability(name, build_agent):
+    agent = build_agent(name, FAMILY.spec)
+    context = agent.begin(some_tasks(), COPIES)
+    with torch.no_grad():
+        action, log_prob, moved = agent.act(context, some_steps(), torch.Generator().manual_seed(0))
+    assert action.shape == (TASKS, COPIES, 2) and action.dtype == torch.float32
+    assert log_prob.shape == (TASKS, COPIES)
+    assert action.isfinite().all() and log_prob.isfinite().all()
+    assert pytree.tree_structure(moved) == pytree.tree_structure(context)
+
+
+def test_begin_act_and_adapt_leave_the_agent_and_their_arguments_alone(
+    name, build_agent, identical
+):
+    agent, worker, tasks = build_agent(name, FAMILY.spec), make_worker(), some_tasks()
+    agent.meta_update(play(agent, worker, tasks)[0])  # so that nothing is still at its start
+    before = copied(agent.state_dict())
+
+    context = agent.begin(tasks, COPIES)
+    begun = copied(context)
+    rollout, acted = worker.collect(agent, context, tasks, COPIES, agent.phases[0])
+    kept, kept_rollout = copied(acted), copied(vars(rollout))
+    agent.adapt(acted, rollout)
+
+    assert identical(agent.state_dict(), before)
+    assert identical(context, begun)
+    assert identical(acted, kept)
+    assert identical(vars(rollout), kept_rollout)
+
+
+def test_its_mode_is_repeatable_and_draws_nothing(name, build_agent):
+    agent = build_agent(name, FAMILY.spec)
+    context = agent.begin(some_tasks(), COPIES)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        first, again = (agent.act(context, some_steps(), None)[0] for _ in range(2))
+        drawn = agent.act(context, some_steps(), torch.Generator().manual_seed(0))[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, drawn)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_same_seed_gives_the_same_agent_and_the_same_rollouts(name, build_agent, identical):
+    batches = []
+    for seed, noise in ((0, 0), (0, 0), (0, 1)):
+        torch.manual_seed(noise)
+        agent = build_agent(name, FAMILY.spec, seed=seed)
+        batches.append(play(agent, make_worker(noise), some_tasks())[0])
+    first, again, other = ([vars(rollout) for rollout in batch.rollouts] for batch in batches)
+    assert identical(first, again)
+    assert not identical(first, other)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
+    device = torch.device(device)
+    agent, worker = build_agent(name, FAMILY.spec, device), make_worker(device=device)
+    for seed in range(3):
+        metrics = agent.meta_update(play(agent, worker, some_tasks(seed))[0])
+        for value in metrics.values():
+            assert isinstance(value, torch.Tensor) and value.dim() == 0 and value.isfinite()
+    for leaf in pytree.tree_leaves(agent.begin(some_tasks(), COPIES)):
+        assert leaf.device.type == device.type
+
+
+def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, identical, tmp_path):
+    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+    agent.meta_update(play(agent, worker, some_tasks())[0])
+    checkpoint.save({"agent": agent.state_dict()}, tmp_path / "agent.pt")
+    noise = worker.streams.state_dict()
+    expected = []
+    for seed in (1, 2):
+        batch, _ = play(agent, worker, some_tasks(seed))
+        expected += [[vars(rollout) for rollout in batch.rollouts], agent.meta_update(batch)]
+    expected.append(agent.state_dict())
+
+    restored, worker = build_agent(name, FAMILY.spec, seed=9), make_worker(9)
+    restored.load_state_dict(checkpoint.load(tmp_path / "agent.pt")["agent"])
+    worker.streams.load_state_dict(noise)
+    found = []
+    for seed in (1, 2):
+        batch, _ = play(restored, worker, some_tasks(seed))
+        found += [[vars(rollout) for rollout in batch.rollouts], restored.meta_update(batch)]
+    found.append(restored.state_dict())
+
+    assert identical(found, expected)
+
+
+def test_loading_takes_a_copy(name, build_agent, identical):
+    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+    agent.meta_update(play(agent, worker, some_tasks())[0])
+    state = copied(agent.state_dict())
+    before = copied(state)
+
+    agent.load_state_dict(state)
+    agent.meta_update(play(agent, worker, some_tasks(1))[0])
+
+    assert identical(state, before)
+    agent.load_state_dict(state)
+    assert identical(agent.state_dict(), before)
+
+
+def test_a_tasks_experience_stays_its_own(name, build_agent):
+    agent, worker, tasks = build_agent(name, FAMILY.spec), make_worker(), some_tasks()
+    rollout, context = worker.collect(
+        agent, agent.begin(tasks, COPIES), tasks, COPIES, agent.phases[0]
+    )
+    reward, obs = rollout.reward.clone(), rollout.obs.clone()
+    reward[:, 1] = torch.linspace(-5, 5, len(reward)).unsqueeze(-1)
+    obs[:, 1] = 3.0
+    others = [0, 2]
+
+    def rows(tree):
+        return pytree.tree_map(lambda leaf: leaf[others], tree)
+
+    adapted = agent.adapt(context, rollout)
+    elsewhere = agent.adapt(context, replace(rollout, reward=reward, obs=obs))
+    assert_close(rows(adapted), rows(elsewhere))
+
+    steps = some_steps()
+    seen = steps.obs.clone()
+    seen[1] = 9.0
+    with torch.no_grad():
+        action, _, moved = agent.act(adapted, steps, None)
+        other_action, _, other_moved = agent.act(adapted, replace(steps, obs=seen), None)
+    assert_close(action[others], other_action[others])
+    assert_close(rows(moved), rows(other_moved))
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_how_many_tasks_are_played_together_does_not_matter(name, build_agent, device):
+    device = torch.device(device)
+    agent, steps = build_agent(name, FAMILY.spec, device), some_steps(device=device)
+    together = agent.act(agent.begin(some_tasks(), COPIES), steps, None)[0].detach()
+    tasks = some_tasks()
+    for m in range(TASKS):
+        one = TimeStep(
+            **{field.name: getattr(steps, field.name)[m : m + 1] for field in fields(steps)}
+        )
+        alone = agent.act(agent.begin(tasks[[m]], COPIES), one, None)[0].detach()
+        torch.testing.assert_close(alone[0], together[m], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,251 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agents.rl2_ppo import Config, build
+from envs.point_navigation import Config as PointConfig
+from envs.point_navigation import PointEnv, PointNavigation
+from meta_rl.errors import UserError
+from meta_rl.returns import episode_sums
+from meta_rl.seeding import Streams
+from meta_rl.types import EnvSpec, MetaBatch, Rollout, Tasks, TimeStep
+from meta_rl.worker import RolloutWorker
+
+CPU = torch.device("cpu")
+FAMILY = PointNavigation(PointConfig(horizon=12, test_goals=5))
+TASKS, COPIES = 4, 3
+
+
+@pytest.fixture
+def early_ends(monkeypatch):
+    """Goals that most points soon run into, so that episodes end at different steps."""
+    monkeypatch.setattr(PointEnv, "REACHED", 0.25)
+
+
+def make_agent(**settings):
+    small = {"encoder_sizes": (16,), "memory_size": 8, "epochs": 2, "minibatches": 2}
+    return build(Config(**small | settings), FAMILY.spec, CPU, seed=0)
+
+
+def make_worker(family=FAMILY, seed=0):
+    return RolloutWorker(family, family.make_env(CPU, 1), CPU, Streams(seed, CPU))
+
+
+def trial(agent, worker, tasks, copies=COPIES):
+    """Let the agent play one trial on each task; return it with the memory after it."""
+    context, rollouts = agent.begin(tasks, copies), []
+    for phase in agent.phases:
+        previous = rollouts[-1] if rollouts else None
+        rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
+        rollouts.append(rollout)
+    return MetaBatch(tasks, tuple(rollouts)), context
+
+
+def some_tasks(seed=0, count=TASKS):
+    return FAMILY.sample(count, "train", torch.Generator().manual_seed(seed))
+
+
+def time_step(first=False, valid=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (TASKS, COPIES)
+    return TimeStep(
+        obs=torch.randn(*shape, 2, generator=generator),
+        prev_action=torch.randn(*shape, 2, generator=generator),
+        prev_reward=torch.randn(shape, generator=generator),
+        first=torch.full(shape, first),
+        valid=torch.full(shape, valid),
+    )
+
+
+def recomputed(agent, trials, bptt_steps):
+    """Log-probabilities under the present parameters, by chunks as the update takes them."""
+    hidden = torch.zeros(trials.valid.shape[1], agent.config.memory_size)
+    parts = []
+    with torch.no_grad():
+        for chunk in trials.chunks(bptt_steps):
+            policy, hidden = agent.policy(chunk.inputs, hidden)
+            parts.append(policy.log_prob(chunk.action))
+    return torch.cat(parts)
+
+
+def test_a_memory_outlives_the_episode_and_other_tasks_begin_with_an_empty_one():
+    agent = make_agent()
+    empty = agent.begin(some_tasks(), COPIES)
+    assert empty.shape == (TASKS, COPIES, 8) and not empty.any()
+
+    with torch.no_grad():
+        _, _, filled = agent.act(empty, time_step(), None)
+        _, _, next_episode = agent.act(filled, time_step(first=True, seed=1), None)
+        _, _, forgetful = agent.act(empty, time_step(first=True, seed=1), None)
+
+    assert (next_episode - forgetful).abs().amin((0, 1)).max() > 1e-3
+    assert not agent.begin(some_tasks(1), COPIES).any()
+
+
+def test_a_trial_goes_on_where_the_last_episode_ended():
+    agent, worker = make_agent(), make_worker()
+    batch, _ = trial(agent, worker, some_tasks())
+    first, second = batch.rollouts
+    assert not first.prev_action[0].any() and not first.prev_reward[0].any()
+    torch.testing.assert_close(second.prev_action[0], first.action[-1])
+    torch.testing.assert_close(second.prev_reward[0], first.reward[-1])
+    assert second.first[0].all() and not second.obs[0].any()
+
+
+def test_adapting_is_an_identity_because_acting_has_remembered():
+    agent, worker = make_agent(), make_worker()
+    tasks = some_tasks()
+    rollout, context = worker.collect(
+        agent, agent.begin(tasks, COPIES), tasks, COPIES, agent.phases[0]
+    )
+    assert context.abs().sum() > 0
+    assert agent.adapt(context, rollout) is context
+
+
+def test_padding_is_not_remembered():
+    agent = make_agent()
+    context = torch.rand(TASKS, COPIES, 8)
+    valid = torch.rand(TASKS, COPIES, generator=torch.Generator().manual_seed(0)) < 0.5
+    with torch.no_grad():
+        _, _, moved = agent.act(context, replace(time_step(), valid=valid), None)
+    assert torch.equal(moved[~valid], context[~valid])
+    assert not (moved[valid] == context[valid]).all(-1).any()
+
+
+def test_a_world_that_waits_remembers_its_own_episode_alone(early_ends):
+    agent, worker = make_agent(episodes_per_trial=1), make_worker()
+    batch, memory = trial(agent, worker, some_tasks())
+    (rollout,) = batch.rollouts
+    steps = rollout.valid.sum(0)
+    assert len(steps.unique()) > 2  # worlds ended at different steps
+
+    for m, n in ((0, 0), (1, 2), (3, 1)):
+        played = rollout.valid[:, m, n]
+        inputs = agent.inputs(rollout)[played, m, n].unsqueeze(1)
+        with torch.no_grad():
+            _, alone = agent.policy(inputs, torch.zeros(1, 8))
+        torch.testing.assert_close(memory[m, n], alone[0])
+
+
+@pytest.mark.parametrize("bptt_steps", [1, 5, 7, 250])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_steps, normalize):
+    agent = make_agent(episodes_per_trial=3, bptt_steps=bptt_steps, normalize_inputs=normalize)
+    worker = make_worker()
+    agent.meta_update(trial(agent, worker, some_tasks())[0])  # now the moments say something
+    batch, _ = trial(agent, worker, some_tasks(1))
+    rollout = Rollout.concatenate(batch.rollouts)
+    gaps = ~rollout.valid[:-1] & rollout.valid[1:]
+    assert gaps.any()  # padding lies between episodes
+
+    trials = agent.prepare(rollout)
+    log_ratio = recomputed(agent, trials, bptt_steps) - trials.log_prob
+
+    assert trials.valid.sum() == rollout.valid.sum()
+    assert len(trials.valid) == rollout.valid.sum(0).max() > bptt_steps or bptt_steps == 250
+    assert log_ratio[trials.valid].abs().max() < 1e-5
+    metrics = agent.step(trials)
+    assert metrics["outer/kl"].abs() < 1e-7 and metrics["outer/clipped_share"] == 0
+
+
+def test_trials_are_packed_without_gaps_and_in_order(early_ends):
+    agent = make_agent(episodes_per_trial=3)
+    batch, _ = trial(agent, make_worker(), some_tasks())
+    rollout = Rollout.concatenate(batch.rollouts)
+    trials = agent.prepare(rollout)
+    lengths = rollout.valid.sum(0).flatten()
+    clock = torch.arange(len(trials.valid)).unsqueeze(1)
+    assert torch.equal(trials.valid, clock < lengths)
+    for column, (m, n) in enumerate((m, n) for m in range(TASKS) for n in range(COPIES)):
+        own = rollout.action[:, m, n][rollout.valid[:, m, n]]
+        assert torch.equal(trials.action[: len(own), column], own)
+
+
+def test_the_advantage_reaches_across_episodes_but_not_to_other_tasks(early_ends):
+    agent = make_agent(normalize_advantage=False, gae_lambda=1.0, gamma=0.9)
+    batch, _ = trial(agent, make_worker(), some_tasks())
+    rollout = Rollout.concatenate(batch.rollouts)
+    last = len(batch.rollouts[0].reward)
+    richer = rollout.reward.clone()
+    richer[last, 0, 0] += 100.0  # the first step of world (0, 0)'s second episode
+    changed = agent.prepare(replace(rollout, reward=richer)).advantage
+    before = agent.prepare(rollout).advantage
+    assert (changed - before)[0, 0].abs() > 1
+    assert torch.equal(changed[:, COPIES:], before[:, COPIES:])  # the other tasks' columns
+
+
+def test_only_a_meta_update_moves_the_normalizers():
+    agent, worker = make_agent(), make_worker()
+    batch, _ = trial(agent, worker, some_tasks())
+    assert agent.obs_moments.count == 0 and agent.reward_moments.count == 0
+
+    agent.meta_update(batch)
+
+    rollout = Rollout.concatenate(batch.rollouts)
+    obs, reward = rollout.obs[rollout.valid], rollout.reward[rollout.valid]
+    assert agent.obs_moments.count == len(obs) == len(reward)
+    torch.testing.assert_close(agent.obs_moments.mean, obs.mean(0))
+    torch.testing.assert_close(agent.reward_moments.variance, reward.var(correction=0))
+    moments = agent.obs_moments
+    trial(agent, worker, some_tasks(1))
+    assert agent.obs_moments is moments
+
+
+def test_without_normalization_nothing_is_counted():
+    agent = make_agent(normalize_inputs=False)
+    agent.meta_update(trial(agent, make_worker(), some_tasks())[0])
+    assert agent.obs_moments.count == 0
+
+
+def test_epochs_end_when_the_policy_has_moved_too_far():
+    tight = make_agent(epochs=10, target_kl=1e-9, learning_rate=1e-2)
+    free = make_agent(epochs=10, target_kl=None, learning_rate=1e-2)
+    counts = [
+        agent.meta_update(trial(agent, make_worker(), some_tasks())[0])["outer/epochs"].item()
+        for agent in (tight, free)
+    ]
+    assert counts[0] < 3 and counts[1] == 10
+
+
+def test_more_minibatches_than_trials_are_as_many_as_trials():
+    agent = make_agent(minibatches=50)
+    metrics = agent.meta_update(trial(agent, make_worker(), some_tasks(count=1), copies=2)[0])
+    assert metrics["outer/loss"].isfinite()
+
+
+def test_initial_std_must_lie_within_its_bounds():
+    with pytest.raises(
+        UserError, match=r"initial_std must lie between min_std 0.05 and max_std 1.5"
+    ):
+        Config(initial_std=2.0)
+
+
+class TwoDoors(PointNavigation):
+    """The goal is half a metre to the left or to the right: one step tells which."""
+
+    def __init__(self):
+        super().__init__(PointConfig(horizon=4, test_goals=2))
+        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), 4)
+
+    def sample(self, count, split, generator):
+        side = torch.randint(2, (count,), generator=generator)
+        goals = torch.stack([0.5 - side.double(), torch.zeros(count).double()], dim=1)
+        return Tasks("point_navigation", ("point",) * count, side, goals)
+
+
+def test_it_learns_to_use_in_the_second_episode_what_the_first_one_told():
+    family = TwoDoors()
+    settings = {"encoder_sizes": (16,), "memory_size": 16, "learning_rate": 3e-3, "epochs": 6}
+    agent = build(Config(**settings), family.spec, CPU, seed=0)
+    worker = make_worker(family)
+    gains = []
+    for _ in range(60):
+        tasks = family.sample(16, "train", worker.streams.tasks)
+        batch, _ = trial(agent, worker, tasks, copies=4)
+        agent.meta_update(batch)
+        first, second = (episode_sums(r, r.reward, 1).mean() for r in batch.rollouts)
+        gains.append((second - first).item())
+    # Knowing the side, four steps bring -(0.4 + 0.3 + 0.2 + 0.1) at best instead of about -2.
+    assert sum(gains[:5]) / 5 < 0.1
+    assert sum(gains[-5:]) / 5 > 0.15

@@ -1,0 +1,201 @@
+"""What tests of whole runs share: small experiments, and the real command line."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.utils import _pytree as pytree
+
+from meta_rl import catalog, checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+SMALL = {
+    "hidden_sizes": [8],
+    "encoder_sizes": [8],
+    "memory_size": 8,
+    "epochs": 2,
+    "minibatches": 2,
+}
+"""Settings that make an agent quick, where its Config has them."""
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def fails_with(self, *phrases: str) -> None:
+        """Assert that the user got one message, with these phrases, and no traceback."""
+        assert self.code != 0
+        assert self.err.count("meta-rl: ") == 1 and self.err.startswith("meta-rl: "), self.err
+        assert "Traceback" not in self.err + self.out
+        for phrase in phrases:
+            assert phrase in self.err
+
+    def succeeds(self) -> "Outcome":
+        """Assert that it did."""
+        assert self.code == 0, self.err
+        return self
+
+
+@dataclass
+class Run:
+    """A run folder, read back."""
+
+    path: Path
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        return checkpoint.load(self.path / "checkpoints" / "latest.pt")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without the time they took."""
+        lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [{k: v for k, v in row.items() if k != "wall_time_s"} for row in rows]
+
+    def equals(self, other: "Run") -> None:
+        """Assert that parameters, generators, counters and metrics are the other's, bit for bit."""
+        ours, theirs = self.latest, other.latest
+        assert identical(ours["agent"], theirs["agent"])
+        assert identical(ours["streams"], theirs["streams"])
+        for name in ("meta_iterations", "env_steps", "rejected_in_a_row", "best"):
+            assert ours[name] == theirs[name]
+        assert self.rows == other.rows
+
+
+def identical(ours: Any, theirs: Any) -> bool:
+    """Whether two pytrees hold the same tensors, bit for bit, and the same values."""
+    leaves, structure = pytree.tree_flatten(ours)
+    others, other_structure = pytree.tree_flatten(theirs)
+    return structure == other_structure and all(
+        torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+        for ours, theirs in zip(leaves, others, strict=True)
+    )
+
+
+def small_settings(module: Any) -> dict[str, Any]:
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    return {name: value for name, value in SMALL.items() if name in known}
+
+
+@pytest.fixture(name="identical", scope="session")
+def _identical():
+    return identical
+
+
+@pytest.fixture(scope="session")
+def run_at():
+    """Read a run folder back."""
+    return Run
+
+
+@pytest.fixture(scope="session")
+def build_agent():
+    """Build a small agent of the catalog."""
+
+    def build(name, spec, device="cpu", seed=0, **settings):
+        module = catalog.load("agents", name)
+        small = small_settings(module) | settings
+        small = {k: tuple(v) if isinstance(v, list) else v for k, v in small.items()}
+        return module.build(module.Config(**small), spec, torch.device(device), seed)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def small_config(tmp_path_factory):
+    """Write a small experiment as YAML and return its path.
+
+    Sections are given as dictionaries, which are merged; a value of None takes a key away.
+    """
+
+    def write(agent="maml_trpo", /, **changes):
+        own = {} if "." in agent else small_settings(catalog.load("agents", agent))
+        data = {
+            "agent": {"name": agent} | own,
+            "envs": {"name": "point_navigation", "horizon": 5, "test_goals": 3},
+            "meta_iterations": 2,
+            "meta_batch_size": 2,
+            "envs_per_task": 2,
+            "checkpoint_every": 1,
+            "threads": 1,
+            "workers": 1,
+            "name": "small",
+            "tracking": {"mode": "off"},
+        }
+        for key, value in changes.items():
+            data[key] = data.get(key, {}) | value if isinstance(value, dict) else value
+        data = {key: value for key, value in data.items() if value is not None}
+        path = tmp_path_factory.mktemp("config") / "small.yaml"
+        path.write_text(yaml.safe_dump(data))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def meta_rl(tmp_path, monkeypatch, capsys):
+    """Run `meta-rl WORDS ...` in a temporary folder, in this process."""
+    from meta_rl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(catalog, "_plugins", set())  # every command has to allow its own
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # tyro's own complaints
+            code = int(stop.code)
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Variables for processes of their own, which have nothing of pytest's about them."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def meta_rl_process(tmp_path, environment):
+    """Start `meta-rl WORDS ...` in a process of its own."""
+    started = []
+
+    def start(*words, **options):
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "meta_rl.cli", *map(str, words)],
+                cwd=tmp_path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                **options,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -1,0 +1,191 @@
+"""What every family of the catalog promises; a new file in envs/ is tested by being there."""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+import torch
+
+from meta_rl import catalog
+from meta_rl.protocols import TaskDistribution, TaskEnv
+
+CPU = torch.device("cpu")
+HORIZON = 4
+CUDA = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+)
+
+pytestmark = pytest.mark.parametrize("name", catalog.names("envs"))
+
+
+def build(name):
+    """Build the family with its default config, but for a short horizon where it has one."""
+    module = catalog.load("envs", name)
+    config = module.Config()
+    short = {"horizon": HORIZON} if hasattr(config, "horizon") else {}
+    return module.build(replace(config, **short))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def keys(tasks):
+    return {(task.name, task.index) for task in tasks}
+
+
+@pytest.fixture
+def started(name, request):
+    """A simulator that has begun two copies of three tasks, and the family."""
+    device = torch.device(getattr(request, "param", "cpu"))
+    family = build(name)
+    env = family.make_env(device, workers=2)
+    tasks = family.sample(3, "train", generator())
+    yield family, env, tasks, env.start(tasks, copies=2, seed=0), device
+    env.close()
+
+
+def actions(family, seed, device=CPU):
+    low, high = (
+        torch.tensor(bounds) for bounds in (family.spec.action_low, family.spec.action_high)
+    )
+    share = torch.rand(3, 2, family.spec.action_size, generator=generator(seed))
+    return (low + share * (high - low)).to(device)
+
+
+def test_its_config_describes_itself_and_every_setting(name):
+    config = catalog.load("envs", name).Config
+    assert is_dataclass(config) and config.__dataclass_params__.frozen
+    assert config.__doc__.partition("\n")[0].endswith(".")
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    described = {
+        field.target.id
+        for field, below in zip(node.body, node.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
+    assert {field.name for field in fields(config)} <= described
+
+
+def test_it_is_a_family_with_its_default_config(name):
+    module = catalog.load("envs", name)
+    family = module.build(module.Config())
+    assert isinstance(family, TaskDistribution)
+    assert family.family == name
+    assert family.spec.horizon >= 1 and family.spec.observation_size >= 1
+    assert len(family.spec.action_low) == len(family.spec.action_high) == family.spec.action_size
+    assert all(isinstance(metric, str) for metric in family.metric_names)
+
+
+def test_sampling_is_reproducible_and_of_the_right_size(name):
+    family = build(name)
+    for split in ("train", "test"):
+        for count in (1, 5):
+            tasks = family.sample(count, split, generator())
+            assert len(tasks) == count == len(keys(tasks))
+            assert tasks.family == name
+            assert tasks.params.shape[0] == count and tasks.params.isfinite().all()
+        again = family.sample(5, split, generator())
+        assert again.names == tasks.names
+        assert torch.equal(again.index, tasks.index) and torch.equal(again.params, tasks.params)
+    draws = generator()
+    first, second = (family.sample(5, "train", draws) for _ in range(2))
+    assert not torch.equal(first.params, second.params)
+
+
+def test_held_out_tasks_are_fixed_and_apart_from_those_of_training(name):
+    family, again = build(name), build(name)
+    train, test = family.tasks("train"), family.tasks("test")
+    for split, tasks in (("train", train), ("test", test)):
+        same = again.tasks(split)
+        assert same.names == tasks.names and torch.equal(same.params, tasks.params)
+        assert len(keys(tasks)) == len(tasks) > 0
+    assert not keys(train) & keys(test)
+    with_params = [{(t.name, t.params) for t in tasks} for tasks in (train, test)]
+    assert not with_params[0] & with_params[1]
+    assert keys(family.sample(3, "test", generator())) <= keys(test)
+    assert not keys(family.sample(5, "train", generator())) & keys(test)
+
+
+def test_its_protocol_is_plain_and_stable_and_says_the_horizon(name):
+    protocol = build(name).protocol()
+    assert json.loads(json.dumps(protocol)) == protocol == build(name).protocol()
+    assert protocol["horizon"] == build(name).spec.horizon
+
+
+def test_sampling_imports_no_simulator(name, environment):
+    script = f"""
+import sys, torch
+from meta_rl import catalog
+module = catalog.load("envs", {name!r})
+family = module.build(module.Config())
+family.sample(3, "train", torch.Generator())
+family.tasks("test")
+assert not {{"mujoco", "metaworld"}} & sys.modules.keys()
+"""
+    build(name)  # goals that are drawn by a simulator the first time are kept
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.parametrize("started", ["cpu", CUDA], indirect=True)
+def test_its_simulator_returns_tensors_of_the_promised_shapes(name, started):
+    family, env, _, obs, device = started
+    assert isinstance(env, TaskEnv)
+    size = family.spec.observation_size
+    step = env.step(actions(family, 0, device))
+    for seen in (obs, step.next_obs, env.reset_ended()):
+        assert seen.shape == (3, 2, size) and seen.dtype == torch.float32
+        assert seen.device.type == device.type and seen.isfinite().all()
+    assert step.reward.shape == (3, 2) and step.reward.dtype == torch.float32
+    assert step.terminated.dtype == step.truncated.dtype == torch.bool
+    assert tuple(step.metrics) == family.metric_names
+    assert all(value.shape == (3, 2) for value in step.metrics.values())
+
+
+def test_the_horizon_truncates_and_resets_touch_ended_episodes_alone(name, started):
+    family, env, _, obs, _ = started
+    age = torch.zeros(3, 2)
+    for t in range(2 * HORIZON + 1):
+        step = env.step(actions(family, t))
+        age += 1
+        assert not (step.terminated & step.truncated).any()
+        ended = step.terminated | step.truncated
+        assert torch.equal(ended, (age >= HORIZON) | step.terminated)
+        successor = step.next_obs.clone()
+        obs = env.reset_ended()
+        assert torch.equal(obs[~ended], successor[~ended])
+        assert torch.equal(step.next_obs, successor)  # the true successor is not overwritten
+        age[ended] = 0
+
+
+def test_what_it_does_depends_on_tasks_seed_and_actions_alone(name, started):
+    family, env, tasks, obs, _ = started
+
+    def play(env, obs):
+        seen = [obs]
+        for t in range(HORIZON + 2):
+            step = env.step(actions(family, t))
+            seen += [step.next_obs, step.reward, step.terminated, step.truncated, env.reset_ended()]
+        return seen
+
+    expected = play(env, obs)
+    repeated = play(env, env.start(tasks, 2, 0))
+    other = family.make_env(CPU, workers=1)
+    elsewhere = play(other, other.start(tasks, 2, 0))
+    other.close()
+    for mine, again, theirs in zip(expected, repeated, elsewhere, strict=True):
+        assert torch.equal(mine, again) and torch.equal(mine, theirs)
+
+
+def test_actions_beyond_the_bounds_are_clipped(name, started):
+    family, env, tasks, _, _ = started
+    high = torch.tensor(family.spec.action_high).expand(3, 2, -1)
+    at_the_bound = env.step(high)
+    env.start(tasks, 2, 0)
+    beyond = env.step(high + 7)
+    assert torch.equal(at_the_bound.next_obs, beyond.next_obs)
+    assert torch.equal(at_the_bound.reward, beyond.reward)
