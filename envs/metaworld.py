@@ -131,12 +131,14 @@ class MetaworldDistribution:
     Action (4,): displacement of the hand as a fraction of 1 cm, gripper effort.
     Reward: Meta-World's own, version `v1` or `v2`, unchanged.
     Metric `success`: 1 on each step on which Meta-World counts the task as solved.
+    Metric `diverged` (native simulator): 1 on a step that was cut because MuJoCo went unstable.
     """
 
     family = "metaworld"
-    metric_names = ("success",)
 
     def __init__(self, config: Config, goals: Goals) -> None:
+        native = config.simulator == "native"
+        self.metric_names = ("success", "diverged") if native else ("success",)
         self._config = config
         self._goals = goals
         self._goal_sizes = {

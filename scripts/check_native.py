@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from envs._native.parity import DRIVES, Comparison, Parity
-from envs._native.scene import task_module
 from envs.metaworld import TASK_NAMES, Config, build
 
 
@@ -17,7 +16,7 @@ class Args:
     """Play episodes in both simulators, by scripted policy and by random actions."""
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names such as reach-v3; none means all that are ported."""
+    """Names such as reach-v3; none means all."""
     goals: int = 3
     """How many goals of each task."""
     steps: int = 500
@@ -29,7 +28,7 @@ class Args:
 def main(args: Args) -> int:
     """Print one line for each task and reward version; return how many disagree."""
     wrong = 0
-    for name in args.tasks or [name for name in TASK_NAMES if _is_ported(name)]:
+    for name in args.tasks or TASK_NAMES:
         tasks = list(build(Config(task=name)).tasks("train"))[: args.goals]
         for version in args.reward_versions:
             started = time.perf_counter()
@@ -44,14 +43,6 @@ def main(args: Args) -> int:
             print(f"{verdict} {name} {version}: {parity.describe()} ({took:.1f} s)", flush=True)
             wrong += not parity.agrees
     return wrong
-
-
-def _is_ported(name: str) -> bool:
-    try:
-        task_module(name)
-    except ModuleNotFoundError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from envs._native.row import (
     IN_PLACE_REWARD,
     LEFT_PAD,
     NEAR_OBJECT,
+    OBJECT,
     OBJECT_START,
     OBJECT_TO_TARGET,
     REWARD,
     RIGHT_PAD,
     SUCCESS,
+    TARGET,
     TCP,
     TCP_START,
 )
@@ -244,6 +246,96 @@ def caging_at(
         )
         result = (result + reach) / 2.0
     return result
+
+
+@compiled
+def between_pads(
+    x: Row, left_pad_start: int, right_pad_start: int, obj_radius: float, pad_success_thresh: float
+) -> float:
+    """Return how well both pads are beside the object, each on its own side."""
+    y = x[OBJECT + 1]
+    left = tolerance_long_tail(
+        x[LEFT_PAD + 1] - y,
+        obj_radius,
+        pad_success_thresh,
+        abs(abs(y - x[left_pad_start + 1]) - 0.05),
+    )
+    right = tolerance_long_tail(
+        y - x[RIGHT_PAD + 1],
+        obj_radius,
+        pad_success_thresh,
+        abs(abs(y - x[right_pad_start + 1]) - 0.05),
+    )
+    return hamacher_product(left, right)
+
+
+@compiled
+def caged_between_pads(
+    x: Row, left_pad_start: int, right_pad_start: int, obj_radius: float, xz_thresh: float
+) -> float:
+    """Return how well the object is between the pads, gripped or not."""
+    caging_xz = tolerance_long_tail(
+        distance_xz(x, TCP, OBJECT),
+        0.0,
+        xz_thresh,
+        distance_xz(x, OBJECT_START, TCP_START) - xz_thresh,
+    )
+    caging_y = between_pads(x, left_pad_start, right_pad_start, obj_radius, 0.05)
+    return hamacher_product(caging_y, caging_xz)
+
+
+@compiled
+def pinching(
+    x: Row,
+    left_pad_start: int,
+    right_pad_start: int,
+    obj_radius: float,
+    grip_success_thresh: float,
+    xz_thresh: float,
+) -> float:
+    """Return how well the pads hold the object, whatever effort the action asks for.
+
+    `_gripper_caging_reward` of push-back, soccer, sweep and sweep-into.
+    """
+    caged = caged_between_pads(x, left_pad_start, right_pad_start, obj_radius, xz_thresh)
+    gripping = 0.0
+    if caged > 0.95:
+        gripping = between_pads(x, left_pad_start, right_pad_start, obj_radius, grip_success_thresh)
+    return (caged + gripping) / 2.0
+
+
+@compiled
+def pick_and_place_v1(
+    x: Row, object_height: float, height_target: float, max_placing_dist: float, floor: float
+) -> float:
+    """Return v1's reward for reaching the object, lifting it, and its way to the goal.
+
+    Args:
+        floor: Height from which lifting counts.
+    """
+    reach_dist = distance(x, OBJECT, TCP)
+    reach_dist_xy = distance_xy(x, OBJECT, TCP)
+    reach_reward = -reach_dist
+    if reach_dist_xy >= 0.05:
+        reach_reward = -reach_dist_xy - 2.0 * abs(x[TCP + 2] - x[TCP_START + 2])
+    if reach_dist < 0.05:
+        reach_reward = -reach_dist + max(x[EFFORT], 0.0) / 50.0
+
+    height = x[OBJECT + 2]
+    placing_dist = distance(x, OBJECT, TARGET)
+    on_ground = height < object_height + 0.005
+    dropped = on_ground and placing_dist > 0.02 and reach_dist > 0.02
+    picked = height >= height_target - 0.01 and not dropped
+    pick_reward = 0.0
+    if picked:
+        pick_reward = 100.0 * (height_target - floor)
+    elif reach_dist < 0.1 and height > object_height + 0.005:
+        pick_reward = 100.0 * (min(height_target, height) - floor)
+
+    place_reward = 0.0
+    if picked and reach_dist < 0.1:
+        place_reward = 1000.0 * (max_placing_dist - placing_dist) + near_goal_bonus(placing_dist)
+    return reach_reward + pick_reward + max(place_reward, 0.0)
 
 
 @compiled
