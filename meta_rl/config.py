@@ -69,7 +69,8 @@ class Experiment(Generic[AgentT, EnvsT]):
     threads: int = 0
     """CPU threads of torch; 0 leaves it to torch."""
     workers: int = 0
-    """Processes that step Gymnasium environments; 0 means one for each CPU core."""
+    """Processes, or threads of the native simulator, that step environments; 0 means one for each
+    CPU core."""
     checkpoint_every: int = 10
     """Meta-iterations between checkpoints."""
     max_rejected: int = 3

@@ -326,7 +326,10 @@ def evaluation_table(result: EvalResult) -> tuple[list[str], list[list[Any]]]:
 
 
 def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
-    """Return the mean return and success of each phase, of the first and of the last."""
+    """Return the mean return and success of each phase, of the first and of the last.
+
+    Whatever else the simulator reports is counted over a phase.
+    """
     metrics: Metrics = {}
     for k, rollout in enumerate(rollouts):
         episodes = int(rollout.last.sum(0).max())
@@ -337,6 +340,9 @@ def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
             metrics[f"return/{label}"] = returns
             if "success" in rollout.metrics:
                 metrics[f"success/{label}"] = success
+        for name, happened in rollout.metrics.items():
+            if name != "success":
+                metrics[f"{name}/phase_{k}"] = (happened * rollout.valid).sum()
     return metrics
 
 

@@ -1,0 +1,421 @@
+"""Steps worlds of one or several classes on a given number of threads."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from envs._native.compiling import (
+    call_with_row,
+    call_with_rows,
+    compiled,
+    read_address,
+    read_double,
+    read_int32,
+    write_double,
+    write_int32,
+)
+from envs._native.mujoco_memory import (
+    CONTACT_BYTES,
+    CONTACT_FORCE_INDEX,
+    CONTACT_GEOM1,
+    CONTACT_GEOM2,
+    DIVERGED,
+    STATE,
+    WARNING_BYTES,
+    WARNING_NUMBER,
+    load_functions,
+    mj_forward,
+    mj_get_state,
+    mj_set_state,
+    mj_step,
+    offsets,
+    state_size,
+)
+from envs._native.row import (
+    ACTION,
+    FRAME,
+    FRAME_SIZE,
+    HAND,
+    LEFT_PAD,
+    OBJECT,
+    OBS,
+    OPENING,
+    OUTPUTS,
+    RIGHT_PAD,
+    TCP,
+    TOUCHING,
+    Source,
+    body,
+    site,
+)
+from envs._native.scene import Scene, Snapshot
+
+logger = logging.getLogger(__name__)
+
+SUBSTEPS = 5
+CHUNKS_PER_THREAD = 4
+MOST_WORLDS_PER_CHUNK = 16
+QUATERNION_FIXED, QUATERNION_COPIED, QUATERNION_FROM_MATRIX = 0, 1, 2
+OBJECT_SIZE = 7  # position and quaternion
+
+
+class Simulator:
+    """One `mjData` of one scene, for one thread, and where in memory its parts are."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._data = mujoco.MjData(scene.model)
+        self.address = self._data._address
+        self.state_size = state_size(scene.model)
+        address = self._address_of
+        self.parts = np.array(
+            [
+                address(body("hand")),
+                address(body("rightclaw")),
+                address(body("leftclaw")),
+                address(site("rightEndEffector")),
+                address(site("leftEndEffector")),
+                address(body("leftpad")),
+                address(body("rightpad")),
+                self._data.mocap_pos.ctypes.data,
+                self._data.mocap_quat.ctypes.data,
+                self._data.ctrl.ctypes.data,
+            ]
+        )
+        self.copies = np.array(
+            [
+                [self._field_address(place.field, place.start), where, place.size]
+                for where, place in scene.sensed().items()
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 3)
+        self.objects = np.array(
+            [
+                [address(each.position), *self._quaternion(each.quaternion)]
+                for each in scene.task.objects
+            ]
+        )
+        self.object_numbers = np.array(
+            [
+                [
+                    *each.offset,
+                    *(each.quaternion if isinstance(each.quaternion, tuple) else [0.0] * 4),
+                ]
+                for each in scene.task.objects
+            ]
+        )
+        self.touch_geoms = np.array([-1, -1, -1])
+        if scene.task.senses_touch:
+            pads = [scene.model.geom(name).id for name in ("leftpad_geom", "rightpad_geom")]
+            self.touch_geoms = np.array([*pads, scene.env._get_id_main_object()])
+        self.mocap_bounds = np.stack([scene.env.mocap_low, scene.env.mocap_high])
+        self.functions = np.array([scene.observe_address, scene.reward_address])
+
+    def _address_of(self, source: Source) -> int:
+        place = self._scene.place(source)
+        return self._field_address(place.field, place.start)
+
+    def _field_address(self, field: str, start: int) -> int:
+        array = getattr(self._data, field)
+        return int(array.ctypes.data) + start * int(array.itemsize)
+
+    def _quaternion(self, quaternion: Any) -> tuple[int, int]:
+        if isinstance(quaternion, tuple):
+            return 0, QUATERNION_FIXED
+        kind = QUATERNION_COPIED if quaternion.size == 4 else QUATERNION_FROM_MATRIX
+        return self._address_of(quaternion), kind
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive worlds of one scene, which a thread steps at once."""
+
+    scene: Scene
+    first: int
+    end: int
+
+
+class Engine:
+    """W worlds, each in a scene, as rows of arrays.
+
+    A world is nothing but its rows: threads load them into a simulator, step, and write them
+    back, so results do not depend on how many threads there are. Memory: the scenes' models, one
+    `mjData` for each scene and thread, and a few kilobytes for each world and each goal.
+    """
+
+    def __init__(self, threads: int) -> None:
+        load_functions()
+        self._threads = threads
+        self._simulators: list[dict[Scene, Simulator]] = [{} for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads - 1, "simulator") if threads > 1 else None
+        self._chunks: list[Chunk] = []
+        self._snapshots: list[Snapshot] = []
+        self._offsets = np.array(
+            [
+                offsets().contact_count,
+                offsets().contacts,
+                offsets().constraint_force,
+                offsets().warnings,
+            ]
+        )
+
+    def place(self, worlds: Sequence[tuple[Scene, Snapshot]]) -> None:
+        """Make as many worlds as given, each as a snapshot has it."""
+        scenes = [scene for scene, _ in worlds]
+        self._snapshots = [snapshot for _, snapshot in worlds]
+        count = len(worlds)
+        states = max(len(snapshot.state) for snapshot in self._snapshots)
+        self.states = np.zeros((count, states))
+        self.rows = np.zeros((count, max(scene.task.size for scene in scenes)))
+        self.outputs = np.zeros((count, OUTPUTS))
+        self.diverged = np.zeros(count, dtype=np.bool_)
+        self.actions = np.zeros((count, 4), dtype=np.float32)
+        self.frozen = np.zeros(count, dtype=np.bool_)
+        """Worlds that a step leaves as they are."""
+        self._models = np.array([snapshot.model.address for snapshot in self._snapshots])
+        self._chunks = list(_cut(scenes, self._threads))
+        for simulators in self._simulators:
+            for scene in scenes:
+                if scene not in simulators:
+                    simulators[scene] = Simulator(scene)
+        self.restore(np.arange(count))
+        started = time.perf_counter()
+        self._step_chunk(Chunk(scenes[0], 0, 0), 0)  # compiles
+        if (took := time.perf_counter() - started) > 0.5:
+            logger.info("compiled the simulator's loop in %.1f s", took)
+
+    def restore(self, worlds: NDArray[np.int64]) -> None:
+        """Put worlds back to their snapshots."""
+        for world in worlds:
+            snapshot = self._snapshots[world]
+            self.states[world, : len(snapshot.state)] = snapshot.state
+            self.rows[world, : len(snapshot.row)] = snapshot.row
+
+    def step(self) -> None:
+        """Step all worlds that are not frozen once, with `actions`."""
+        chunks = iter(self._chunks)  # shared: whoever is free takes the next
+        if self._pool is None:
+            return self._work(chunks, 0)
+        others = [self._pool.submit(self._work, chunks, n) for n in range(1, self._threads)]
+        self._work(chunks, 0)
+        for other in others:
+            other.result()
+        return None
+
+    def close(self) -> None:
+        """End the threads and release the worlds."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._simulators = []
+
+    def _work(self, chunks: Iterator[Chunk], thread: int) -> None:
+        for chunk in chunks:
+            self._step_chunk(chunk, thread)
+
+    def _step_chunk(self, chunk: Chunk, thread: int) -> None:
+        simulator = self._simulators[thread][chunk.scene]
+        step_worlds(
+            chunk.first,
+            chunk.end,
+            simulator.address,
+            simulator.state_size,
+            self._models,
+            self._offsets,
+            simulator.parts,
+            simulator.copies,
+            simulator.objects,
+            simulator.object_numbers,
+            simulator.touch_geoms,
+            simulator.mocap_bounds,
+            simulator.functions,
+            self.frozen,
+            self.actions,
+            self.states,
+            self.rows,
+            self.outputs,
+            self.diverged,
+        )
+
+
+def _cut(scenes: Sequence[Scene], threads: int) -> Iterator[Chunk]:
+    """Cut the worlds into chunks of one scene, small enough to keep all threads busy."""
+    size = math.ceil(len(scenes) / (threads * CHUNKS_PER_THREAD))
+    size = min(size, MOST_WORLDS_PER_CHUNK)
+    for scene, group in groupby(range(len(scenes)), key=lambda world: scenes[world]):
+        worlds = list(group)
+        for first in range(worlds[0], worlds[-1] + 1, size):
+            yield Chunk(scene, first, min(first + size, worlds[-1] + 1))
+
+
+@compiled
+def step_worlds(
+    first,
+    end,
+    data,
+    state_size,
+    models,
+    offsets,
+    parts,
+    copies,
+    objects,
+    object_numbers,
+    touch_geoms,
+    mocap_bounds,
+    functions,
+    frozen,
+    actions,
+    states,
+    rows,
+    outputs,
+    diverged,
+):
+    """Step worlds of one scene: `SawyerXYZEnv.step`, in its order."""
+    warnings = data + offsets[3]
+    for world in range(first, end):
+        if frozen[world]:
+            continue
+        model = models[world]
+        state = states[world].ctypes.data
+        mj_set_state(model, data, state, STATE)
+        for warning in DIVERGED:
+            write_int32(warnings + warning * WARNING_BYTES + WARNING_NUMBER, 0)
+        act(parts, mocap_bounds, actions[world])
+        for _ in range(SUBSTEPS):
+            mj_step(model, data)
+        mj_forward(model, data)
+        mj_get_state(model, data, state, STATE)
+
+        x = rows[world]
+        sense(data, offsets, parts, copies, touch_geoms, x)
+        for axis in range(4):
+            x[ACTION + axis] = actions[world, axis]
+        observe(parts, objects, object_numbers, functions[0], x)
+        call_with_rows(functions[1], x.ctypes.data, outputs[world].ctypes.data)
+
+        bad = not math.isfinite(outputs[world, 0])
+        for warning in DIVERGED:
+            bad |= read_int32(warnings + warning * WARNING_BYTES + WARNING_NUMBER) != 0
+        for place in range(FRAME, FRAME + FRAME_SIZE):
+            bad |= not math.isfinite(x[place])
+        diverged[world] = bad
+
+
+@compiled
+def act(parts, mocap_bounds, action):
+    """Set the hand's target and the fingers' controls, in single precision like metaworld."""
+    mocap_pos, mocap_quat, ctrl = parts[7], parts[8], parts[9]
+    for axis in range(3):
+        moved = read_double(mocap_pos + 8 * axis) + np.float64(action[axis] * np.float32(0.01))
+        bounded = min(max(moved, mocap_bounds[0, axis]), mocap_bounds[1, axis])
+        write_double(mocap_pos + 8 * axis, bounded)
+    for axis in range(4):
+        write_double(mocap_quat + 8 * axis, 1.0 - axis % 2)
+    write_double(ctrl, np.float64(action[3]))
+    write_double(ctrl + 8, np.float64(-action[3]))
+
+
+@compiled
+def sense(data, offsets, parts, copies, touch_geoms, x):
+    """Write what the row holds of the simulator."""
+    for axis in range(3):
+        right_tip, left_tip = read_double(parts[3] + 8 * axis), read_double(parts[4] + 8 * axis)
+        x[TCP + axis] = (right_tip + left_tip) / 2.0
+        x[LEFT_PAD + axis] = read_double(parts[5] + 8 * axis)
+        x[RIGHT_PAD + axis] = read_double(parts[6] + 8 * axis)
+    for number in range(len(copies)):
+        for place in range(copies[number, 2]):
+            x[copies[number, 1] + place] = read_double(copies[number, 0] + 8 * place)
+    if touch_geoms[2] >= 0:
+        left = press_force(data, offsets, touch_geoms[0], touch_geoms[2])
+        right = press_force(data, offsets, touch_geoms[1], touch_geoms[2])
+        x[TOUCHING] = 1.0 if left > 0.0 and right > 0.0 else 0.0
+
+
+@compiled
+def press_force(data, offsets, pad, thing):
+    """Return the force between two geoms as `SawyerXYZEnv.touching_object` sums it."""
+    contact = read_address(data + offsets[1])
+    force = read_address(data + offsets[2])
+    constraints = read_int32(data + offsets[0] + 16)  # `nefc` comes four counts after `ncon`
+    total = 0.0
+    for _ in range(read_int32(data + offsets[0])):
+        geom1 = read_int32(contact + CONTACT_GEOM1)
+        geom2 = read_int32(contact + CONTACT_GEOM2)
+        if (geom1 == pad and geom2 == thing) or (geom1 == thing and geom2 == pad):
+            index = read_int32(contact + CONTACT_FORCE_INDEX)
+            if index < 0:
+                index += constraints  # -1 is a contact without force; numpy reads the last one
+            total += read_double(force + 8 * index)
+        contact += CONTACT_BYTES
+    return total
+
+
+@compiled
+def observe(parts, objects, object_numbers, observe_function, x):
+    """Write the observation: this frame, the one before, and zeros for the goal."""
+    for place in range(FRAME_SIZE):
+        x[OBS + FRAME_SIZE + place] = x[FRAME + place]
+    squared = 0.0
+    for axis in range(3):
+        x[HAND + axis] = read_double(parts[0] + 8 * axis)
+        apart = read_double(parts[1] + 8 * axis) - read_double(parts[2] + 8 * axis)
+        squared += apart * apart
+    x[OPENING] = min(max(math.sqrt(squared) / 0.1, 0.0), 1.0)
+    for number in range(len(objects)):
+        place = OBJECT + number * OBJECT_SIZE
+        for axis in range(3):
+            position = read_double(objects[number, 0] + 8 * axis)
+            x[place + axis] = position + object_numbers[number, axis]
+        orientation, kind = objects[number, 1], objects[number, 2]
+        if kind == QUATERNION_FROM_MATRIX:
+            write_scipy_quaternion(orientation, x, place + 3)
+        else:
+            for axis in range(4):
+                fixed = object_numbers[number, 3 + axis]
+                copied = kind == QUATERNION_COPIED
+                x[place + 3 + axis] = read_double(orientation + 8 * axis) if copied else fixed
+    if observe_function != 0:
+        call_with_row(observe_function, x.ctypes.data)
+    for place in range(FRAME_SIZE):
+        x[FRAME + place] = x[OBS + place]
+    for frame in (OBS, OBS + FRAME_SIZE):  # to `SawyerXYZEnv._HAND_SPACE`; the rest has no bounds
+        x[frame] = min(max(x[frame], -0.525), 0.525)
+        x[frame + 1] = min(max(x[frame + 1], 0.348), 1.025)
+        x[frame + 2] = min(max(x[frame + 2], -0.0525), 0.7)
+
+
+@compiled
+def write_scipy_quaternion(matrix, x, place):
+    """Write what `scipy.spatial.transform.Rotation.from_matrix(...).as_quat()` gives, w last."""
+    trace = read_double(matrix) + read_double(matrix + 32) + read_double(matrix + 64)
+    largest, choice = trace, 3
+    for axis in range(2, -1, -1):
+        diagonal = read_double(matrix + 32 * axis)
+        if diagonal >= largest:
+            largest, choice = diagonal, axis
+    if choice == 3:
+        x[place] = read_double(matrix + 56) - read_double(matrix + 40)
+        x[place + 1] = read_double(matrix + 16) - read_double(matrix + 48)
+        x[place + 2] = read_double(matrix + 24) - read_double(matrix + 8)
+        x[place + 3] = 1.0 + trace
+    else:
+        i, j, k = choice, (choice + 1) % 3, (choice + 2) % 3
+        x[place + i] = 1.0 - trace + 2.0 * read_double(matrix + 32 * i)
+        x[place + j] = read_double(matrix + 24 * j + 8 * i) + read_double(matrix + 24 * i + 8 * j)
+        x[place + k] = read_double(matrix + 24 * k + 8 * i) + read_double(matrix + 24 * i + 8 * k)
+        x[place + 3] = read_double(matrix + 24 * k + 8 * j) - read_double(matrix + 24 * j + 8 * k)
+    squared = 0.0
+    for axis in range(4):
+        squared += x[place + axis] * x[place + axis]
+    norm = math.sqrt(squared)
+    for axis in range(4):
+        x[place + axis] /= norm
