@@ -13,7 +13,6 @@ from agents._maml import GradientAdapter, MAMLConfig, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.ppo import clipped_surrogate
-from meta_rl.trust_region import ravel
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 
@@ -34,9 +33,10 @@ class Config(MAMLConfig):
         super().__post_init__()
         if self.epochs < 1:
             raise UserError(f"agent.epochs must be at least 1, got {self.epochs}")
-        for name in ("outer_lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("outer_lr", "clip", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"agent.{name} must be above 0, got {value}")
 
 
 class MAMLPPO(GradientAdapter):
@@ -51,7 +51,6 @@ class MAMLPPO(GradientAdapter):
         """Several epochs of PPO on the return after adaptation."""
         *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
         tasks = len(query.obs)
-        old: Gaussian | None = None
 
         def loss(theta: Params) -> tuple[Tensor, tuple[Gaussian, Tensor]]:
             policy = self.adapted_policy(theta, supports, query.obs)
@@ -60,28 +59,33 @@ class MAMLPPO(GradientAdapter):
             clipped = ((ratio - 1).abs() > self.config.clip).float()
             return -(query.weight * objective).sum() / tasks, (policy, clipped)
 
+        def measure(value: Tensor, policy: Gaussian, clipped: Tensor) -> Metrics:
+            return {
+                "outer/loss_after": value,
+                "outer/kl": (query.weight * old.kl(policy)).sum() / tasks,
+                "outer/clipped_share": (query.weight * clipped).sum() / tasks,
+            }
+
         metrics: Metrics = {}
         limit = self.config.target_kl
-        for epoch in range(self.config.epochs):
+        epochs = 0
+        for _ in range(self.config.epochs):
             gradient, (value, (policy, clipped)) = grad_and_value(loss, has_aux=True)(self.theta)
-            if old is None:  # the first epoch is at the θ that collected
+            if epochs == 0:  # still at the θ that collected
                 old = policy
                 metrics = self.diagnostics(gradient, supports) | {"outer/loss_before": value}
-            kl = (query.weight * old.kl(policy)).sum() / tasks
-            metrics |= {
-                "outer/loss_after": value,
-                "outer/kl": kl,
-                "outer/clipped_share": (query.weight * clipped).sum() / tasks,
-                "outer/epochs": torch.tensor(float(epoch)),
-            }
-            finite = torch.isfinite(value) & torch.isfinite(ravel(gradient)).all()
-            if not finite or (limit is not None and kl > limit):
+            latest = measure(value, policy, clipped)
+            if limit is not None and latest["outer/kl"] > limit:
                 break
             for name, parameter in self.theta.items():
                 parameter.grad = gradient[name]
             self.optimizer.step()
-            metrics["outer/epochs"] += 1
-        return metrics
+            epochs += 1
+        else:  # the last step has not been measured yet
+            with torch.no_grad():
+                value, (policy, clipped) = loss(self.theta)
+            latest = measure(value, policy, clipped)
+        return metrics | latest | {"outer/epochs": torch.tensor(float(epochs))}
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ and Adam's moments."""

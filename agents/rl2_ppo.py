@@ -70,9 +70,10 @@ class Config:
                 raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
-        for name in ("learning_rate", "clip", "max_gradient_norm", "min_std"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "max_gradient_norm", "min_std", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"agent.{name} must be above 0, got {value}")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")

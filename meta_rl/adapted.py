@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl import catalog, checkpoint
@@ -23,31 +24,41 @@ class AdaptedPolicy:
 
     Args:
         context: What the agent knows of the task, for M = N = 1.
+        memory: The last action and reward of adaptation, (1, 1, A) and (1, 1).
     """
 
-    def __init__(self, agent: MetaAgent, context: Context, spec: EnvSpec, task: str) -> None:
+    def __init__(
+        self,
+        agent: MetaAgent,
+        context: Context,
+        memory: tuple[Tensor, Tensor],
+        spec: EnvSpec,
+        task: str,
+    ) -> None:
         self.agent = agent
         self.spec = spec
         self.task = task
         """Which task the policy was adapted to."""
         self._adapted = context
+        self._memory = memory
         self.reset()
 
     def reset(self) -> None:
         """Begin an episode, knowing what adaptation taught and nothing later."""
         self._context = self._adapted
-        self._prev_action = torch.zeros(1, 1, self.spec.action_size)
+        self._prev_action, self._prev_reward = self._memory
         self._first = True
 
     @torch.no_grad()
     def predict(
-        self, observation: Float[NDArray[Any], "O"], reward: float = 0.0
+        self, observation: Float[NDArray[Any], "O"], reward: float | None = None
     ) -> Float[NDArray[np.float32], "A"]:
         """Return the policy's most likely action, within the action bounds.
 
         Args:
             observation: What the environment returned last.
-            reward: What the last action earned; only agents with a memory look at it.
+            reward: What the last action of this episode earned; only agents with a memory look
+                at it.
         """
         obs = torch.as_tensor(np.asarray(observation), dtype=torch.float32)
         if obs.shape != (self.spec.observation_size,):
@@ -55,10 +66,12 @@ class AdaptedPolicy:
                 f"the policy observes {self.spec.observation_size} numbers, got an array of "
                 f"shape {tuple(obs.shape)}"
             )
+        if reward is not None:
+            self._prev_reward = torch.full((1, 1), float(reward))
         timestep = TimeStep(
             obs=obs.view(1, 1, -1),
             prev_action=self._prev_action,
-            prev_reward=torch.full((1, 1), float(reward)),
+            prev_reward=self._prev_reward,
             first=torch.full((1, 1), self._first),
             valid=torch.ones(1, 1, dtype=torch.bool),
         )
@@ -75,6 +88,7 @@ def save_policy(
     agent: MetaAgent,
     agent_config: Any,
     context: Context,
+    memory: tuple[Tensor, Tensor],
     spec: EnvSpec,
     task: Task,
     protocol: Mapping[str, Any],
@@ -89,6 +103,7 @@ def save_policy(
         "agent_config": _plain(asdict(agent_config)),
         "agent": agent.state_dict(),
         "context": context,
+        "memory": memory,
         "spec": _plain(asdict(spec)),
         "task": task.label,
         "protocol": dict(protocol),
@@ -99,8 +114,14 @@ def save_policy(
     checkpoint.save(on_host, path)
 
 
-def load_policy(path: str | Path) -> AdaptedPolicy:
-    """Load an adapted policy written by `meta-rl adapt`, on the CPU."""
+def load_policy(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
+    """Load an adapted policy written by `meta-rl adapt`, on the CPU.
+
+    Args:
+        plugin: The module of an agent of your own that may be imported for it.
+    """
+    if plugin is not None:
+        catalog.allow_plugin(plugin)
     state = checkpoint.load(Path(path))
     if "context" not in state:
         raise UserError(f"{path} is a training checkpoint; `meta-rl adapt RUN` makes policies")
@@ -109,7 +130,7 @@ def load_policy(path: str | Path) -> AdaptedPolicy:
     spec = from_dict(EnvSpec, state["spec"], "spec", str(path))
     agent: MetaAgent = module.build(config, spec, torch.device("cpu"), 0)
     agent.load_state_dict(state["agent"])
-    return AdaptedPolicy(agent, state["context"], spec, state["task"])
+    return AdaptedPolicy(agent, state["context"], state["memory"], spec, state["task"])
 
 
 def _plain(value: Any) -> Any:

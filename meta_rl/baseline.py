@@ -63,10 +63,11 @@ def baseline_advantage(
     target = by_task(discounted_return(reward, last, gamma))
     weights = fit(features(by_task(obs), by_task(step)), target, by_task(valid))
     value = value_of(obs, step)
+    next_value = torch.cat([value[1:], value[-1:]])
     if bootstrap_at_horizon:
-        next_value = value_of(next_obs, step + 1)
+        next_value = torch.where(last, value_of(next_obs, step + 1), next_value)
     else:  # then no value beyond an episode's end is ever used
-        next_value, terminated = torch.cat([value[1:], value[-1:]]), last
+        terminated = last
     return gae(reward, value, next_value, terminated, truncated, gamma, lambda_)
 
 

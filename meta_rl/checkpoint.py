@@ -22,6 +22,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
     try:
+        path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content.getbuffer())
             file.flush()

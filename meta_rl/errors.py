@@ -1,5 +1,7 @@
 """The one error that reaches a user without a traceback."""
 
+from typing import Any
+
 
 class UserError(Exception):
     """Something the user can mend: says what was given, what was expected and what to do."""
@@ -9,6 +11,9 @@ class UserError(Exception):
 
 class NonFiniteAction(UserError):  # noqa: N818
     """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""
+
+    rollout: Any = None
+    """What had happened before, where a rollout worker was recording."""
 
 
 def did_you_mean(given: str, known: list[str]) -> str:

@@ -18,7 +18,7 @@ from meta_rl.protocols import MetaAgent, Split, TaskDistribution, TaskEnv
 from meta_rl.returns import episode_sums
 from meta_rl.seeding import Streams
 from meta_rl.statistics import bootstrap_interval
-from meta_rl.types import Phase, Rollout, Tasks
+from meta_rl.types import Phase, Rollout, Tasks, all_finite
 from meta_rl.worker import RolloutWorker
 
 SUCCESS_RULE = "an episode succeeds if any of its steps does"
@@ -42,6 +42,8 @@ class EvalResult:
     env_steps: int
     """Environment steps of training that the agent has had."""
     meta_iterations: int
+    checkpoint: str = "latest"
+    """Which checkpoint was measured: the newest, or the best by evaluation while training."""
 
     @property
     def fingerprint(self) -> str:
@@ -54,11 +56,11 @@ class EvalResult:
         for stage, episodes in enumerate(self.adaptation_episodes):
             row: dict[str, Any] = {"stage": stage, "adaptation_episodes": episodes}
             for quantity in ("episode_return", "success"):
-                cells = getattr(self, quantity)[:, stage]
-                if np.isnan(cells).all():
+                if quantity == "success" and self.protocol["success_rule"] is None:
                     continue
+                cells = getattr(self, quantity)[:, stage]
                 by_task = cells.mean((0, 2))
-                low, high = bootstrap_interval(by_task, list(self.names))
+                low, high = bootstrap_interval(by_task, list(self.names)) or (None, None)
                 row[quantity] = {"mean": float(by_task.mean()), "low": low, "high": high}
                 row[f"{quantity}_by_name"] = {
                     name: float(by_task[[other == name for other in self.names]].mean())
@@ -70,6 +72,7 @@ class EvalResult:
             "protocol": dict(self.protocol),
             "env_steps": self.env_steps,
             "meta_iterations": self.meta_iterations,
+            "checkpoint": self.checkpoint,
             "tasks": len(self.names),
             "cells_per_stage": int(np.prod(self.episode_return.shape) // len(stages)),
             "stages": stages,
@@ -108,7 +111,7 @@ class EvalResult:
                 success=self.success,
                 adaptation_episodes=np.array(self.adaptation_episodes),
             )
-            path.write_text(json.dumps(self.summary(), indent=2) + "\n")
+            path.write_text(json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
         except OSError as error:
             raise UserError(f"cannot write the evaluation {path}: {error}") from error
         return path
@@ -189,6 +192,13 @@ def evaluate(
     success = np.concatenate([success for _, success in chunks], axis=2)
     cells = (phase.episodes, config.adaptation_steps + 1, len(tasks), copies)
     assert episode_return.shape == success.shape == cells, "an evaluation must cover every cell"
+    if not np.isfinite(episode_return).all():
+        wrong = np.flatnonzero(~np.isfinite(episode_return).all((0, 1, 3)))
+        labels = [task.label for task in tasks[wrong.tolist()]]
+        raise UserError(
+            f"rewards of {', '.join(labels[:5])} are not finite, so the evaluation says nothing; "
+            f"look at the simulator"
+        )
     return EvalResult(
         names=tasks.names,
         index=tuple(tasks.index.tolist()),
@@ -218,6 +228,12 @@ def _evaluate_chunk(
         if stage > 0:
             assert previous is not None
             context = agent.adapt(context, previous)
+            if not all_finite(context):
+                raise UserError(
+                    f"adaptation {stage} gave parameters that are not finite for some of the tasks "
+                    f"{tasks[0:1].names[0]} to {tasks[-1:].names[0]}; a smaller agent.inner_lr, or "
+                    f"agent.later_inner_lr, may help"
+                )
         measured = None
         if deterministic:
             measured, _ = worker.collect(agent, context, tasks, copies, phase, previous, True)

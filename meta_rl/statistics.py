@@ -11,7 +11,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Percentile bootstrap of the mean, resampling tasks within each stratum (Efron 1979).
 
     Args:
@@ -20,8 +20,10 @@ def bootstrap_interval(
         strata: Each task's name. Names are the benchmark's, not a sample, so they stay fixed.
 
     Returns:
-        Lower and upper end. A stratum of one task does not vary.
+        Lower and upper end; none where a stratum has one task, whose spread nobody can know.
     """
+    if min(strata.count(name) for name in strata) < 2:
+        return None
     generator = np.random.default_rng(seed)
     sums = np.zeros(resamples)
     for name in sorted(set(strata)):

@@ -1,9 +1,11 @@
 """The one training loop, for every agent."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from types import FrameType
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl import catalog, checkpoint
-from meta_rl.config import EvaluationConfig, Experiment, save_experiment, to_dict
+from meta_rl.config import EvaluationConfig, Experiment, to_dict
 from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_protocol
 from meta_rl.experiment import (
@@ -28,15 +30,16 @@ from meta_rl.returns import episode_sums
 from meta_rl.run_folder import RunFolder
 from meta_rl.seeding import Streams
 from meta_rl.sinks import ConsoleSink, JsonlSink, WandbSink
-from meta_rl.types import MetaBatch, Metrics, Rollout, Tasks, map_tensors
+from meta_rl.types import MetaBatch, Metrics, Rollout, Tasks, all_finite, map_tensors
 from meta_rl.worker import RolloutWorker
 
 
 class Rejected(Exception):  # noqa: N818
     """A meta-update that must not count: something in it is not finite."""
 
-    def __init__(self, reason: str, rollouts: list[Rollout]) -> None:
+    def __init__(self, reason: str, tasks: Tasks, rollouts: list[Rollout]) -> None:
         super().__init__(reason)
+        self.tasks = tasks
         self.rollouts = rollouts
 
 
@@ -84,7 +87,6 @@ class Trainer:
             folder.create(experiment, protocol, overwrite)
         else:
             self._restore(state)
-            save_experiment(experiment, folder.path / "config.yaml")  # its end may have moved
             folder.save_experiment(experiment)  # whose end may have moved
         self.env = self.distribution.make_env(self.device, worker_count(experiment))
         self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)
@@ -100,6 +102,8 @@ class Trainer:
             self.wandb_run_id,
         )
         self.wandb_run_id = self.wandb.run_id
+        if state is None:  # so that a run can be resumed from its very beginning
+            self.save(self._state())
 
     def run(self) -> EvalResult | None:
         """Train to the end, evaluate, and return the final evaluation.
@@ -123,8 +127,8 @@ class Trainer:
                     metrics = self.meta_iteration(before)
                     values, result = self._fetch(metrics), None
                     if self._due(self.experiment.evaluation.every):
-                        result = self.evaluate()
-                        values |= result.metrics()
+                        result = self._evaluate_or_warn()
+                        values |= result.metrics() if result else {}
                     for sink in sinks:
                         sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
                     if self._due(self.experiment.checkpoint_every):
@@ -151,6 +155,10 @@ class Trainer:
         except UserError:
             self.save(before)
             raise
+        except Exception:  # out of memory, say: the error counts, not what saving makes of it
+            with contextlib.suppress(UserError):
+                self.save(before)
+            raise
         finally:
             self.env.close()
             for sink in sinks:
@@ -168,7 +176,7 @@ class Trainer:
             self.counters.rejected_in_a_row = 0
         except Rejected as problem:
             self.agent.load_state_dict(before["agent"])
-            metrics = self._reject(problem)
+            metrics = self._reject(problem, before)
         self.counters.meta_iterations += 1
         self.counters.env_steps = self.worker.env_steps
         return metrics | {
@@ -188,13 +196,15 @@ class Trainer:
                     raise Rejected(
                         f"adaptation {k} gave parameters that are not finite; a smaller "
                         f"agent.inner_lr may help",
+                        tasks,
                         rollouts,
                     )
             previous = rollouts[-1] if rollouts else None
             try:
                 rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
             except NonFiniteAction as problem:
-                raise Rejected(str(problem), rollouts) from problem
+                unfinished = [] if problem.rollout is None else [problem.rollout]
+                raise Rejected(str(problem), tasks, rollouts + unfinished) from problem
             rollouts.append(rollout)
             self._check(rollout, k, tasks, rollouts)
         return MetaBatch(tasks, tuple(rollouts))
@@ -208,15 +218,17 @@ class Trainer:
             if any(wrong):
                 labels = [task.label for task, bad in zip(tasks, wrong, strict=True) if bad]
                 some = ", ".join(labels[:5])
-                raise Rejected(f"{name} is not finite in phase {phase} of {some}", rollouts)
+                reason = f"{name} is not finite in phase {phase} of {some}"
+                raise Rejected(reason, tasks, rollouts)
 
     def update(self, batch: MetaBatch) -> Metrics:
         """Let the agent learn, and make sure that what it became is finite."""
         metrics = self.agent.meta_update(batch)
-        wrong = [name for name, value in metrics.items() if not torch.isfinite(value)]
+        wrong = [name for name, value in self._fetch(metrics).items() if not isfinite(value)]
         if wrong or not all_finite(self.agent.state_dict()):
             raise Rejected(
                 f"the meta-update made {', '.join(wrong) or 'parameters'} not finite",
+                batch.tasks,
                 list(batch.rollouts),
             )
         return metrics
@@ -241,6 +253,14 @@ class Trainer:
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         return result
 
+    def _evaluate_or_warn(self) -> EvalResult | None:
+        """Evaluate while training, which goes on if there is nothing to measure."""
+        try:
+            return self.evaluate()
+        except UserError as error:
+            print(f"no evaluation after {self.counters.meta_iterations}: {error}", flush=True)
+            return None
+
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the latest checkpoint."""
         checkpoint.save(state, self.folder.checkpoints / "latest.pt")
@@ -263,6 +283,12 @@ class Trainer:
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint of the same agent and family."""
         check_same_sections(state, self.experiment)
+        trained_on = torch.device(state["config"]["device"]).type
+        if trained_on != self.device.type:  # their random numbers cannot continue each other's
+            raise UserError(
+                f"the run was trained on {trained_on}, so it cannot go on on {self.device.type}; "
+                f"resume it with --device {trained_on}"
+            )
         self.agent.load_state_dict(state["agent"])
         self.streams.load_state_dict(state["streams"])
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
@@ -275,14 +301,19 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.counters.meta_iterations % every == 0
 
-    def _reject(self, problem: Rejected) -> Metrics:
-        """Save the rollouts that cannot be learned from; stop if there are too many in a row."""
+    def _reject(self, problem: Rejected, before: Mapping[str, Any]) -> Metrics:
+        """Save what cannot be learned from, to be repeated; stop if there are many in a row."""
         self.counters.rejected_in_a_row += 1
         iteration = self.counters.meta_iterations + 1
         path = self.folder.rejected / f"{iteration}.pt"
-        self.folder.rejected.mkdir(exist_ok=True)
         rollouts = [vars(map_tensors(lambda x: x.cpu(), rollout)) for rollout in problem.rollouts]
-        checkpoint.save({"reason": str(problem), "rollouts": rollouts}, path)
+        batch = {
+            "reason": str(problem),
+            "tasks": vars(problem.tasks),
+            "rollouts": rollouts,
+            "agent": before["agent"],
+        }
+        checkpoint.save(batch, path)
         message = f"meta-update {iteration} was rejected: {problem}; its batch is in {path}"
         if self.counters.rejected_in_a_row >= self.experiment.max_rejected:
             raise UserError(
@@ -344,13 +375,6 @@ def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
             if name != "success":
                 metrics[f"{name}/phase_{k}"] = (happened * rollout.valid).sum()
     return metrics
-
-
-def all_finite(tree: Any) -> bool:
-    """Return whether every floating-point tensor in a pytree is finite, in one transfer."""
-    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-    checks = [torch.isfinite(leaf).all() for leaf in leaves if leaf.is_floating_point()]
-    return bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
 
 
 class _interruptible:  # noqa: N801

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Metrics: TypeAlias = dict[str, Tensor]
 """Named 0-d tensors. They stay on their device until the trainer fetches all of them at once."""
@@ -157,6 +158,15 @@ def map_tensors(function: Callable[[Tensor], Tensor], data: DataclassT) -> Datac
         elif isinstance(value, Mapping):
             changed[field.name] = {name: function(tensor) for name, tensor in value.items()}
     return replace(data, **changed)  # type: ignore[type-var]
+
+
+def all_finite(tree: Any) -> bool:
+    """Return whether every floating-point tensor in a pytree is finite, in one transfer."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    checks = [torch.isfinite(leaf).all() for leaf in leaves if leaf.is_floating_point()]
+    if not checks:
+        return True
+    return bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
 
 
 @dataclass(frozen=True)

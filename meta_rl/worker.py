@@ -5,6 +5,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from meta_rl.errors import NonFiniteAction
 from meta_rl.protocols import MetaAgent, TaskDistribution, TaskEnv
 from meta_rl.seeding import Streams
 from meta_rl.types import Context, Phase, Rollout, Tasks, TimeStep
@@ -49,7 +50,7 @@ class RolloutWorker:
         steps = phase.episodes * spec.horizon
         obs = env.start(tasks, copies, self.streams.env_seed())
         worlds = obs.shape[:2]
-        prev_action, prev_reward = self._memory(previous, worlds)
+        prev_action, prev_reward = self.memory(previous, worlds)
         first = torch.ones(worlds, dtype=torch.bool, device=self.device)
         played = torch.zeros(worlds, dtype=torch.long, device=self.device)
         record: dict[str, Tensor] = {}
@@ -62,6 +63,12 @@ class RolloutWorker:
                 )
             columns[name][t].copy_(value)
 
+        def recorded() -> Rollout:
+            return Rollout(
+                **{name: column[:taken] for name, column in record.items()},
+                metrics={name: column[:taken] for name, column in metrics.items()},
+            )
+
         taken = 0
         for t in range(steps):
             valid = played < phase.episodes
@@ -70,7 +77,11 @@ class RolloutWorker:
                 break
             timestep = TimeStep(obs, prev_action, prev_reward, first, valid)
             action, log_prob, context = agent.act(context, timestep, generator)
-            step = env.step(action)
+            try:
+                step = env.step(action)
+            except NonFiniteAction as error:
+                error.rollout = recorded() if taken else None
+                raise
             for field in fields(timestep):
                 store(record, field.name, t, getattr(timestep, field.name))
             store(record, "action", t, action)
@@ -85,15 +96,12 @@ class RolloutWorker:
             taken = t + 1
             if taken < steps:
                 obs = env.reset_ended()
-        rollout = Rollout(
-            **{name: column[:taken] for name, column in record.items()},
-            metrics={name: column[:taken] for name, column in metrics.items()},
-        )
+        rollout = recorded()
         self.env_steps += int(rollout.valid.sum())
         return rollout, context
 
-    def _memory(self, previous: Rollout | None, worlds: torch.Size) -> tuple[Tensor, Tensor]:
-        """The last action and reward of every world, or zeros at the beginning of a trial."""
+    def memory(self, previous: Rollout | None, worlds: torch.Size) -> tuple[Tensor, Tensor]:
+        """Return the last action and reward of every world, or zeros if nothing came before."""
         if previous is None:
             size = self.distribution.spec.action_size
             action = torch.zeros(*worlds, size, device=self.device)

@@ -27,7 +27,9 @@ def record(run: Path) -> dict[str, Any]:
     return {
         "config": config,
         "seed": int(seed),
-        "command": f"meta-rl train {config} --seed {seed} --threads 1 --workers 1",
+        "command": next(
+            line.partition(" ")[2] for line in environment if line.startswith("command ")
+        ),
         "commit": next(line for line in environment if line.startswith("commit ")).split()[1],
         "wall_time_s": round(last["wall_time_s"]),
         **summary,

@@ -18,6 +18,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from meta_rl.errors import UserError
+
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 """All that MuJoCo's next step depends on, warm start, controls and mocap poses included."""
 DIVERGED = tuple(
@@ -58,6 +60,8 @@ CONTACT_GEOM1 = 524
 CONTACT_GEOM2 = 528
 CONTACT_FORCE_INDEX = 568
 """`efc_address`: where in `efc_force` a contact's first force is, or -1."""
+LARGEST_STRUCT_BYTES = 16_384
+"""How far to look into `mjModel` or `mjData`; both are larger than what is looked for."""
 WARNING_BYTES = 8
 WARNING_NUMBER = 4
 
@@ -68,7 +72,13 @@ def load_functions() -> None:
     Warnings are counted in `mjData`; MuJoCo's default also writes each to a file in the working
     directory.
     """
-    (path,) = Path(mujoco.__file__).parent.glob("libmujoco.so*")
+    found = sorted(Path(mujoco.__file__).parent.glob("libmujoco*.*"))
+    if not found:
+        raise UserError(
+            "the native simulator does not find MuJoCo's library on this system; use "
+            "--envs.simulator gymnasium"
+        )
+    path = found[0]
     llvmlite.binding.load_library_permanently(str(path))
     library = ctypes.CDLL(str(path))
     handler = ctypes.c_void_p.in_dll(library, "mju_user_warning")
@@ -167,10 +177,13 @@ def _find_offsets(balls: int) -> Offsets:
 
 def _first_offset(struct: int, pointer: int, start: int) -> int:
     """Return where a struct first holds a pointer that it is known to hold, in bytes."""
-    offset = start
-    while ctypes.c_uint64.from_address(struct + offset).value != pointer:
-        offset += 8
-    return offset
+    for offset in range(start, LARGEST_STRUCT_BYTES, 8):
+        if ctypes.c_uint64.from_address(struct + offset).value == pointer:
+            return offset
+    raise UserError(
+        f"the native simulator does not know this MuJoCo ({mujoco.__version__}); use the version "
+        f"in constraints.txt, or --envs.simulator gymnasium"
+    )
 
 
 def _last_offset(struct: int, pointer: int, start: int, end: int) -> int:

@@ -154,7 +154,7 @@ class Comparison:
         parity.observation = _larger(parity.observation, error)
         parity.diverged += int(self._engine.diverged.sum())
 
-    def _note_outputs(self, reward: float, info: dict[str, Any], parity: Parity) -> None:
+    def _note_outputs(self, reward: float | int, info: dict[str, Any], parity: Parity) -> None:
         expected = {"reward": reward, **info}
         for name, value in zip(row.OUTPUT_NAMES, self._engine.outputs[SYNCED], strict=True):
             error = abs(float(expected[name]) - value)

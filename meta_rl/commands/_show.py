@@ -34,8 +34,10 @@ def show_result(result: EvalResult, title: str) -> None:
     )
 
 
-def interval(value: dict[str, float] | None) -> str:
+def interval(value: dict[str, float | None] | None) -> str:
     """Format a mean with its interval."""
     if value is None:
         return "-"
+    if value["low"] is None or value["high"] is None:
+        return f"{value['mean']:.2f} [-]"
     return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"

@@ -24,7 +24,7 @@ class Arguments:
     run: Annotated[str, tyro.conf.Positional]
     """The run's folder."""
     task: str
-    """Name of the task, e.g. reach-v3; `--task ?` lists the names."""
+    """Name of the task, e.g. reach-v3; the error of a wrong one lists all names."""
     goal: int | None = None
     """Which of the task's goals, by its index; none takes the first."""
     split: Literal["train", "test"] = "test"
@@ -72,27 +72,44 @@ def main(arguments: list[str]) -> int:
     streams = Streams(given.seed, trained.device, purpose="adapt")
     worker = RolloutWorker(distribution, env, trained.device, streams)
 
-    def tell(when: str, rollout: Rollout) -> None:
-        returns = episode_sums(rollout, rollout.reward, episodes).mean()
-        success = episode_success(rollout, episodes).mean()
-        told = f", success {success:.2f}" if not success.isnan() else ""
-        print(f"{task.label}  {when}: return {returns:.2f}{told} ({episodes} episodes)", flush=True)
+    def tell(learned_from: int, rollout: Rollout, count: int) -> None:
+        returns = episode_sums(rollout, rollout.reward, count)
+        success = episode_success(rollout, count)
+        # Agents with a memory learn from one episode to the next, so each stands for itself.
+        size = count if agent.copies_share_experience else 1
+        for start in range(0, count, size):
+            mean, share = returns[start : start + size].mean(), success[start : start + size].mean()
+            told = f", success {share:.2f}" if not share.isnan() else ""
+            print(
+                f"{task.label}  having learned from {learned_from + start} episodes: "
+                f"return {mean:.2f}{told} (mean of {size})",
+                flush=True,
+            )
 
     try:
         context = agent.begin(tasks, 1)
         previous = None
         for number in range(given.rounds):
             rollout, context = worker.collect(agent, context, tasks, 1, phase, previous)
-            tell("before adaptation" if number == 0 else f"after {number * episodes}", rollout)
+            tell(number * episodes, rollout, episodes)
             context, previous = agent.adapt(context, rollout), rollout
-        measured, _ = worker.collect(agent, context, tasks, 1, phase, previous)
-        tell(f"after {given.rounds * episodes}", measured)
+        last = phase if agent.copies_share_experience else Phase(1)
+        measured, _ = worker.collect(agent, context, tasks, 1, last, previous)
+        tell(given.rounds * episodes, measured, last.episodes)
+        memory = worker.memory(previous, measured.reward.shape[1:])
     finally:
         env.close()
     default = folder.adapted / f"{task.name}-{task.index}.pt"
     path = Path(given.output) if given.output else default
     save_policy(
-        path, agent, experiment.agent, context, distribution.spec, task, distribution.protocol()
+        path,
+        agent,
+        experiment.agent,
+        context,
+        memory,
+        distribution.spec,
+        task,
+        distribution.protocol(),
     )
     print(f"adapted policy: {path}")
     return 0

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def newest_summary(run: Path, split: str, actions: str) -> dict[str, Any]:
-    """Read a run's evaluation after the most environment steps, the last made if several."""
+    """Read the evaluation of a run that was made last."""
     if not run.is_dir():
         raise UserError(f"no run folder {run}")
     folder = run / "evaluations"
@@ -63,7 +63,7 @@ def newest_summary(run: Path, split: str, actions: str) -> dict[str, Any]:
             f"{run} has no evaluation on {split} tasks with {actions} actions; make one with "
             f"`meta-rl evaluate {run} --split {split} --actions {actions}`"
         )
-    path = max(found, key=lambda path: (int(path.name.partition("-")[0]), path.stat().st_mtime))
+    path = max(found, key=lambda path: path.stat().st_mtime)
     try:
         summary: dict[str, Any] = json.loads(path.read_text())
         _ = summary["stages"][0]["episode_return"], summary["protocol"]
@@ -131,7 +131,13 @@ def plot(summaries: dict[str, dict[str, Any]], output: Path) -> None:
     for axis, (quantity, title) in zip(axes[0], panels, strict=True):
         for label, rows in stages.items():
             x = [row["adaptation_episodes"] for row in rows]
-            value = {key: [row[quantity][key] for row in rows] for key in ("mean", "low", "high")}
+            value = {
+                key: [
+                    float("nan") if row[quantity][key] is None else row[quantity][key]
+                    for row in rows
+                ]
+                for key in ("mean", "low", "high")
+            }
             (line,) = axis.plot(x, value["mean"], marker="o", label=label)
             axis.fill_between(x, value["low"], value["high"], alpha=0.2, color=line.get_color())
         axis.set_xlabel("episodes of the task learned from")

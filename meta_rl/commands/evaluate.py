@@ -64,7 +64,15 @@ def main(arguments: list[str]) -> int:
         )
     finally:
         env.close()
+    result = replace(result, checkpoint=given.checkpoint)
     path = result.save(folder.evaluations)
     show_result(result, f"{experiment.name}: adaptation to {config.split} tasks")
+    selected_here = experiment.evaluation.every > 0 and experiment.evaluation.split == config.split
+    if given.checkpoint == "best" and selected_here:
+        print(
+            f"warning: this checkpoint was selected as the best on {config.split} tasks, the very "
+            f"ones it is measured on, which flatters it; train with --evaluation.split train to "
+            f"select on others"
+        )
     print(f"written to {path}")
     return 0

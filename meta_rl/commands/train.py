@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> int:
     resume = arguments[0] == "--resume"
     if resume:
         folder = RunFolder(Path(_operand(arguments, "--resume needs a run folder")))
-        experiment = _with_flags(folder.experiment(), arguments[2:])
+        stored = folder.experiment()
+        experiment = _with_flags(stored, arguments[2:])
+        _check_resumable(stored, experiment)
     else:
         if arguments[0].startswith("-"):
             raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
@@ -56,6 +58,22 @@ def main(arguments: list[str]) -> int:
         show_result(result, f"{experiment.name}: adaptation to {experiment.evaluation.split} tasks")
     print(f"run folder: {folder.path}")
     return 0
+
+
+MAY_CHANGE = {
+    *("meta_iterations", "device", "threads", "workers"),
+    *("checkpoint_every", "max_rejected", "tracking"),
+}
+"""Fields that may be other when a run is resumed: those that do not change what it learns from."""
+
+
+def _check_resumable(stored: "Experiment[Any, Any]", changed: "Experiment[Any, Any]") -> None:
+    names = [name for name in vars(stored) if getattr(stored, name) != getattr(changed, name)]
+    if refused := [name for name in names if name not in MAY_CHANGE]:
+        raise UserError(
+            f"a resumed run keeps its {', '.join(refused)}; only {', '.join(sorted(MAY_CHANGE))} "
+            f"may change. Start a new run to change more"
+        )
 
 
 def _operand(arguments: list[str], message: str) -> str:
