@@ -1,0 +1,198 @@
+"""The simulators as a `gymnasium.vector.VectorEnv`, for code that knows nothing of this platform.
+
+`envs._sb3_face` is the same for Stable-Baselines3.
+"""
+
+import os
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from meta_rl import catalog
+from meta_rl.config import from_dict
+from meta_rl.errors import UserError, did_you_mean
+from meta_rl.protocols import Split, TaskDistribution
+from meta_rl.types import Tasks
+
+Array: TypeAlias = NDArray[Any]
+
+RESET_OPTIONS = ("tasks", "resample")
+
+
+def make_vec(
+    family: str = "metaworld",
+    num_envs: int | None = None,
+    seed: int = 0,
+    split: Split = "train",
+    tasks: Tasks | None = None,
+    workers: int | None = None,
+    **config_fields: Any,
+) -> "TaskVectorEnv":
+    """Return worlds of a family's tasks, one copy of each task, as a Gymnasium vector environment.
+
+    Args:
+        family: A module of `envs/`, as `meta-rl list envs` shows them.
+        num_envs: How many tasks to draw; may be left out if `tasks` are given.
+        seed: Decides which tasks are drawn, and whatever chance the simulator has in it.
+        split: Which tasks to draw from.
+        tasks: The tasks themselves, in place of drawing. `tasks[[0, 0, 1]]` repeats one.
+        workers: Threads or processes that the simulator may use; None is one for each core.
+        **config_fields: Fields of the family's Config, such as `benchmark="ML10"`.
+    """
+    module = catalog.load("envs", family)
+    config = from_dict(module.Config, config_fields, where="", source=f"make_vec({family!r})")
+    if num_envs is None:
+        if tasks is None:
+            raise UserError("say how many worlds to make: num_envs, or the tasks themselves")
+        num_envs = len(tasks)
+    workers = workers if workers is not None else os.cpu_count() or 1
+    return TaskVectorEnv(module.build(config), num_envs, seed, split, tasks, workers)
+
+
+class TaskVectorEnv(VectorEnv[Array, Array, Array]):
+    """A Gymnasium vector environment over any family's simulator: world `w` plays task `w`.
+
+    An episode that ends is followed by the next within the same step (`SAME_STEP`), on the same
+    task: `final_obs` and `final_info` hold what the ended one had to say. The other modes would
+    have worlds wait or begin one by one, which a `TaskEnv` does not offer. `infos` hold the
+    family's metrics (`success`, say), whose masks (`_success`) are false where an episode ended.
+
+    `reset(options={"resample": True})` draws other tasks, `options={"tasks": ...}` sets them.
+    """
+
+    def __init__(
+        self,
+        distribution: TaskDistribution,
+        num_envs: int,
+        seed: int,
+        split: Split,
+        tasks: Tasks | None,
+        workers: int,
+    ) -> None:
+        self.closed = True  # until there is anything to close
+        if num_envs < 1:
+            raise UserError(f"num_envs must be at least 1, got {num_envs}")
+        if split not in ("train", "test"):
+            raise UserError(f"split must be train or test, got {split!r}")
+        spec = distribution.spec
+        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space = Box(-np.inf, np.inf, (spec.observation_size,), np.float32)
+        self.single_action_space = Box(
+            np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
+        )
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.metric_names = distribution.metric_names
+        """The keys of `infos`, masks and the final ones aside."""
+        self._distribution = distribution
+        self._split = split
+        super().reset(seed=seed)
+        self._tasks = self._draw() if tasks is None else self._checked(tasks)
+        self._env = distribution.make_env(torch.device("cpu"), workers)
+        self._started = False
+        self.closed = False
+
+    @property
+    def tasks(self) -> Tasks:
+        """The task of each world; `options` of `reset` change it."""
+        return self._tasks
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Begin a new episode in every world; return the first observations and no infos.
+
+        Args:
+            seed: Begins the chance in tasks and simulator anew.
+            options: `{"tasks": Tasks}` sets the tasks, `{"resample": True}` draws others.
+        """
+        self._check_open()
+        options = options or {}
+        for key in options:
+            if key not in RESET_OPTIONS:
+                hint = did_you_mean(str(key), list(RESET_OPTIONS))
+                raise UserError(
+                    f"reset has no option {key!r}; {hint}It has: {', '.join(RESET_OPTIONS)}"
+                )
+        super().reset(seed=seed)
+        if options.get("tasks") is not None:
+            self._tasks = self._checked(options["tasks"])
+        elif options.get("resample"):
+            self._tasks = self._draw()
+        obs = self._env.start(self._tasks, 1, int(self.np_random.integers(2**62)))
+        self._started = True
+        return _worlds(obs), {}
+
+    def step(self, actions: ArrayLike) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Step every world once; where that ends an episode, begin the next."""
+        self._check_open()
+        if not self._started:
+            raise ResetNeeded("call reset() before step()")
+        given = np.array(actions, dtype=np.float32)
+        if given.shape != self.action_space.shape:
+            raise UserError(
+                f"actions must have shape {self.action_space.shape}, got {given.shape}: "
+                f"one row for each world"
+            )
+        step = self._env.step(torch.from_numpy(given).unsqueeze(1))
+        obs, reward = _worlds(step.next_obs), _worlds(step.reward).astype(np.float64)
+        terminated, truncated = _worlds(step.terminated), _worlds(step.truncated)
+        metrics = {name: _worlds(values) for name, values in step.metrics.items()}
+        ended = terminated | truncated
+        infos: dict[str, Any] = {**_masked(metrics, ~ended)}
+        if ended.any():
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for world in np.flatnonzero(ended):
+                final_obs[world] = obs[world].copy()
+            infos |= {"final_obs": final_obs, "_final_obs": ended.copy()}
+            infos |= {"final_info": _masked(metrics, ended), "_final_info": ended.copy()}
+            obs = _worlds(self._env.reset_ended())
+        return obs, reward, terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the simulator's threads or processes."""
+        self._env.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("this vector environment is closed; make another")
+
+    def _draw(self) -> Tasks:
+        generator = torch.Generator().manual_seed(int(self.np_random.integers(2**62)))
+        try:
+            return self._distribution.sample(self.num_envs, self._split, generator)
+        except UserError as error:
+            raise UserError(
+                f"cannot draw a {self._split} task for each of num_envs={self.num_envs} worlds "
+                f"(lower it, or give tasks, which may repeat): {error}"
+            ) from error
+
+    def _checked(self, tasks: Tasks) -> Tasks:
+        if not isinstance(tasks, Tasks) or tasks.family != self._distribution.family:
+            raise UserError(f"tasks must be Tasks of the family {self._distribution.family}")
+        if len(tasks) != self.num_envs:
+            raise UserError(
+                f"{len(tasks)} tasks do not fit num_envs={self.num_envs}: one for each world"
+            )
+        return tasks
+
+
+def _worlds(values: Tensor) -> Array:
+    """Return a copy of what one copy of each task brought, without the copies' axis."""
+    return values.squeeze(1).numpy().copy()
+
+
+def _masked(metrics: dict[str, Array], where: NDArray[np.bool_]) -> dict[str, Array]:
+    """Return metrics with Gymnasium's masks, and zero where these are false."""
+    infos: dict[str, Array] = {}
+    for name, values in metrics.items():
+        infos[name], infos[f"_{name}"] = np.where(where, values, 0).astype(values.dtype), where
+    return infos

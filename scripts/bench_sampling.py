@@ -1,0 +1,461 @@
+"""Measures how fast Meta-World is stepped: natively, in worker processes, and by AsyncVectorEnv.
+
+    python scripts/bench_sampling.py [--benchmarks ML1 ML10 ML45] [--seconds 3] [--output FILE]
+
+All simulators of a benchmark hold the same worlds and take turns within each repeat, so that a
+machine that grows busy or hot slows all of them. Every measurement is of whole episodes, the
+resets at their ends included. Beside them runs the bare physics of the same worlds under the same
+actions: five `mj_step` and one `mj_forward` a step, with nothing read or written in between. Time
+in MuJoCo is that of such steps; what metaworld's resets simulate counts as not in it.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+import tyro
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
+from numpy.typing import NDArray
+
+from envs._metaworld_gym import MetaworldFamily
+from envs._native.compiling import compiled
+from envs._native.engine import SUBSTEPS, Simulator, act
+from envs._native.mujoco_memory import STATE, mj_forward, mj_set_state, mj_step
+from envs._native.scene import Scene, Snapshot, scene
+from envs.metaworld import Config, MetaworldDistribution, build
+from meta_rl.gymnasium_worker import WorldTask
+from meta_rl.protocols import TaskEnv
+from meta_rl.types import Tasks
+
+COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1}
+CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45}
+ASYNC, WORKERS, NATIVE, PHYSICS = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv", "physics"
+MEGABYTE = 1e6
+QUIET_LOAD = 0.25
+"""Load average per core above which other programs disturb the measurements."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compare simulators of Meta-World's train tasks in env steps a second."""
+
+    benchmarks: tuple[str, ...] = ("ML1", "ML10", "ML45")
+    """Which of ML1, ML10, ML25 and ML45; ML1 is of reach-v3."""
+    copies: int | None = None
+    """Goals, one world each, of every class; none means 20 of ML1, 2 of ML10, 1 of the others."""
+    horizon: int = 500
+    """Steps of an episode."""
+    repeats: int = 5
+    """Measurements of each simulator, of which the median counts."""
+    seconds: float = 3.0
+    """Least length of a measurement; it ends with an episode."""
+    threads: int = 0
+    """Threads of the native simulator and workers of the Gymnasium one; 0 means all cores."""
+    simulators: tuple[str, ...] = (ASYNC, WORKERS, NATIVE, PHYSICS)
+    """Which to run."""
+    output: Path | None = None
+    """JSON file for all figures."""
+
+    def __post_init__(self) -> None:
+        if wrong := set(self.benchmarks) - CLASSES.keys():
+            raise SystemExit(f"no benchmark {wrong.pop()!r}; there are {', '.join(CLASSES)}")
+        known = (ASYNC, WORKERS, NATIVE, PHYSICS)
+        if wrong := set(self.simulators) - set(known):
+            raise SystemExit(f"no simulator {wrong.pop()!r}; there are {', '.join(known)}")
+        if min(self.repeats, self.horizon, self.copies or 1) < 1 or self.threads < 0:
+            raise SystemExit("repeats, horizon and copies must be at least 1, threads at least 0")
+
+
+class Contender(Protocol):
+    """Something that steps the worlds of a benchmark."""
+
+    threads: int
+    mb_per_world: float | None
+    kb_per_further_world: float | None
+
+    def play(self) -> float:
+        """Play one episode in every world, reset all, and return the seconds that it took."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and memory."""
+        ...
+
+
+class AsyncContender:
+    """`gymnasium.vector.AsyncVectorEnv` of metaworld's own environments, a process each."""
+
+    kb_per_further_world: float | None = None
+
+    def __init__(
+        self, tasks: Tasks, goal_size: Callable[[str], int], actions: NDArray[Any]
+    ) -> None:
+        self.threads = len(tasks)
+        self._actions = actions
+        makers = [
+            partial(
+                make_metaworld_env,
+                WorldTask(task.name, task.index, task.params),
+                goal_size(task.name),
+                len(actions),
+            )
+            for task in tasks
+        ]
+        self._envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._envs.reset()
+        children = [process.pid for process in self._envs.processes]
+        self._envs.step(actions[0])
+        self.mb_per_world: float | None = sum(map(private_mb, children)) / len(tasks)
+        self._envs.reset()
+
+    def play(self) -> float:
+        """Play one episode; the vector environment resets by itself in the last step."""
+        started = time.perf_counter()
+        for action in self._actions:
+            _, _, _, truncated, _ = self._envs.step(action)
+        took = time.perf_counter() - started
+        assert truncated.all(), "the episodes should end here"
+        return took
+
+    def close(self) -> None:
+        """End the processes."""
+        self._envs.close()
+
+
+def make_metaworld_env(task: WorldTask, goal_size: int, horizon: int) -> gymnasium.Env[Any, Any]:
+    """Make metaworld's own environment with a goal; it truncates by itself at the horizon."""
+    family = MetaworldFamily("v2", {task.name: goal_size})
+    env = family.make(task.name)
+    family.assign(env, task)
+    env.unwrapped.max_path_length = horizon  # type: ignore[attr-defined]
+    return env
+
+
+class TaskEnvContender:
+    """One of our own simulators."""
+
+    def __init__(self, env: TaskEnv, tasks: Tasks, actions: NDArray[Any], threads: int) -> None:
+        self.threads = threads
+        self.mb_per_world: float | None = None
+        self.kb_per_further_world: float | None = None
+        self._env = env
+        self._actions = torch.from_numpy(actions).unsqueeze(2)  # (T, M, 1, A)
+        env.start(tasks, copies=1, seed=0)
+
+    def play(self) -> float:
+        """Play one episode as a rollout worker would."""
+        env = self._env
+        started = time.perf_counter()
+        for action in self._actions:
+            step = env.step(action)
+            env.reset_ended()
+        took = time.perf_counter() - started
+        assert bool(step.truncated.all()), "the episodes should end here"
+        return took
+
+    def further_kb_per_world(self, tasks: Tasks, copies: int = 100) -> float:
+        """Return what each of many more worlds of the same tasks adds to this process."""
+        before = private_mb(os.getpid())
+        self._env.start(tasks, copies + 1, seed=0)
+        self._env.step(self._actions[0].expand(-1, copies + 1, -1))
+        grown = private_mb(os.getpid()) - before
+        self._env.start(tasks, copies=1, seed=0)
+        return 1e3 * grown / (len(tasks) * copies)
+
+    def close(self) -> None:
+        """End processes and threads."""
+        self._env.close()
+
+
+class PhysicsContender:
+    """MuJoCo alone: each thread plays whole worlds, one after another, in one `mjData` a class."""
+
+    mb_per_world: float | None = None
+    kb_per_further_world: float | None = None
+
+    def __init__(
+        self, worlds: Sequence[tuple[Scene, Snapshot]], actions: NDArray[Any], threads: int
+    ) -> None:
+        self.threads = threads
+        self._worlds = worlds
+        self._actions = np.ascontiguousarray(actions.swapaxes(0, 1))  # (W, T, A)
+        scenes = {each for each, _ in worlds}
+        self._simulators = [{each: Simulator(each) for each in scenes} for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+        self._play_world(0, 0, 1)  # compiles
+
+    def play(self) -> float:
+        """Return the seconds that a thread was busy, so that the wait for the last is no cost."""
+        worlds = iter(range(len(self._worlds)))  # shared: whoever is free takes the next
+        running = [self._pool.submit(self._work, worlds, n) for n in range(self.threads)]
+        return sum(each.result() for each in running) / self.threads
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def _work(self, worlds: Iterator[int], thread: int) -> float:
+        started = time.perf_counter()
+        for world in worlds:
+            self._play_world(world, thread, self._actions.shape[1])
+        return time.perf_counter() - started
+
+    def _play_world(self, world: int, thread: int, steps: int) -> None:
+        its_scene, snapshot = self._worlds[world]
+        simulator = self._simulators[thread][its_scene]
+        step_physics(
+            snapshot.model.address,
+            simulator.address,
+            snapshot.state,
+            simulator.parts,
+            simulator.mocap_bounds,
+            self._actions[world, :steps],
+        )
+
+
+@compiled
+def step_physics(model, data, state, parts, mocap_bounds, actions):  # type: ignore[no-untyped-def]
+    """Play one world from a state, and look at nothing."""
+    mj_set_state(model, data, state.ctypes.data, STATE)  # type: ignore[call-overload]
+    for t in range(len(actions)):
+        act(parts, mocap_bounds, actions[t])
+        for _ in range(SUBSTEPS):
+            mj_step(model, data)
+        mj_forward(model, data)
+
+
+def main(args: Args) -> None:
+    """Run all benchmarks, print their tables, and write the figures."""
+    load = os.getloadavg()
+    torch.set_num_threads(1)  # the simulators alone are measured; also makes forking safe
+    machine = describe_machine(load)
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    if not machine["quiet"]:
+        print(f"WARNING: the machine is not quiet (load {load[0]:.2f}); the figures are too low")
+    results = []
+    for name in args.benchmarks:
+        result = run_benchmark(name, args)
+        print("\n" + describe(result), flush=True)
+        results.append(result)
+        if args.output is not None:  # after each, for a long run may be cut short
+            settings = {**asdict(args), "output": str(args.output)}
+            report = {"machine": machine, "settings": settings, "benchmarks": results}
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def run_benchmark(name: str, args: Args) -> dict[str, Any]:
+    """Measure all contenders in turns; return their rates, costs and memory."""
+    distribution = build(Config(benchmark=name, horizon=args.horizon))
+    count = (args.copies or COPIES[name]) * CLASSES[name]
+    tasks = distribution.sample(count, "train", torch.Generator().manual_seed(0))
+    random = np.random.default_rng(0)
+    actions = random.uniform(-1.0, 1.0, (args.horizon, count, 4)).astype(np.float32)
+    rates: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        contenders = make_contenders(distribution, tasks, actions, args)
+        for contender in contenders.values():
+            stack.callback(contender.close)
+            contender.play()  # warms up
+        for _ in range(args.repeats):
+            for label, contender in contenders.items():
+                rate = measure(contender, args.horizon * count, args.seconds)
+                rates.setdefault(label, []).append(rate)
+        further = {label: each.kb_per_further_world for label, each in contenders.items()}
+        memory = {label: each.mb_per_world for label, each in contenders.items()}
+        threads = {label: each.threads for label, each in contenders.items()}
+    return {
+        "benchmark": name,
+        "worlds": count,
+        "horizon": args.horizon,
+        "repeats": args.repeats,
+        "seconds": args.seconds,
+        "cores": len(os.sched_getaffinity(0)),
+        "env_steps_per_s": {label: median(each) for label, each in rates.items()},
+        "every_repeat": rates,
+        "mb_per_world": {label: each for label, each in memory.items() if each is not None},
+        "kb_per_further_world": {
+            label: each for label, each in further.items() if each is not None
+        },
+        "threads": threads,
+        "load_average_after": os.getloadavg()[0],
+    } | compare({label: median(each) for label, each in rates.items()}, threads)
+
+
+def make_contenders(
+    distribution: MetaworldDistribution, tasks: Tasks, actions: NDArray[Any], args: Args
+) -> dict[str, Contender]:
+    """Make all simulators: first those that fork, while this process has no other threads."""
+    device = torch.device("cpu")
+    goal_size = distribution._goal_sizes.__getitem__
+    most = args.threads or len(os.sched_getaffinity(0))
+    made: dict[str, Contender] = {}
+    if ASYNC in args.simulators:
+        made[ASYNC] = AsyncContender(tasks, goal_size, actions)
+    if WORKERS in args.simulators:
+        config = Config(
+            distribution.protocol()["benchmark"], horizon=args.horizon, simulator="gymnasium"
+        )
+        known = children()
+        env = build(config).make_env(device, most)
+        contender = TaskEnvContender(env, tasks, actions, most)
+        contender.mb_per_world = sum(map(private_mb, children() - known)) / len(tasks)
+        made[f"{WORKERS}, {count_of('worker', most)}"] = contender
+    if NATIVE in args.simulators:
+        for threads in sorted({most, 1}, reverse=True):
+            before = private_mb(os.getpid())
+            env = distribution.make_env(device, threads)
+            contender = TaskEnvContender(env, tasks, actions, threads)
+            contender.play()
+            if threads == most:  # the others share its models
+                grown = private_mb(os.getpid()) - before
+                contender.mb_per_world = grown / len(tasks)
+                contender.kb_per_further_world = contender.further_kb_per_world(tasks)
+            made[f"{NATIVE}, {count_of('thread', threads)}"] = contender
+    if PHYSICS in args.simulators:
+        worlds = []
+        for task in tasks:
+            its_scene = scene(task.name, "v2", goal_size(task.name))
+            worlds.append((its_scene, its_scene.snapshot(task.params[: goal_size(task.name)])))
+        for threads in sorted({most, 1}, reverse=True):
+            label = f"{PHYSICS}, {count_of('thread', threads)}"
+            made[label] = PhysicsContender(worlds, actions, threads)
+    return made
+
+
+def measure(contender: Contender, env_steps: int, seconds: float) -> float:
+    """Return env steps a second over as many episodes as fill the time."""
+    took, episodes = 0.0, 0
+    while took < seconds or episodes == 0:
+        took += contender.play()
+        episodes += 1
+    return episodes * env_steps / took
+
+
+def compare(rate: dict[str, float], threads: dict[str, int]) -> dict[str, Any]:
+    """Relate the rates to AsyncVectorEnv, to the bare physics, and to one thread."""
+    cores = len(os.sched_getaffinity(0))
+    found: dict[str, Any] = {}
+    if ASYNC in rate:
+        found["times_async"] = {
+            label: each / rate[ASYNC]
+            for label, each in rate.items()
+            if not label.startswith(PHYSICS)
+        }
+    core_us = {label: 1e6 * min(threads[label], cores) / each for label, each in rate.items()}
+    found["us_per_step_and_core"] = core_us
+    shares = {}
+    for label, cost in core_us.items():
+        busy = min(threads[label], cores)
+        bare = core_us.get(f"{PHYSICS}, {count_of('thread', busy)}")
+        if bare is not None and not label.startswith(PHYSICS):
+            shares[label] = bare / cost
+    found["share_of_time_in_mujoco"] = shares
+    most = max((each for label, each in threads.items() if label.startswith(NATIVE)), default=1)
+    for simulator in (NATIVE, PHYSICS):
+        one, all_ = (f"{simulator}, {count_of('thread', n)}" for n in (1, most))
+        if most > 1 and one in rate and all_ in rate:
+            found.setdefault(f"scaling_1_to_{most}_threads", {})[simulator] = rate[all_] / rate[one]
+    return found
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return a benchmark's table."""
+    repeats = result["every_repeat"]
+    lines = [
+        f"{result['benchmark']}: {result['worlds']} worlds, episodes of {result['horizon']} steps "
+        f"with their resets, median (least to most) of {result['repeats']} turns of at least "
+        f"{result['seconds']:g} s",
+        f"{'':28}{'env steps/s':>34}{'x async':>9}{'us/step/core':>14}{'in MuJoCo':>11}"
+        f"{'MB/world':>10}",
+    ]
+    for label, rate in result["env_steps_per_s"].items():
+        spread = f"({min(repeats[label]):,.0f} to {max(repeats[label]):,.0f})"
+        times = result.get("times_async", {}).get(label)
+        share = result["share_of_time_in_mujoco"].get(label)
+        memory = result["mb_per_world"].get(label)
+        lines.append(
+            f"{label:28}{rate:>12,.0f} {spread:>21}"
+            + f"{'' if times is None else f'{times:.2f}':>9}"
+            + f"{result['us_per_step_and_core'][label]:>14.1f}"
+            + f"{'' if share is None else f'{share:.0%}':>11}"
+            + f"{'' if memory is None else f'{memory:.1f}':>10}"
+        )
+    for label, share in result["share_of_time_in_mujoco"].items():
+        if label.startswith(NATIVE):
+            lines.append(f"{label}: a step costs {1 / share:.2f} x the bare physics, per core")
+    for label, kilobytes in result["kb_per_further_world"].items():
+        lines.append(f"{label}: each further world of these goals takes {kilobytes:.0f} kB")
+    for name, scaling in result.items():
+        if name.startswith("scaling"):
+            each = ", ".join(f"{label} {factor:.2f}" for label, factor in scaling.items())
+            lines.append(f"{name.replace('_', ' ')}: {each}")
+    return "\n".join(lines)
+
+
+def count_of(noun: str, number: int) -> str:
+    """Return such as `1 thread` or `2 threads`."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
+def private_mb(pid: int | None) -> float:
+    """Return the resident memory that a process shares with no other, in MB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return (
+        sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+        * 1024
+        / (MEGABYTE)
+    )
+
+
+def children() -> set[int]:
+    """Return this process's child processes."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {int(pid) for pid in path.read_text().split()}
+
+
+def describe_machine(load: tuple[float, float, float]) -> dict[str, Any]:
+    """Return what the figures depend on, and whether other programs were running."""
+    cores = len(os.sched_getaffinity(0))
+    cpu = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    head = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "cpu": cpu[0] if cpu else platform.machine(),
+        "cores": cores,
+        "versions": f"python {platform.python_version()}, mujoco {mujoco.__version__}, "
+        f"gymnasium {gymnasium.__version__}, metaworld {version('metaworld')} "
+        f"({len(ALL_V3_ENVIRONMENTS)} tasks), torch {torch.__version__}",
+        "commit": head.stdout.strip(),
+        "load_average": list(load),
+        "quiet": load[0] < QUIET_LOAD * cores,
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
