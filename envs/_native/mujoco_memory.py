@@ -60,8 +60,8 @@ CONTACT_GEOM1 = 524
 CONTACT_GEOM2 = 528
 CONTACT_FORCE_INDEX = 568
 """`efc_address`: where in `efc_force` a contact's first force is, or -1."""
-LARGEST_STRUCT_BYTES = 16_384
-"""How far to look into `mjModel` or `mjData`; both are larger than what is looked for."""
+LARGEST_STRUCT_BYTES = 262_144
+"""How far to look into `mjModel` or `mjData`, whose solver statistics alone take 160 kB."""
 WARNING_BYTES = 8
 WARNING_NUMBER = 4
 

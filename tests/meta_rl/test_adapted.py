@@ -60,7 +60,7 @@ for path, goal in json.loads(sys.argv[1]):
     for episode in range(2):
         observation, _ = env.reset()
         policy.reset()
-        reward, truncated, actions = 0.0, False, []
+        reward, truncated, actions = None, False, []
         while not truncated:
             action = policy.predict(observation, reward)
             assert env.action_space.contains(action)
@@ -102,9 +102,11 @@ def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(adapted, e
         trained = load_trained(RunFolder(adapted / agent), "latest")
         device = torch.device("cpu")
         worker = RolloutWorker(family, family.make_env(device, 1), device, Streams(0, device))
+        saved = checkpoint.load(Path(path))
+        worker.memory = lambda previous, worlds, saved=saved: saved["memory"]
         rollout, _ = worker.collect(
             trained.agent,
-            checkpoint.load(Path(path))["context"],
+            saved["context"],
             tasks,
             1,
             Phase(1),
@@ -121,9 +123,12 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     words = ("--task", "point", "--rounds", 2, "--episodes", 3, "--output", output, "--seed", 1)
     outcome = meta_rl("adapt", adapted / agent, *words).succeeds()
 
-    before, once, twice, where = outcome.out.splitlines()
-    assert before.startswith("point:0  before adaptation: return -") and "success" in before
-    assert "after 3: return" in once and "after 6: return" in twice and "(3 episodes)" in twice
+    *told, where = outcome.out.splitlines()
+    assert all(line.startswith("point:0  having learned from ") for line in told)
+    assert all("return -" in line and "success" in line for line in told)
+    learned_from = [int(line.split()[4]) for line in told]
+    # copies of a memory agent's task learn from one episode to the next; MAML's from rounds
+    assert learned_from == (list(range(7)) if agent == "rl2_ppo" else [0, 3, 6])
     assert where == f"adapted policy: {output}"
     assert load_policy(output).task == "point:0"
 

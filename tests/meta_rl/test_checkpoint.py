@@ -117,5 +117,5 @@ def test_a_write_that_stops_half_way_leaves_the_checkpoint_before_untouched(
 
 
 def test_a_folder_that_is_a_file_is_a_user_error(path):
-    with pytest.raises(UserError, match=r"cannot write the checkpoint .*Not a directory"):
+    with pytest.raises(UserError, match="cannot write the checkpoint"):
         checkpoint.save(STATE, path / "latest.pt")

@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_refused(meta_rl, run, command):
 def test_what_a_checkpoint_was_trained_on_cannot_be_changed(meta_rl, run):
     for flags in ("--envs.horizon 6", "--agent.inner-lr 0.7"):
         meta_rl("train", "--resume", "runs/small", *flags.split()).fails_with(
-            "the checkpoint was trained with another", "start a new run to change it"
+            "a resumed run keeps its", "Start a new run to change more"
         )
     config = run.path / "config.yaml"
     config.write_text(config.read_text().replace("name: maml_trpo", "name: os.path"))

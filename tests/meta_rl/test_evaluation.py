@@ -300,7 +300,7 @@ def result_with(episode_return, success):
         episode_return=np.full((1, 1, 1, 1), episode_return),
         success=np.full((1, 1, 1, 1), success),
         adaptation_episodes=(0,),
-        protocol={"split": "test", "actions": "sampled"},
+        protocol={"split": "test", "actions": "sampled", "success_rule": None},
         env_steps=1,
         meta_iterations=1,
     )

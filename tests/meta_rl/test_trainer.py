@@ -240,12 +240,16 @@ def test_a_batch_too_large_is_refused_before_anything_is_made(meta_rl, small_con
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_number_of_workers_does_not_change_a_run(meta_rl, small_config, run_at, tmp_path):
+@pytest.mark.parametrize("simulator", ["native", "gymnasium"])
+def test_the_number_of_workers_does_not_change_a_run(
+    simulator, meta_rl, small_config, run_at, tmp_path
+):
     config = small_config("maml_trpo", envs_per_task=1, evaluation={"goals": 2})
     text = config.read_text().replace("name: point_navigation", "name: metaworld")
     config.write_text(text.replace("horizon: 5", "horizon: 20").replace("  test_goals: 3\n", ""))
     for workers in (1, 2):
-        meta_rl("train", config, "--workers", workers, "--runs", f"by{workers}").succeeds()
+        flags = ("--workers", workers, "--envs.simulator", simulator)
+        meta_rl("train", config, *flags, "--runs", f"by{workers}").succeeds()
 
     one, two = (run_at(tmp_path / f"by{workers}" / "small") for workers in (1, 2))
     one.equals(two)
