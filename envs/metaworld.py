@@ -103,7 +103,7 @@ class Config:
     """Seed of the goals of both splits."""
     simulator: str = "native"
     """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is metaworld's
-    own code in worker processes: the reference, and a fifth as fast."""
+    own code in worker processes: the reference, and several times slower."""
 
     def __post_init__(self) -> None:
         _check_name("benchmark", self.benchmark, BENCHMARKS)

@@ -9,6 +9,7 @@ Prints a markdown table: for each config the mean over its seeds at every stage 
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ def record(run: Path) -> dict[str, Any]:
     config, _, seed = run.name.rpartition("-seed")
     summary = newest_summary(run, "test", "sampled")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    environment = (run / "environment.txt").read_text().splitlines()
+    described = dict(
+        line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]
+    )
     return {
         "config": config,
         "seed": int(seed),
-        "command": next(
-            line.partition(" ")[2] for line in environment if line.startswith("command ")
-        ),
-        "commit": next(line for line in environment if line.startswith("commit ")).split()[1],
+        "command": re.sub(r" --runs \S+", "", described["command"]),
+        "commit": described["commit"],
         "wall_time_s": round(last["wall_time_s"]),
         **summary,
     }
