@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl import catalog, checkpoint
-from meta_rl.config import from_dict
+from meta_rl.config import from_dict, plain
 from meta_rl.errors import UserError
 from meta_rl.protocols import MetaAgent
 from meta_rl.types import Context, EnvSpec, Task, TimeStep
@@ -100,11 +100,11 @@ def save_policy(
         raise UserError(f"cannot write {path}: {error}; choose another --output") from error
     state = {
         "agent_name": catalog.name_of(agent_config),
-        "agent_config": _plain(asdict(agent_config)),
+        "agent_config": plain(asdict(agent_config)),
         "agent": agent.state_dict(),
         "context": context,
         "memory": memory,
-        "spec": _plain(asdict(spec)),
+        "spec": plain(asdict(spec)),
         "task": task.label,
         "protocol": dict(protocol),
     }
@@ -131,9 +131,3 @@ def load_policy(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
     agent: MetaAgent = module.build(config, spec, torch.device("cpu"), 0)
     agent.load_state_dict(state["agent"])
     return AdaptedPolicy(agent, state["context"], state["memory"], spec, state["task"])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -237,14 +237,15 @@ def to_dict(experiment: Experiment[Any, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {"version": experiment.version} | asdict(experiment)
     for section in ("agent", "envs"):
         data[section] = {"name": catalog.name_of(getattr(experiment, section)), **data[section]}
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    as_lists: dict[str, Any] = plain(data)
+    return as_lists
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return nested plain data with lists for tuples, as YAML and checkpoints hold it."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def save_experiment(experiment: Experiment[Any, Any], path: Path) -> None:
