@@ -8,7 +8,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +26,7 @@ REWARD_VERSIONS = ("v1", "v2")
 SIMULATORS = ("native", "gymnasium")
 MAX_HORIZON = 500
 """Meta-World's environments refuse to be stepped any longer."""
-GOALS_PER_CLASS = 50
+GOALS_PER_SET = 50
 """How many goals Meta-World draws for each task name and split."""
 OBSERVATION_SIZE = 39
 TASK_NAMES = (
@@ -101,6 +101,9 @@ class Config:
     """Environment steps after which an episode is truncated."""
     goal_seed: int = 0
     """Seed of the goals of both splits."""
+    train_goal_sets: int = 1
+    """Train on so many sets of Meta-World's 50 goals a class, drawn with seeds goal_seed,
+    goal_seed + 2, ...; the test goals stay the same. The benchmarks have one."""
     simulator: str = "native"
     """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is metaworld's
     own code in worker processes: the reference, and several times slower."""
@@ -112,7 +115,10 @@ class Config:
         _check_name("simulator", self.simulator, SIMULATORS)
         if not 1 <= self.horizon <= MAX_HORIZON:
             raise UserError(f"horizon must be between 1 and {MAX_HORIZON}, got {self.horizon}")
-        if not 0 <= self.goal_seed < 2**32 - 1:
+        if self.train_goal_sets < 1:
+            raise UserError(f"train_goal_sets must be at least 1, got {self.train_goal_sets}")
+        last = self.goal_seed + 2 * (self.train_goal_sets - 1)
+        if self.goal_seed < 0 or last >= 2**32 - 1:
             raise UserError(f"goal_seed must be between 0 and 2**32 - 2, got {self.goal_seed}")
 
 
@@ -124,8 +130,10 @@ def build(config: Config) -> "MetaworldDistribution":
 class MetaworldDistribution:
     """A benchmark of Meta-World: up to 45 classes of training tasks, 50 hidden goals each.
 
+    With `train_goal_sets` there are more training goals, which the benchmark does not have.
+
     Task: the vector that Meta-World draws for a goal (and, in most classes, an object) position,
-    in metres; indices 0 to 49 are training goals, 50 to 99 test goals.
+    in metres; the first 50 indices are training goals, the next 50 test goals.
     Observation (39,): hand position in metres, gripper opening, up to two objects' positions and
     quaternions; the same of the step before; three zeros where the goal would be.
     Action (4,): displacement of the hand as a fraction of 1 cm, gripper effort.
@@ -141,6 +149,9 @@ class MetaworldDistribution:
         self.metric_names = ("success", "diverged") if native else ("success",)
         self._config = config
         self._goals = goals
+        self._goals_of_class = {
+            split: len(next(iter(by_name.values()))) for split, by_name in goals.items()
+        }
         self._goal_sizes = {
             name: len(vectors[0]) for by_name in goals.values() for name, vectors in by_name.items()
         }
@@ -157,8 +168,8 @@ class MetaworldDistribution:
 
         Tasks come in the order of the classes, so that a world slot seldom changes its class.
         """
-        classes = list(self._goals[split])
-        available = len(classes) * GOALS_PER_CLASS
+        classes, goals = list(self._goals[split]), self._goals_of_class[split]
+        available = len(classes) * goals
         if not 1 <= count <= available:
             raise UserError(self._count_message(count, available, split))
         share, remainder = divmod(count, len(classes))
@@ -166,7 +177,7 @@ class MetaworldDistribution:
         tasks = []
         for number, name in enumerate(classes):
             size = share + (number in favoured)
-            drawn = torch.randperm(GOALS_PER_CLASS, generator=generator)[:size].tolist()
+            drawn = torch.randperm(goals, generator=generator)[:size].tolist()
             tasks += [self._task(name, split, goal) for goal in drawn]
         return Tasks.stack(tasks)
 
@@ -176,7 +187,7 @@ class MetaworldDistribution:
             [
                 self._task(name, split, goal)
                 for name in self._goals[split]
-                for goal in range(GOALS_PER_CLASS)
+                for goal in range(self._goals_of_class[split])
             ]
         )
 
@@ -198,12 +209,15 @@ class MetaworldDistribution:
         """Return the benchmark, the versions of what simulates it, and a digest of its goals."""
         config = self._config
         one_task = {"task": config.task} if config.benchmark == "ML1" else {}
+        sets = config.train_goal_sets
+        more_goals = {"train_goal_sets": sets} if sets > 1 else {}
         return {
             "benchmark": config.benchmark,
             **one_task,
             "reward_version": config.reward_version,
             "horizon": config.horizon,
             "goal_seed": config.goal_seed,
+            **more_goals,
             "metaworld": version("metaworld"),
             "mujoco": version("mujoco"),
             "goals": hashlib.sha256(json.dumps(self._goals).encode()).hexdigest()[:12],
@@ -212,7 +226,7 @@ class MetaworldDistribution:
     def _task(self, name: str, split: Split, goal: int) -> Task:
         params = self._goals[split][name][goal]
         padding = [0.0] * (self._params_size - len(params))
-        index = goal if split == "train" else GOALS_PER_CLASS + goal
+        index = goal if split == "train" else self._goals_of_class["train"] + goal
         return Task(self.family, name, index, (*params, *padding))
 
     def _count_message(self, count: int, available: int, split: Split) -> str:
@@ -231,7 +245,18 @@ def _check_name(field: str, given: str, known: Sequence[str]) -> None:
 
 
 def _goals(config: Config) -> Goals:
-    """Return the benchmark's goals, from the user's cache if they were drawn before."""
+    """Return the benchmark's goals, with all sets of those to train on."""
+    goals = _goal_set(config)
+    for number in range(1, config.train_goal_sets):
+        # not every seed: Meta-World's test goals of a seed are the training goals of the next
+        further = _goal_set(replace(config, goal_seed=config.goal_seed + 2 * number))
+        for name, vectors in goals["train"].items():
+            vectors += further["train"][name]
+    return goals
+
+
+def _goal_set(config: Config) -> Goals:
+    """Return the goals that Meta-World draws, from the user's cache if they were drawn before."""
     cached = _cache_path(config)
     goals = _read_goals(cached)
     if goals is None:
@@ -297,7 +322,7 @@ def _read_goals(path: Path) -> Goals | None:
     try:
         goals = json.loads(path.read_text())
         well_formed = list(goals) == ["train", "test"] and all(
-            len(vectors) == GOALS_PER_CLASS
+            len(vectors) == GOALS_PER_SET
             and all(isinstance(number, float) for vector in vectors for number in vector)
             for by_name in goals.values()
             for vectors in by_name.values()

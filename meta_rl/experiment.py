@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from meta_rl import catalog, checkpoint
-from meta_rl.config import Experiment, to_dict
+from meta_rl.config import Experiment, plain, to_dict
 from meta_rl.errors import UserError
 from meta_rl.protocols import MetaAgent, TaskDistribution
 from meta_rl.run_folder import RunFolder
@@ -90,7 +90,8 @@ def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, An
         )
     expected = to_dict(experiment)
     for section in ("agent", "envs"):
-        given = state["config"][section]
+        defaults = plain(asdict(type(getattr(experiment, section))()))
+        given = defaults | state["config"][section]  # a file may be older than a field
         if given != expected[section]:
             changed = sorted(
                 key

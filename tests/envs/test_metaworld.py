@@ -260,3 +260,22 @@ def test_reward_versions_differ_and_observations_do_not(reach):
     v1 = play(build(Config(reward_version="v1")), tasks, 1, 1, steps=1)
     assert torch.equal(v1[1], v2[1])
     assert not torch.equal(v1[2], v2[2])
+
+
+def test_further_training_goals_leave_the_benchmarks_own_where_they_are() -> None:
+    usual = build(Config(task="reach-v3"))
+    more = build(Config(task="reach-v3", train_goal_sets=2))
+    assert len(more.tasks("train")) == 100
+    assert torch.equal(more.tasks("train").params[:50], usual.tasks("train").params)
+    assert torch.equal(more.tasks("test").params, usual.tasks("test").params)
+    everything = torch.cat([more.tasks("train").params, more.tasks("test").params])
+    assert len(everything.unique(dim=0)) == 150
+    assert len({*more.tasks("train").index.tolist(), *more.tasks("test").index.tolist()}) == 150
+    assert more.protocol() != usual.protocol()
+
+
+def test_meta_world_tests_on_the_training_goals_of_the_next_seed() -> None:
+    """Why `train_goal_sets` takes every other seed."""
+    next_seed = build(Config(task="reach-v3", goal_seed=1))
+    test = build(Config(task="reach-v3")).tasks("test")
+    assert torch.equal(next_seed.tasks("train").params, test.params)
