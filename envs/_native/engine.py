@@ -16,6 +16,7 @@ from envs._native.compiling import (
     call_with_row,
     call_with_rows,
     compiled,
+    multiply_add,
     read_address,
     read_double,
     read_int32,
@@ -416,14 +417,18 @@ def press_force(data, offsets, pad, thing):
 
 @compiled
 def observe(parts, objects, object_numbers, observe_function, x):
-    """Write the observation: this frame, the one before, and zeros for the goal."""
+    """Write the observation: this frame, the one before, and zeros for the goal.
+
+    The fingers' distance is rounded as OpenBLAS does in `numpy.linalg.norm`: a scripted policy that
+    sees a last bit differ may act otherwise, and grasp or miss.
+    """
     for place in range(FRAME_SIZE):
         x[OBS + FRAME_SIZE + place] = x[FRAME + place]
     squared = 0.0
     for axis in range(3):
         x[HAND + axis] = read_double(parts[0] + 8 * axis)
         apart = read_double(parts[1] + 8 * axis) - read_double(parts[2] + 8 * axis)
-        squared += apart * apart
+        squared = multiply_add(apart, apart, squared)
     x[OPENING] = min(max(math.sqrt(squared) / 0.1, 0.0), 1.0)
     for number in range(len(objects)):
         place = OBJECT + number * OBJECT_SIZE
