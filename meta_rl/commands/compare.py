@@ -81,14 +81,21 @@ def main(arguments: list[str]) -> int:
     _check_stage(groups, given.stage)
     rows = _rows(groups, given)
     remarks += _remarks(groups, rows, given)
+    tables = _tables(groups, rows, given)
     if kind is None:
-        for table in _tables(groups, rows, given):
+        for table in tables:
             table.print()
-    elif kind == "csv":
-        _write_text(_csv(groups, rows, given), given.output)
     else:
-        texts = [table.text(kind) for table in _tables(groups, rows, given)]
-        _write_text("\n".join(texts), given.output)
+        text = (
+            _csv(groups, rows, given)
+            if kind == "csv"
+            else "\n".join(table.text(kind) for table in tables)
+        )
+        if given.output is None:
+            print(text, end="")
+        else:
+            _write_text(text, Path(given.output))
+            remarks.append(f"tables: {given.output}")
     for path, figure in _pictures(groups, given).items():
         _write_picture(figure, path)
         remarks.append(f"picture: {path}")
@@ -253,7 +260,7 @@ def _improvement(
 
 def _env_steps(group: "Group") -> str:
     steps = sorted({run.result.env_steps for run in group.runs})
-    return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
 
 
 def _shown(found: "Estimate") -> str:
@@ -339,11 +346,7 @@ def _metrics(groups: "Sequence[Group]", chosen: tuple[str, ...]) -> list[str]:
     return list(chosen) or [name for name in ("success/after", "return/after") if name in known]
 
 
-def _write_text(text: str, output: str | None) -> None:
-    if output is None:
-        print(text, end="")
-        return
-    path = Path(output)
+def _write_text(text: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
