@@ -229,7 +229,9 @@ class GradientAdapter:
             rollout=batch.rollouts[-1],
             gamma=config.gamma,
             across_episodes=False,
-            approximation="the inner step's derivatives" if config.first_order else None,
+            approximation="first-order bias, without the inner step's derivatives"
+            if config.first_order
+            else None,
         )
 
     def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:

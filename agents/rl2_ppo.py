@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from functools import partial
 from itertools import pairwise
 from math import log
 from typing import Any
@@ -297,14 +296,15 @@ class RL2PPO:
         # A copy, for a GRU keeps hold of the last parameters that it was called with.
         policy = deepcopy(self.policy)
 
+        def recall(theta: Params) -> Iterator[tuple[Trials, Gaussian]]:
+            return self.recall(trials, lambda *given: functional_call(policy, theta, given))
+
         def loss(theta: Params) -> Tensor:
             total = trials.valid.sum()
-            chunks = self.recall(trials, partial(functional_call, policy, theta))
-            return torch.stack([self.loss(*chunk, total)[0] for chunk in chunks]).sum()
+            return torch.stack([self.loss(*part, total)[0] for part in recall(theta)]).sum()
 
         def log_ratio(theta: Params) -> Tensor:
-            chunks = self.recall(trials, partial(functional_call, policy, theta))
-            log_prob = torch.cat([acting.log_prob(chunk.action) for chunk, acting in chunks])
+            log_prob = torch.cat([acting.log_prob(chunk.action) for chunk, acting in recall(theta)])
             return (log_prob - trials.log_prob).unflatten(1, rollout.reward.shape[1:])
 
         cut = len(trials.valid) > self.config.bptt_steps
@@ -316,9 +316,7 @@ class RL2PPO:
             rollout=rollout,
             gamma=self.config.gamma,
             across_episodes=True,
-            approximation=f"the memory's past beyond {self.config.bptt_steps} steps"
-            if cut
-            else None,
+            approximation="bias of truncated backpropagation (bptt_steps)" if cut else None,
         )
 
     def prepare(self, rollout: Rollout) -> Trials:
