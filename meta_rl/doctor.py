@@ -37,7 +37,7 @@ from meta_rl.trainer import Rejected, Trainer
 from meta_rl.trust_region import ravel, unravel
 from meta_rl.types import EnvSpec, MetaBatch, Rollout, map_tensors
 
-Row: TypeAlias = Mapping[str, float | None]
+Row: TypeAlias = Mapping[str, float | int | None]
 """The metrics of one meta-update by name; null where the log could not hold the number."""
 
 
@@ -201,10 +201,11 @@ def _trial(experiment: Experiment[Any, Any]) -> Iterator[Trainer]:
 def recorded_updates(path: Path) -> list[Row]:
     """Read the meta-updates from a run's metrics.jsonl."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines]
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        # A run that goes on, or was killed, may have written half of its last line.
+        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; resume the run, which mends it") from error
+        raise UserError(f"cannot read {path}: {error}; is it the run's own log?") from error
     # The line of the final evaluation is none of an update.
     return [row for row in rows if "train/rejected_in_a_row" in row]
 
@@ -394,8 +395,7 @@ def some_success(evidence: Evidence) -> Finding:
     logged = [row.get("success/after") or row.get("success/before") for row in evidence.recorded]
     if found.measured != 0 or any(logged):
         return found
-    # Untrained policies and young runs rarely succeed; 10 is the fewest updates after which all
-    # recorded runs had.
+    # All recorded runs had a success in their very first update; harder tasks take longer.
     if len(logged) >= 10:
         return found.alarm(
             f"No episode has succeeded in {len(logged)} meta-updates and here.",
