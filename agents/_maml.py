@@ -229,9 +229,7 @@ class GradientAdapter:
             rollout=batch.rollouts[-1],
             gamma=config.gamma,
             across_episodes=False,
-            approximation="first-order bias, without the inner step's derivatives"
-            if config.first_order
-            else None,
+            approximation="first-order bias" if config.first_order else None,
         )
 
     def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:

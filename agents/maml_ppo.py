@@ -53,7 +53,6 @@ class MAMLPPO(GradientAdapter):
         """Several epochs of PPO on the return after adaptation."""
         *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
         tasks = len(query.obs)
-
         loss = partial(self.outer_loss, supports=supports, query=query)
 
         def measure(value: Tensor, policy: Gaussian, clipped: Tensor) -> Metrics:

@@ -141,7 +141,7 @@ class Surrogate:
     rollout: Rollout
     """The steps that the loss is taken on."""
     gamma: float
-    """Discount of the return that the advantages are of."""
+    """Discount, per environment step, of the return that the advantages are of."""
     across_episodes: bool
     """Whether that return runs on over the episodes of a trial."""
     approximation: str | None
