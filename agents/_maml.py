@@ -1,8 +1,8 @@
 """What the gradient-based agents share: a policy that adapts by policy-gradient steps (MAML)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +11,19 @@ from torch.func import grad
 
 from meta_rl.baseline import baseline_advantage, normalize_by_task
 from meta_rl.errors import UserError
-from meta_rl.policy import Gaussian, GaussianMLP, Params, by_task, for_each_task
+from meta_rl.policy import (
+    Gaussian,
+    GaussianMLP,
+    Params,
+    by_task,
+    for_each_task,
+    from_by_task,
+)
+from meta_rl.protocols import Surrogate
 from meta_rl.returns import episode_step
 from meta_rl.seeding import make_generator
 from meta_rl.trust_region import ravel
-from meta_rl.types import EnvSpec, Phase, Rollout, Tasks, TimeStep, map_tensors
+from meta_rl.types import EnvSpec, MetaBatch, Phase, Rollout, Tasks, TimeStep, map_tensors
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,10 @@ def thin(samples: Samples, stride: int) -> Samples:
     return replace(thinned, weight=thinned.weight / thinned.weight.sum(1, keepdim=True))
 
 
+OuterLoss: TypeAlias = Callable[[Params, Sequence[Samples], Samples], tuple[Tensor, Any]]
+"""θ, the experience of each adaptation, and that after the last ↦ loss, and what else is needed."""
+
+
 class GradientAdapter:
     """A policy whose context is one set of parameters for each task.
 
@@ -196,6 +208,29 @@ class GradientAdapter:
     ) -> Gaussian:
         """The policies after adaptation, in the given states, as a function of θ."""
         return self.policy.batched(self.adapted(theta, supports), obs)
+
+    def open_surrogate(self, batch: MetaBatch, outer_loss: OuterLoss) -> Surrogate:
+        """Show an outer update's objective, for inspection."""
+        config = self.gradient_config
+        *supports, query = (prepare(rollout, config) for rollout in batch.rollouts)
+
+        def loss(theta: Params) -> Tensor:
+            return outer_loss(theta, supports, query)[0]
+
+        def log_ratio(theta: Params) -> Tensor:
+            policy = self.adapted_policy(theta, supports, query.obs)
+            return from_by_task(policy.log_prob(query.action) - query.log_prob, query.copies)
+
+        return Surrogate(
+            theta=self.theta,
+            loss=loss,
+            log_ratio=log_ratio,
+            advantage=from_by_task(query.advantage, query.copies),
+            rollout=batch.rollouts[-1],
+            gamma=config.gamma,
+            across_episodes=False,
+            approximation="first-order bias" if config.first_order else None,
+        )
 
     def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:
         """How large the inner and the outer step are, and how far the first one moves θ."""

@@ -1,18 +1,20 @@
 """MAML with PPO's clipped objective as the outer step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from agents._maml import GradientAdapter, MAMLConfig, prepare
+from agents._maml import GradientAdapter, MAMLConfig, Samples, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.ppo import clipped_surrogate
+from meta_rl.protocols import Surrogate
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 
@@ -51,13 +53,7 @@ class MAMLPPO(GradientAdapter):
         """Several epochs of PPO on the return after adaptation."""
         *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
         tasks = len(query.obs)
-
-        def loss(theta: Params) -> tuple[Tensor, tuple[Gaussian, Tensor]]:
-            policy = self.adapted_policy(theta, supports, query.obs)
-            ratio = (policy.log_prob(query.action) - query.log_prob).exp()
-            objective = clipped_surrogate(ratio, query.advantage, self.config.clip)
-            clipped = ((ratio - 1).abs() > self.config.clip).float()
-            return -(query.weight * objective).sum() / tasks, (policy, clipped)
+        loss = partial(self.outer_loss, supports=supports, query=query)
 
         def measure(value: Tensor, policy: Gaussian, clipped: Tensor) -> Metrics:
             return {
@@ -86,6 +82,20 @@ class MAMLPPO(GradientAdapter):
                 value, (policy, clipped) = loss(self.theta)
             latest = measure(value, policy, clipped)
         return metrics | latest | {"outer/epochs": torch.tensor(float(epochs))}
+
+    def outer_loss(
+        self, theta: Params, supports: Sequence[Samples], query: Samples
+    ) -> tuple[Tensor, tuple[Gaussian, Tensor]]:
+        """Minus PPO's objective after adaptation, and the adapted policies and what is clipped."""
+        policy = self.adapted_policy(theta, supports, query.obs)
+        ratio = (policy.log_prob(query.action) - query.log_prob).exp()
+        objective = clipped_surrogate(ratio, query.advantage, self.config.clip)
+        clipped = ((ratio - 1).abs() > self.config.clip).float()
+        return -(query.weight * objective).sum() / len(query.obs), (policy, clipped)
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the objective of the outer steps for inspection."""
+        return self.open_surrogate(batch, self.outer_loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ and Adam's moments."""

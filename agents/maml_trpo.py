@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.func import grad_and_value
 from agents._maml import GradientAdapter, MAMLConfig, Samples, prepare, thin
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
+from meta_rl.protocols import Surrogate
 from meta_rl.trust_region import (
     Product,
     TrustRegionConfig,
@@ -49,16 +51,12 @@ class MAMLTRPO(GradientAdapter):
         *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
         tasks = len(query.obs)
 
-        def surrogate(theta: Params) -> tuple[Tensor, Gaussian]:
-            policy = self.adapted_policy(theta, supports, query.obs)
-            ratio = (policy.log_prob(query.action) - query.log_prob).exp()
-            return -(query.weight * ratio * query.advantage).sum() / tasks, policy
-
-        gradient, (loss_before, old) = grad_and_value(surrogate, has_aux=True)(self.theta)
+        outer_loss = partial(self.outer_loss, supports=supports, query=query)
+        gradient, (loss_before, old) = grad_and_value(outer_loss, has_aux=True)(self.theta)
 
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
-            loss, policy = surrogate(theta)
+            loss, policy = outer_loss(theta)
             return loss, (query.weight * old.kl(policy)).sum() / tasks
 
         metrics = self.diagnostics(gradient, supports)
@@ -71,6 +69,18 @@ class MAMLTRPO(GradientAdapter):
             self.config.trust_region,
         )
         return metrics | outcome
+
+    def outer_loss(
+        self, theta: Params, supports: Sequence[Samples], query: Samples
+    ) -> tuple[Tensor, Gaussian]:
+        """Minus the return after adaptation, by importance sampling, and the adapted policies."""
+        policy = self.adapted_policy(theta, supports, query.obs)
+        ratio = (policy.log_prob(query.action) - query.log_prob).exp()
+        return -(query.weight * ratio * query.advantage).sum() / len(query.obs), policy
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the objective of the outer step for inspection."""
+        return self.open_surrogate(batch, self.outer_loss)
 
     def divergence_curvature(self, supports: Sequence[Samples], query: Samples) -> Product:
         """The Hessian at θ of the mean divergence between the policies after adaptation.
