@@ -159,24 +159,19 @@ class WandbSink:
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table, such as the final evaluation."""
-
-        def show(run: "wandb.Run") -> None:
-            import wandb
-
-            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            run.log({name: table}, step=self._last_step)
-
-        self._attempt(show)
+        self._show(name, "Table", columns=list(columns), data=[list(row) for row in rows])
 
     def log_image(self, name: str, path: Path) -> None:
         """Show a picture."""
+        self._show(name, "Image", str(path))
 
-        def show(run: "wandb.Run") -> None:
-            import wandb
+    def log_video(self, name: str, path: Path, caption: str) -> None:
+        """Show a film in mp4."""
+        self._show(name, "Video", str(path), caption=caption)
 
-            run.log({name: wandb.Image(str(path))}, step=self._last_step)
-
-        self._attempt(show)
+    def log_html(self, name: str, path: Path) -> None:
+        """Show a page as it is, without style sheets of W&B's."""
+        self._show(name, "Html", str(path), inject=False)
 
     def log_artifact(self, path: Path, name: str, type: str) -> None:
         """Keep a file, such as a checkpoint, as a version of the artifact `name`."""
@@ -216,6 +211,14 @@ class WandbSink:
         self._run, self.run_id, self.url = run, run.id, run.url
         run.define_metric("*", step_metric="env_steps")
 
+    def _show(self, name: str, kind: str, *content: object, **options: object) -> None:
+        def show(run: "wandb.Run") -> None:
+            import wandb
+
+            run.log({name: getattr(wandb, kind)(*content, **options)}, step=self._last_step)
+
+        self._attempt(show)
+
     def _attempt(self, call: Callable[["wandb.Run"], object]) -> None:
         if self._run is None:
             return
@@ -228,7 +231,7 @@ class WandbSink:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"W&B: {message} (training goes on; its plain files are complete)",
+                f"W&B: {message} (all else goes on; the plain files are complete)",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -131,7 +131,7 @@ def test_wandb_shows_a_picture(tmp_path):
 
 
 def test_a_failing_start_of_wandb_is_a_warning(tmp_path):
-    with pytest.warns(RuntimeWarning, match=r"W&B: .*project.*training goes on"):
+    with pytest.warns(RuntimeWarning, match=r"W&B: .*project.*all else goes on"):
         sink = WandbSink(TrackingConfig(mode="offline", project="a/b"), tmp_path, "run", {})
 
     sink.log({"loss": 1.0}, env_steps=1, meta_iterations=1)
