@@ -1,139 +1,387 @@
-"""A report: what runs achieved and how, as one HTML file without server, script or network."""
+"""What a report says of groups of runs: results, curves, settings, and how they were made."""
 
-import base64
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from xml.etree import ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 
-import jinja2
-from markupsafe import Markup
+import numpy as np
+import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
+from numpy.typing import NDArray
 
-INK = "#010203"
-"""Stands in figures for the colour of the page's text, which a dark page has light."""
-
-STYLE = dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+from meta_rl import __version__, figures
+from meta_rl.comparison import (
+    Group,
+    Quantity,
+    Run,
+    common_scores,
+    differing_fields,
+    resampled_in,
+    shared_quantities,
+    task_rows,
 )
-"""What drawings for a page are made under."""
+from meta_rl.page import STYLE, Figure, Folded, Page, Section, Table, Video
+from meta_rl.run_folder import RunFolder
+from meta_rl.statistics import (
+    Estimate,
+    estimate,
+    iqm,
+    mean,
+    performance_profile,
+    probability_of_improvement,
+)
+
+NAMES: dict[Quantity, str] = {"success": "success", "episode_return": "return"}
+"""What logs and tables call the measured quantities."""
+
+MAIN_PACKAGES = ("torch", "numpy", "mujoco", "metaworld", "gymnasium", "numba", "scipy")
+"""Packages that results depend on, shown before all others."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows under columns, of which the first `words` hold words and the others numbers."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | int]]
-    words: int = 1
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing, what it shows for those who see it, and for those who cannot."""
-
-    name: str
-    caption: str
-    alt: str
-    drawing: Drawing
-
-    def svg(self) -> Markup:
-        """Return an SVG element that takes its text's colour and font from the page."""
-        return inline_svg(self.drawing, self.name, self.alt)
-
-
-@dataclass(frozen=True)
-class Video:
-    """A film of a policy."""
-
-    name: str
-    caption: str
-    path: Path
-
-    def base64(self) -> str:
-        """Return the mp4 as text."""
-        return base64.b64encode(self.path.read_bytes()).decode()
-
-
-@dataclass(frozen=True)
-class Folded:
-    """What few readers need: shown when its summary is opened, and in print."""
-
-    summary: str
-    text: str = ""
-    tables: Sequence[Table] = ()
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a report under its own heading."""
-
-    title: str
-    text: str = ""
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = ()
-    videos: Sequence[Video] = ()
-    folded: Sequence[Folded] = ()
-
-    @property
-    def anchor(self) -> str:
-        """Name for links within the page."""
-        return re.sub(r"\W+", "-", self.title.lower())
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows, in its order."""
-
-    title: str
-    summary: str
-    sections: Sequence[Section]
-    made_by: str
-
-    def html(self) -> str:
-        """Return the page."""
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        return environment.get_template("report.html.j2").render(report=self)
-
-
-SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
-
-
-def inline_svg(drawing: Drawing, name: str, alt: str) -> Markup:
-    """Return a matplotlib figure as an SVG element for the body of a page.
-
-    Args:
-        name: Prefix of the element's identifiers, which a page may have only once.
-    """
-    written = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        drawing.savefig(written, format="svg", transparent=True, metadata=nothing)
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(written.getvalue())
-    for size in ("width", "height"):
-        del root.attrib[size]  # the page's columns decide
-    root.attrib |= {"role": "img", "aria-label": alt}
-    text = ElementTree.tostring(root, encoding="unicode")
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    text = re.sub(
-        r' id="([^"]+)"',
-        lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "",
-        text,
+def make_page(groups: Sequence[Group], videos: Sequence[Video] = ()) -> Page:
+    """Return the report of groups of runs."""
+    protocol = groups[0].first.protocol
+    where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
+    tasks = "held-out" if protocol["split"] == "test" else "training"
+    runs = [run for group in groups for run in group.runs]
+    with rc_context(STYLE):
+        sections = [
+            _results(groups),
+            _adaptation(groups),
+            _learning(groups),
+            _tasks(groups),
+            _profile(groups),
+            *([_videos(videos)] if videos else []),
+            _settings(groups),
+            _protocol(groups),
+            _provenance(runs),
+        ]
+    return Page(
+        title=f"{where or protocol['family']}: adaptation to {tasks} tasks",
+        summary=f"{', '.join(group.label for group in groups)}: {len(runs)} runs, measured on "
+        f"{protocol['tasks']} {tasks} tasks with {protocol['evaluation_episodes']} episodes of "
+        f"each at every stage of adaptation.",
+        sections=sections,
+        made_by=f"Made by meta-rl {__version__}.",
     )
-    text = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", text)
-    # matplotlib names its own font in every text; without it the page's is taken.
-    text = re.sub(r"font-family: [^;]+; ", "", text)
-    return Markup(text.replace(INK, "currentColor"))  # noqa: S704
+
+
+def _results(groups: Sequence[Group]) -> Section:
+    folded = [
+        Folded("Interquartile means", tables=[_stages(groups, iqm, "Interquartile mean")]),
+        Folded("Each run", tables=[_each_run(groups)]),
+    ]
+    if len(groups) > 1:
+        folded.insert(1, Folded("Probability of improvement", tables=[_improvement(groups)]))
+    return Section(
+        "Results",
+        text="A group's first row is its policy before adaptation, the others after learning from "
+        "so many episodes of the task. Brackets hold 95 % bootstrap intervals"
+        f"{_over(groups)}.",
+        tables=[_stages(groups, mean, "Mean")],
+        folded=folded,
+    )
+
+
+def _stages(
+    groups: Sequence[Group], statistic: Callable[..., NDArray[np.float64]], named: str
+) -> Table:
+    quantities = shared_quantities(groups)
+    return Table(
+        f"{named} over runs and tasks, with its 95 % interval",
+        ["group", "runs", "episodes learned from", *(NAMES[quantity] for quantity in quantities)],
+        [
+            [group.label, len(group.runs), episodes]
+            + [
+                _told(estimate(statistic, [group.scores(quantity, stage)], group.names))
+                for quantity in quantities
+            ]
+            for group in groups
+            for stage, episodes in enumerate(group.first.adaptation_episodes)
+        ],
+    )
+
+
+def _improvement(groups: Sequence[Group]) -> Table:
+    quantities = shared_quantities(groups)
+    rows = []
+    for number, one in enumerate(groups):
+        for other in groups[number + 1 :]:
+            cells = []
+            for quantity in quantities:
+                common = common_scores(one, other, quantity)
+                cells.append(_told(estimate(probability_of_improvement, *common)) if common else "–")
+            rows.append([one.label, other.label, *cells])
+    return Table(
+        "How often a run of the one beats a run of the other on the same task, after adaptation",
+        ["the one", "the other", *(NAMES[quantity] for quantity in quantities)],
+        rows,
+        words=2,
+    )
+
+
+def _each_run(groups: Sequence[Group]) -> Table:
+    quantities = shared_quantities(groups)
+    return Table(
+        "Mean over tasks",
+        ["run", "seed", "episodes learned from", *(NAMES[quantity] for quantity in quantities)],
+        [
+            [run.path.name, run.seed, episodes]
+            + [
+                _number(getattr(run.result, quantity)[:, stage].mean()) for quantity in quantities
+            ]
+            for group in groups
+            for run in group.runs
+            for stage, episodes in enumerate(run.result.adaptation_episodes)
+        ],
+    )
+
+
+def _adaptation(groups: Sequence[Group]) -> Section:
+    return Section(
+        "Adaptation",
+        text="Means at each stage; the table above has the numbers.",
+        figures=[
+            Figure(
+                f"adaptation-{quantity}",
+                f"{NAMES[quantity].capitalize()} against episodes of the task that the policy has "
+                f"learned from; bands: 95 % intervals{_over(groups)}.",
+                f"Line chart of {NAMES[quantity]} before and after adaptation: "
+                + "; ".join(_from_to(group, quantity) for group in groups),
+                _untitled(figures.adaptation_curves(groups, [quantity])),
+            )
+            for quantity in shared_quantities(groups)
+        ],
+    )
+
+
+def _learning(groups: Sequence[Group]) -> Section:
+    metrics = [f"{NAMES[quantity]}/after" for quantity in shared_quantities(groups)]
+    return Section(
+        "Learning",
+        text="Training tasks, after adaptation, as logged at each meta-iteration.",
+        figures=[
+            Figure(
+                f"learning-{metric.partition('/')[0]}",
+                f"{metric} while training, against environment steps and wall time; bands: 95 % "
+                "intervals over seeds.",
+                f"Line charts of {metric} while training, against environment steps and wall time",
+                _untitled(figures.sample_efficiency(groups, [metric])),
+            )
+            for metric in metrics
+        ],
+        folded=[Folded("Where training ended", tables=[_trained(groups, metrics)])],
+    )
+
+
+def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> Table:
+    rows = []
+    for run in (run for group in groups for run in group.runs):
+        ends = [figures.logged(run.metrics, "env_steps", metric)[1][-1:] for metric in metrics]
+        rows.append([run.path.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
+    return Table("The last meta-iteration", ["run", *metrics], rows)
+
+
+def _tasks(groups: Sequence[Group]) -> Section:
+    """Return the breakdown by task, before adaptation and after all of it."""
+    quantity = shared_quantities(groups)[0]
+    rows = task_rows(groups)
+    stages = {"before adaptation": 0, "after adaptation": -1}
+    return Section(
+        "Tasks",
+        figures=[
+            Figure(
+                f"tasks-{when.partition(' ')[0]}",
+                f"{NAMES[quantity].capitalize()} on each task {when}, mean over runs.",
+                f"Heat map of {NAMES[quantity]} {when}, one row a group, one column a task",
+                figures.heat_map(groups, quantity, stage),
+            )
+            for when, stage in stages.items()
+        ],
+        folded=[
+            Folded(
+                f"{NAMES[quantity].capitalize()} on each task",
+                tables=[
+                    Table(
+                        f"Mean over runs {when}",
+                        ["task", *(group.label for group in groups)],
+                        [[row, *_on_task(groups, quantity, stage, row)] for row in rows],
+                    )
+                    for when, stage in stages.items()
+                ],
+            )
+        ],
+    )
+
+
+def _on_task(groups: Sequence[Group], quantity: Quantity, stage: int, row: str) -> Iterator[str]:
+    for group in groups:
+        columns = group.columns(row)
+        yield _number(group.scores(quantity, stage)[:, columns].mean()) if columns else "–"
+
+
+def _profile(groups: Sequence[Group]) -> Section:
+    """Return the performance profiles, in numbers at five thresholds."""
+    quantities = shared_quantities(groups)
+    tables = []
+    for quantity in quantities:
+        scores = [group.scores(quantity) for group in groups]
+        ends = [end(array) for end in (np.min, np.max) for array in scores]
+        thresholds = np.linspace(min(ends), max(ends), 5)
+        shares = [performance_profile(array[None], thresholds)[0] for array in scores]
+        tables.append(
+            Table(
+                f"Share of runs and tasks with more {NAMES[quantity]} than",
+                ["group", *map(_number, thresholds)],
+                [
+                    [group.label, *map(_number, share)]
+                    for group, share in zip(groups, shares, strict=True)
+                ],
+            )
+        )
+    return Section(
+        "Performance profiles",
+        text="How much of all runs and tasks lies above a threshold, after adaptation: the higher "
+        "curve is the better group, and curves that cross say that neither is (Agarwal et al. "
+        "2021).",
+        figures=[
+            Figure(
+                f"profile-{quantity}",
+                f"Share of runs and tasks above each threshold of {NAMES[quantity]}, after "
+                f"adaptation; bands: 95 % intervals{_over(groups)}.",
+                f"Performance profiles of {NAMES[quantity]} after adaptation, one curve a group",
+                _untitled(figures.performance_profiles(groups, quantity)),
+            )
+            for quantity in quantities
+        ],
+        folded=[Folded("Numbers", tables=tables)],
+    )
+
+
+def _videos(videos: Sequence[Video]) -> Section:
+    return Section("Videos", text="One task, before adaptation and after it.", videos=videos)
+
+
+def _settings(groups: Sequence[Group]) -> Section:
+    described = [group.runs[0].description for group in groups]
+    rows = [
+        [field, *(str(fields.get(field, "–")) for fields in described)]
+        for field in differing_fields(described)
+    ]
+    labels = [group.label for group in groups]
+    differing = Table("Where groups differ", ["setting", *labels], rows, words=1 + len(labels))
+    return Section(
+        "Settings",
+        text="Runs of a group differ by their seed alone.",
+        tables=[differing] if rows else [],
+        folded=[
+            Folded(
+                f"All settings of {group.label}",
+                text=yaml.safe_dump(dict(group.runs[0].experiment), sort_keys=False),
+            )
+            for group in groups
+        ],
+    )
+
+
+def _protocol(groups: Sequence[Group]) -> Section:
+    protocols = {group.first.fingerprint: group.first.protocol for group in groups}
+    fields = dict.fromkeys(field for protocol in protocols.values() for field in protocol)
+    return Section(
+        "Protocol",
+        text="How adaptation was measured: all that a number depends on beside the agent, and its "
+        "fingerprint. Only results of one protocol compare.",
+        tables=[
+            Table(
+                "Protocol",
+                ["fingerprint", *protocols],
+                [
+                    [field.replace("_", " ")]
+                    + [str(protocol.get(field, "–")) for protocol in protocols.values()]
+                    for field in fields
+                ],
+                words=1 + len(protocols),
+            )
+        ],
+    )
+
+
+def _provenance(runs: Sequence[Run]) -> Section:
+    """Return how the runs were made."""
+    made_with = [RunFolder(run.path).environment() for run in runs]
+
+    def all_of(key: str) -> str:
+        return " / ".join(dict.fromkeys(environment.get(key, "–") for environment in made_with))
+
+    packages = sorted(
+        set().union(*made_with) - {"command", "commit", "system", "python", *MAIN_PACKAGES},
+        key=str.lower,
+    )
+    return Section(
+        "Runs",
+        tables=[
+            Table(
+                "How the runs were made",
+                ["run", "commit", "meta-iterations", "env steps", "wall time"],
+                [
+                    [
+                        run.path.name,
+                        environment.get("commit", "–"),
+                        f"{run.result.meta_iterations:,}",
+                        f"{run.result.env_steps:,}",
+                        _wall_time(run),
+                    ]
+                    for run, environment in zip(runs, made_with, strict=True)
+                ],
+                words=2,
+            ),
+            Table(
+                "Versions",
+                ["software", "version"],
+                [[name, all_of(name)] for name in ("system", "python", *MAIN_PACKAGES)],
+                words=2,
+            ),
+        ],
+        folded=[
+            Folded(
+                "Commands",
+                text="\n".join(environment.get("command", "–") for environment in made_with),
+                open=True,
+            ),
+            Folded(
+                "All other packages",
+                text="\n".join(f"{name}=={all_of(name)}" for name in packages),
+            ),
+        ],
+    )
+
+
+def _wall_time(run: Run) -> str:
+    seconds = figures.logged(run.metrics, "env_steps", "wall_time_s")[1]
+    return str(timedelta(seconds=round(seconds[-1]))) if len(seconds) else "–"
+
+
+def _from_to(group: Group, quantity: Quantity) -> str:
+    before, after = (_number(group.scores(quantity, stage).mean()) for stage in (0, -1))
+    return f"{group.label} from {before} to {after}"
+
+
+def _over(groups: Sequence[Group]) -> str:
+    return f" over {' and '.join(resampled_in(groups, 'whole-runs')) or 'nothing'}"
+
+
+def _untitled(drawing: Drawing) -> Drawing:
+    """Take away a title that says what the caption says."""
+    drawing.suptitle("")
+    return drawing
+
+
+def _told(value: Estimate) -> str:
+    if value.low is None or value.high is None:
+        return f"{_number(value.value)} [–]"
+    return f"{_number(value.value)} [{_number(value.low)}, {_number(value.high)}]"
+
+
+def _number(value: float) -> str:
+    """Return a number with as many digits as intervals leave it: success in hundredths."""
+    return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.1f}"
