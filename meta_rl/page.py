@@ -136,7 +136,7 @@ def inline_svg(drawing: Drawing, name: str, alt: str) -> Markup:
     del root.attrib["height"]
     width = float(root.attrib.pop("width").removesuffix("pt"))
     # The page's columns decide, within what keeps text readable; a box around scrolls the rest.
-    style = f"min-width: {0.8 * width:.0f}px; max-width: {1.4 * width:.0f}px"
+    style = f"min-width: {0.75 * width:.0f}px; max-width: {1.4 * width:.0f}px"
     root.attrib |= {"role": "img", "aria-label": alt, "style": style}
     text = ElementTree.tostring(root, encoding="unicode")
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))

@@ -89,13 +89,14 @@ def _stages(
     quantities = shared_quantities(groups)
     return Table(
         f"{named} over runs and tasks, with its 95 % interval",
-        ["group", "runs", "episodes learned from", *(NAMES[quantity] for quantity in quantities)],
+        ["group", "episodes learned from", *(NAMES[quantity] for quantity in quantities), "runs"],
         [
-            [group.label, len(group.runs), episodes]
+            [group.label, episodes]
             + [
                 _told(estimate(statistic, [group.scores(quantity, stage)], group.names))
                 for quantity in quantities
             ]
+            + [len(group.runs)]
             for group in groups
             for stage, episodes in enumerate(group.first.adaptation_episodes)
         ],
