@@ -1,5 +1,6 @@
 """Where metrics go: always a JSON-lines file, beside it Weights & Biases and the console."""
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,6 +20,7 @@ from meta_rl.errors import UserError
 
 if TYPE_CHECKING:
     import wandb
+    from matplotlib.figure import Figure
 
 TrackingMode: TypeAlias = Literal["auto", "online", "offline", "off"]
 
@@ -97,7 +100,8 @@ class TrackingConfig:
     entity: str | None = None
     """W&B user or team that owns the project; none means the default of who is logged in."""
     group: str | None = None
-    """Name that W&B gathers related runs under, such as the seeds of one experiment."""
+    """Name that W&B gathers related runs under; none means one that runs share if they differ by
+    their seed alone: the config's name, and a hash of all that the agent learns from."""
     tags: tuple[str, ...] = ()
     """Labels to find the run by in W&B."""
 
@@ -161,9 +165,11 @@ class WandbSink:
         """Show a table, such as the final evaluation."""
         self._show(name, "Table", columns=list(columns), data=[list(row) for row in rows])
 
-    def log_image(self, name: str, path: Path) -> None:
-        """Show a picture."""
-        self._show(name, "Image", str(path))
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """Show a figure of matplotlib's."""
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+        self._show(name, "Image", Image.open(drawn))
 
     def log_video(self, name: str, path: Path, caption: str) -> None:
         """Show a film in mp4."""
