@@ -16,7 +16,14 @@ from meta_rl.config import Experiment, to_dict
 from meta_rl.errors import UserError
 from meta_rl.evaluation import EvalResult
 from meta_rl.run_folder import RunFolder
-from meta_rl.statistics import Resampling, resampled
+from meta_rl.statistics import (
+    AGGREGATES,
+    Estimate,
+    Resampling,
+    estimate,
+    probability_of_improvement,
+    resampled,
+)
 
 Quantity: TypeAlias = Literal["success", "episode_return"]
 
@@ -211,23 +218,61 @@ def task_rows(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(label for group in groups for label in group.task_labels))
 
 
-def common_scores(
-    one: Group, other: Group, quantity: Quantity, stage: int = -1
-) -> tuple[list[Float[NDArray[np.float64], "_ M"]], list[str]] | None:
-    """Return the scores of two groups on the tasks that both have, and the tasks' names.
+@dataclass(frozen=True)
+class Row:
+    """A group's aggregates of one quantity at one stage, over all tasks or over one row of them."""
 
-    None if they have no task in common.
+    group: Group
+    quantity: Quantity
+    stage: int
+    task: str | None
+    """A row of `task_rows`; none means all tasks."""
+    aggregates: Mapping[str, Estimate]
+    """IQM, mean and median."""
+    over: tuple[str, ...]
+    """What the intervals are over: see `statistics.resampled`."""
+
+
+def aggregate(
+    group: Group,
+    quantity: Quantity,
+    stage: int,
+    task: str | None = None,
+    resampling: Resampling = "whole-runs",
+) -> Row:
+    """Aggregate a group's scores over seeds and tasks."""
+    columns = range(len(group.names)) if task is None else group.columns(task)
+    scores = [group.scores(quantity, stage)[:, list(columns)]]
+    names = [group.names[column] for column in columns]
+    found = {name: estimate(f, scores, names, resampling) for name, f in AGGREGATES.items()}
+    over = resampled([len(group.runs)], names, resampling)
+    return Row(group, quantity, stage, task, found, over)
+
+
+def improvement(
+    one: Group,
+    other: Group,
+    quantity: Quantity,
+    stage: int = -1,
+    resampling: Resampling = "whole-runs",
+) -> tuple[Estimate, tuple[str, ...]] | None:
+    """Return the probability that one group beats another on the tasks that both have played.
+
+    Returns:
+        The estimate and what its interval is over; none if they have no task in common.
     """
     ours, theirs = one.task_labels, other.task_labels
-    both = [label for label in ours if label in theirs]
+    both = [label for label in ours if label in set(theirs)]
     if not both:
         return None
-    columns, other_columns = [ours.index(x) for x in both], [theirs.index(x) for x in both]
+    names = [one.names[ours.index(label)] for label in both]
     scores = [
-        one.scores(quantity, stage)[:, columns],
-        other.scores(quantity, stage)[:, other_columns],
+        group.scores(quantity, stage)[:, [labels.index(label) for label in both]]
+        for group, labels in ((one, ours), (other, theirs))
     ]
-    return scores, [one.names[column] for column in columns]
+    runs = [len(array) for array in scores]
+    found = estimate(probability_of_improvement, scores, names, resampling)
+    return found, resampled(runs, names, resampling)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

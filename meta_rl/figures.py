@@ -89,7 +89,7 @@ def sample_efficiency(groups: Sequence[Group], metrics: Sequence[str]) -> Figure
             axis.set_ylabel(metric)
             axis.grid(alpha=0.3)
     figure.suptitle("training, 95 % intervals over seeds", fontsize="medium")
-    axes[0][0].legend(fontsize="small")
+    _legend(figure, axes)
     return figure
 
 
@@ -176,7 +176,7 @@ def _on_one_grid(
 
 def _interval_over_seeds(
     values: Float[NDArray[np.float64], "R K"],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> Float[NDArray[np.float64], "2 K"]:
     """Return the interval at each point of a curve: a curve is drawn whole, as a run is."""
     points = [f"{column}" for column in range(values.shape[1])]
     ends = bootstrap_interval(lambda drawn: drawn.mean(1), [values], points)
@@ -185,7 +185,7 @@ def _interval_over_seeds(
 
 
 def _panels(rows: int, columns: int, width: float = 4.8) -> tuple[Figure, NDArray[np.object_]]:
-    figure = Figure(figsize=(width * columns, 3.6 * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, 3.6 * rows + 0.4), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -205,14 +205,23 @@ def _legend_of(group: Group) -> str:
     return f"{group.label}, {len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
 
 
+def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
+    lines, labels = axes[0][0].get_legend_handles_labels()
+    if lines:
+        figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize="small")
+
+
 def _finish(
     figure: Figure, axes: NDArray[np.object_], groups: Sequence[Group], resampling: Resampling
 ) -> None:
-    protocol = groups[0].first.protocol
+    tasks = dict.fromkeys(_tasks_of(group) for group in groups)
+    over = " and ".join(resampled_in(groups, resampling))
+    intervals = f"95 % intervals over {over}" if over else "no intervals"
+    figure.suptitle(f"{' / '.join(tasks)}, {intervals}", fontsize="medium")
+    _legend(figure, axes)
+
+
+def _tasks_of(group: Group) -> str:
+    protocol = group.first.protocol
     where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
-    figure.suptitle(
-        f"{where or protocol['family']}, {protocol['tasks']} {protocol['split']} tasks, "
-        f"95 % intervals over {' and '.join(resampled_in(groups, resampling)) or 'nothing'}",
-        fontsize="medium",
-    )
-    axes[0][0].legend(fontsize="small")
+    return f"{where or protocol['family']}, {protocol['tasks']} {protocol['split']} tasks"

@@ -75,18 +75,21 @@ def probability_of_improvement(
 def resampled(
     runs: Sequence[int], names: Sequence[str], resampling: Resampling = "whole-runs"
 ) -> tuple[str, ...]:
-    """Return what a bootstrap draws anew: `seeds`, `tasks`, both, or nothing.
+    """Return what a bootstrap draws anew: seeds, tasks, both, or nothing.
 
     One seed cannot be resampled: nobody knows the spread of one. Nor can tasks where a name has one
     only; names themselves are the benchmark's, not a sample, so they stay fixed.
 
     Args:
-        runs: The number of runs R of each array of scores; seeds count if all have several.
+        runs: The number of runs R of each array of scores.
         names: Each task's name.
     """
-    seeds = min(runs) > 1
-    tasks = resampling == "whole-runs" and min(list(names).count(name) for name in names) > 1
-    return tuple(what for what, drawn in (("seeds", seeds), ("tasks", tasks)) if drawn)
+    drawn = []
+    if max(runs) > 1:
+        drawn.append("seeds" if min(runs) > 1 else "some seeds")
+    if resampling == "whole-runs" and min(list(names).count(name) for name in names) > 1:
+        drawn.append("tasks")
+    return tuple(drawn)
 
 
 def bootstrap_interval(
@@ -97,7 +100,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+) -> Float[NDArray[np.float64], "2 ..."] | None:
     """Percentile bootstrap (Efron 1979) over runs and, within each name, over tasks.
 
     Args:
@@ -108,14 +111,14 @@ def bootstrap_interval(
         names: Each task's name.
 
     Returns:
-        Lower and upper ends, in the statistic's shape; none where nothing can be drawn anew.
+        Lower and upper ends, each in the statistic's shape; none where nothing can be drawn anew.
     """
-    draws_tasks = "tasks" in resampled([len(array) for array in scores], names, resampling)
-    if not draws_tasks and all(len(array) == 1 for array in scores):
+    what = resampled([len(array) for array in scores], names, resampling)
+    if not what:
         return None
     generator = np.random.default_rng(seed)
     columns = np.tile(np.arange(len(names)), (resamples, 1))
-    if draws_tasks:
+    if "tasks" in what:
         for name in sorted(set(names)):
             stratum = np.flatnonzero([other == name for other in names])
             drawn = generator.integers(len(stratum), size=(resamples, len(stratum)))
@@ -132,8 +135,7 @@ def bootstrap_interval(
         ]
         values.append(statistic(*drawn_scores))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0)
-    return low, high
+    return np.asarray(np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0))
 
 
 def estimate(
@@ -145,5 +147,5 @@ def estimate(
     """Return a statistic with its 95 % interval; the arguments are `bootstrap_interval`'s."""
     (value,) = statistic(*(array[None] for array in scores))
     ends = bootstrap_interval(statistic, scores, names, resampling)
-    low, high = (None, None) if ends is None else (float(ends[0]), float(ends[1]))
+    low, high = (None, None) if ends is None else ends.tolist()
     return Estimate(float(value), low, high)
