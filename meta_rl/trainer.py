@@ -97,7 +97,9 @@ class Trainer:
         if resume:
             self.jsonl.truncate_after(self.counters.meta_iterations)
         self.wandb = WandbSink(
-            replace(experiment.tracking, group=experiment.tracking.group or shared_name(experiment)),
+            replace(
+                experiment.tracking, group=experiment.tracking.group or shared_name(experiment)
+            ),
             folder.path,
             experiment.name,
             {**to_dict(experiment), "protocol": protocol},

@@ -1,8 +1,8 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
-
 
 import numpy as np
 import pytest
@@ -28,9 +28,12 @@ def runs(small_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(runs, tmp_path_factory):
-    """The runs' report."""
+    """The runs' report, with videos, also logged to an offline W&B run."""
     path = tmp_path_factory.mktemp("report") / "report.html"
-    assert main(["report", *map(str, runs), "--output", str(path)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        words = ["--output", path, "--videos", "--wandb"]
+        assert main(["report", *map(str, [*runs, *words])]) == 0
     return path
 
 
@@ -96,7 +99,7 @@ def test_every_figure_is_drawn_and_nothing_is_wider_than_the_page(opened, width)
         })""")
     texts = script("return [...document.querySelectorAll('svg text')].map(t => t.textContent)")
 
-    assert len(figures) == 8  # 2 of adaptation, learning and profiles each, 2 heat maps
+    assert len(figures) == 10  # 2 of adaptation, 4 of learning, 2 heat maps and 2 profiles
     for alt, drawn_width, drawn_height, marks in figures:
         assert len(alt) > 20
         assert drawn_width > 250 and drawn_height > 80 and marks > 0, alt
@@ -116,7 +119,9 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(chromium, opened, pa
     assert page.as_uri() in asked
     assert [url for url in asked if url != page.as_uri() and not url.startswith("data:")] == []
     assert chromium.get_log("browser") == []
-    assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(["']?http|<script""", page.read_text())
+    assert not re.search(
+        r"""(src|href)=["']?(https?:)?//|url\(["']?http|<script""", page.read_text()
+    )
 
 
 def test_the_page_may_not_load_even_what_someone_adds_to_it(chromium, opened):
@@ -128,15 +133,17 @@ def test_the_page_may_not_load_even_what_someone_adds_to_it(chromium, opened):
 
 
 def test_results_are_the_evaluations(opened, runs):
-    rows = table(opened(), "Mean over runs and tasks, with its 95 % interval")
+    rows = table(opened(), "Mean over seeds and tasks")
 
     seeds = [load_run(run, "test", "sampled").result for run in runs]
-    assert rows[0] == ["group", "episodes learned from", "success", "return", "runs"]
+    assert rows[0] == ["group", "episodes learned from", "success", "return", "seeds"]
     assert [row[:2] for row in rows[1:]] == [
         *(["maml_ppo", "0"], ["maml_ppo", "2"]),
         *(["maml_trpo", "0"], ["maml_trpo", "2"]),
     ]
-    for row, pair, stage in zip(rows[1:], (seeds[:2],) * 2 + (seeds[2:],) * 2, (0, 1) * 2, strict=True):
+    for row, pair, stage in zip(
+        rows[1:], (seeds[:2],) * 2 + (seeds[2:],) * 2, (0, 1) * 2, strict=True
+    ):
         mean = np.mean([seed.episode_return[:, stage].mean() for seed in pair])
         value, low, high = (float(x) for x in re.findall(r"-?[\d.]+", row[3]))
         assert value == pytest.approx(mean, abs=0.01) and low <= value <= high
@@ -153,6 +160,27 @@ def test_settings_versions_and_commands_are_told(opened, runs):
     assert not any(row[0].startswith(("envs.", "seed", "name")) for row in settings)
     assert len(commands) == 4 and all(command.startswith("meta-rl ") for command in commands)
     assert re.match(r"2\.\d+", torch[1])
+
+
+def test_films_play_from_the_page(opened):
+    films = opened()(
+        "return Promise.all([...document.querySelectorAll('video')].map(async film => {"
+        "  await film.play(); return [film.poster, film.videoWidth, film.duration]; }))"
+    )
+    assert len(films) == 2  # the first run of each group
+    for poster, width, duration_s in films:
+        assert poster.startswith("data:image/jpeg") and width > 200 and duration_s >= 1
+
+
+def test_wandb_gets_the_same(page):
+    (media,) = page.parent.glob("wandb/offline-run-*/files/media")
+    counts = Counter(path.suffix for path in media.rglob("*") if path.is_file())
+
+    assert counts == {".png": 10, ".mp4": 2, ".html": 1, ".json": page.read_text().count("<table")}
+    (logged,) = media.glob("html/*.html")
+    assert logged.read_text() == page.read_text()
+    (table,) = media.glob("table/settings/*.json")
+    assert ["agent.name", "maml_ppo", "maml_trpo"] in json.loads(table.read_text())["data"]
 
 
 def test_what_is_folded_is_printed(opened):

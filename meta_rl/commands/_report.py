@@ -1,52 +1,54 @@
 """What a report says of groups of runs: results, curves, settings, and how they were made."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import numpy as np
 import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
-from numpy.typing import NDArray
 
 from meta_rl import __version__, figures
+from meta_rl.commands import compare
+from meta_rl.commands._page import STYLE, Figure, Folded, Page, Section, Video
+from meta_rl.commands._table import TextTable
+from meta_rl.commands.compare import TITLES
 from meta_rl.comparison import (
     Group,
     Quantity,
+    Row,
     Run,
-    common_scores,
     differing_fields,
     resampled_in,
     shared_quantities,
     task_rows,
 )
-from meta_rl.page import STYLE, Figure, Folded, Page, Section, Table, Video
 from meta_rl.run_folder import RunFolder
-from meta_rl.statistics import (
-    Estimate,
-    estimate,
-    iqm,
-    mean,
-    performance_profile,
-    probability_of_improvement,
-)
-
-NAMES: dict[Quantity, str] = {"success": "success", "episode_return": "return"}
-"""What logs and tables call the measured quantities."""
+from meta_rl.statistics import performance_profile
 
 MAIN_PACKAGES = ("torch", "numpy", "mujoco", "metaworld", "gymnasium", "numba", "scipy")
 """Packages that results depend on, shown before all others."""
 
 
-def make_page(groups: Sequence[Group], videos: Sequence[Video] = ()) -> Page:
-    """Return the report of groups of runs."""
+def make_page(
+    groups: Sequence[Group],
+    asked: compare.Arguments,
+    warnings: Sequence[str] = (),
+    videos: Sequence[Video] = (),
+) -> Page:
+    """Return the report of groups of runs.
+
+    Args:
+        asked: What a comparison of the same runs is asked for.
+        warnings: What readers must know before they compare the groups.
+    """
     protocol = groups[0].first.protocol
     where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
     tasks = "held-out" if protocol["split"] == "test" else "training"
     runs = [run for group in groups for run in group.runs]
     with rc_context(STYLE):
         sections = [
-            _results(groups),
+            _results(groups, asked, warnings),
             _adaptation(groups),
             _learning(groups),
             _tasks(groups),
@@ -59,78 +61,64 @@ def make_page(groups: Sequence[Group], videos: Sequence[Video] = ()) -> Page:
     return Page(
         title=f"{where or protocol['family']}: adaptation to {tasks} tasks",
         summary=f"{', '.join(group.label for group in groups)}: {len(runs)} runs, measured on "
-        f"{protocol['tasks']} {tasks} tasks with {protocol['evaluation_episodes']} episodes of "
-        f"each at every stage of adaptation.",
+        f"{protocol['tasks']} {tasks} tasks.",
         sections=sections,
         made_by=f"Made by meta-rl {__version__}.",
     )
 
 
-def _results(groups: Sequence[Group]) -> Section:
-    folded = [
-        Folded("Interquartile means", tables=[_stages(groups, iqm, "Interquartile mean")]),
-        Folded("Each run", tables=[_each_run(groups)]),
-    ]
+def _results(groups: Sequence[Group], asked: compare.Arguments, warnings: Sequence[str]) -> Section:
+    rows = compare.aggregate_rows(groups, asked)
+    tables = [compare.aggregates_table(quantity, rows) for quantity in shared_quantities(groups)]
     if len(groups) > 1:
-        folded.insert(1, Folded("Probability of improvement", tables=[_improvement(groups)]))
+        tables.append(compare.improvements_table(groups, asked))
     return Section(
         "Results",
         text="A group's first row is its policy before adaptation, the others after learning from "
-        "so many episodes of the task. Brackets hold 95 % bootstrap intervals"
-        f"{_over(groups)}.",
-        tables=[_stages(groups, mean, "Mean")],
-        folded=folded,
-    )
-
-
-def _stages(
-    groups: Sequence[Group], statistic: Callable[..., NDArray[np.float64]], named: str
-) -> Table:
-    quantities = shared_quantities(groups)
-    return Table(
-        f"{named} over runs and tasks, with its 95 % interval",
-        ["group", "episodes learned from", *(NAMES[quantity] for quantity in quantities), "runs"],
-        [
-            [group.label, episodes]
-            + [
-                _told(estimate(statistic, [group.scores(quantity, stage)], group.names))
-                for quantity in quantities
-            ]
-            + [len(group.runs)]
-            for group in groups
-            for stage, episodes in enumerate(group.first.adaptation_episodes)
+        "so many episodes of the task. Brackets hold 95 % intervals.",
+        remarks=[*warnings, *compare.remarks_on(groups, rows, asked)],
+        tables=[_stages(groups, rows)],
+        folded=[
+            Folded("Interquartile mean, median and probability of improvement", tables=tables),
+            Folded("Each run", tables=[_each_run(groups)]),
         ],
     )
 
 
-def _improvement(groups: Sequence[Group]) -> Table:
+def _stages(groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
+    """Return the means at each stage, all quantities in one line."""
     quantities = shared_quantities(groups)
-    rows = []
-    for number, one in enumerate(groups):
-        for other in groups[number + 1 :]:
-            cells = []
-            for quantity in quantities:
-                common = common_scores(one, other, quantity)
-                cells.append(_told(estimate(probability_of_improvement, *common)) if common else "–")
-            rows.append([one.label, other.label, *cells])
-    return Table(
-        "How often a run of the one beats a run of the other on the same task, after adaptation",
-        ["the one", "the other", *(NAMES[quantity] for quantity in quantities)],
-        rows,
-        words=2,
+    lines: dict[tuple[str, int], list[str]] = {}
+    for row in rows:
+        if row.quantity in quantities:
+            lines.setdefault((row.group.label, row.stage), []).append(
+                compare.told(row.aggregates["mean"])
+            )
+    return TextTable(
+        "Mean over seeds and tasks",
+        ["group", "episodes learned from", *(TITLES[quantity] for quantity in quantities), "seeds"],
+        [
+            [
+                group.label,
+                str(group.first.adaptation_episodes[stage]),
+                *lines[group.label, stage],
+                str(len(group.runs)),
+            ]
+            for group in groups
+            for label, stage in lines
+            if label == group.label
+        ],
     )
 
 
-def _each_run(groups: Sequence[Group]) -> Table:
+def _each_run(groups: Sequence[Group]) -> TextTable:
     quantities = shared_quantities(groups)
-    return Table(
+    return TextTable(
         "Mean over tasks",
-        ["run", "seed", "episodes learned from", *(NAMES[quantity] for quantity in quantities)],
+        ["run", "seed", "episodes learned from", *(TITLES[quantity] for quantity in quantities)],
         [
-            [run.path.name, run.seed, episodes]
-            + [
-                _number(getattr(run.result, quantity)[:, stage].mean()) for quantity in quantities
-            ]
+            [run.path.name, str(run.seed), str(episodes)]
+            + [_number(getattr(run.result, quantity)[:, stage].mean()) for quantity in quantities]
             for group in groups
             for run in group.runs
             for stage, episodes in enumerate(run.result.adaptation_episodes)
@@ -145,9 +133,9 @@ def _adaptation(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"adaptation-{quantity}",
-                f"{NAMES[quantity].capitalize()} against episodes of the task that the policy has "
+                f"{TITLES[quantity].capitalize()} against episodes of the task that the policy has "
                 f"learned from; bands: 95 % intervals{_over(groups)}.",
-                f"Line chart of {NAMES[quantity]} before and after adaptation: "
+                f"Line chart of {TITLES[quantity]} before and after adaptation: "
                 + "; ".join(_from_to(group, quantity) for group in groups),
                 _untitled(figures.adaptation_curves(groups, [quantity])),
             )
@@ -157,35 +145,35 @@ def _adaptation(groups: Sequence[Group]) -> Section:
 
 
 def _learning(groups: Sequence[Group]) -> Section:
-    metrics = [f"{NAMES[quantity]}/after" for quantity in shared_quantities(groups)]
+    metrics = compare.training_metrics(groups, ())
     return Section(
         "Learning",
         text="Training tasks, after adaptation, as logged at each meta-iteration.",
         figures=[
             Figure(
-                f"learning-{metric.partition('/')[0]}",
-                f"{metric} while training, against environment steps and wall time; bands: 95 % "
-                "intervals over seeds.",
-                f"Line charts of {metric} while training, against environment steps and wall time",
-                _untitled(figures.sample_efficiency(groups, [metric])),
+                f"learning-{metric}-{counter}".replace("/", "-"),
+                f"{metric} while training, against {against}; bands: 95 % intervals over seeds.",
+                f"Line chart of {metric} while training, against {against}, one line a group",
+                _untitled(figures.sample_efficiency(groups, [metric], [counter])),
             )
             for metric in metrics
+            for counter, (_, against) in figures.COUNTERS.items()
         ],
         folded=[Folded("Where training ended", tables=[_trained(groups, metrics)])],
     )
 
 
-def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> Table:
+def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:
     rows = []
     for run in (run for group in groups for run in group.runs):
         ends = [figures.logged(run.metrics, "env_steps", metric)[1][-1:] for metric in metrics]
         rows.append([run.path.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
-    return Table("The last meta-iteration", ["run", *metrics], rows)
+    return TextTable("The last meta-iteration", ["run", *metrics], rows)
 
 
 def _tasks(groups: Sequence[Group]) -> Section:
     """Return the breakdown by task, before adaptation and after all of it."""
-    quantity = shared_quantities(groups)[0]
+    quantities = shared_quantities(groups)
     rows = task_rows(groups)
     stages = {"before adaptation": 0, "after adaptation": -1}
     return Section(
@@ -193,21 +181,22 @@ def _tasks(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"tasks-{when.partition(' ')[0]}",
-                f"{NAMES[quantity].capitalize()} on each task {when}, mean over runs.",
-                f"Heat map of {NAMES[quantity]} {when}, one row a group, one column a task",
-                figures.heat_map(groups, quantity, stage),
+                f"{TITLES[quantities[0]].capitalize()} on each task {when}, mean over seeds.",
+                f"Heat map of {TITLES[quantities[0]]} {when}, one row a group, one column a task",
+                figures.heat_map(groups, quantities[0], stage),
             )
             for when, stage in stages.items()
         ],
         folded=[
             Folded(
-                f"{NAMES[quantity].capitalize()} on each task",
+                "Numbers",
                 tables=[
-                    Table(
-                        f"Mean over runs {when}",
+                    TextTable(
+                        f"{TITLES[quantity].capitalize()} {when}, mean over seeds",
                         ["task", *(group.label for group in groups)],
                         [[row, *_on_task(groups, quantity, stage, row)] for row in rows],
                     )
+                    for quantity in quantities
                     for when, stage in stages.items()
                 ],
             )
@@ -231,8 +220,8 @@ def _profile(groups: Sequence[Group]) -> Section:
         thresholds = np.linspace(min(ends), max(ends), 5)
         shares = [performance_profile(array[None], thresholds)[0] for array in scores]
         tables.append(
-            Table(
-                f"Share of runs and tasks with more {NAMES[quantity]} than",
+            TextTable(
+                f"Share of runs and tasks with more {TITLES[quantity]} than",
                 ["group", *map(_number, thresholds)],
                 [
                     [group.label, *map(_number, share)]
@@ -248,9 +237,9 @@ def _profile(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"profile-{quantity}",
-                f"Share of runs and tasks above each threshold of {NAMES[quantity]}, after "
+                f"Share of runs and tasks above each threshold of {TITLES[quantity]}, after "
                 f"adaptation; bands: 95 % intervals{_over(groups)}.",
-                f"Performance profiles of {NAMES[quantity]} after adaptation, one curve a group",
+                f"Performance profiles of {TITLES[quantity]} after adaptation, one curve a group",
                 _untitled(figures.performance_profiles(groups, quantity)),
             )
             for quantity in quantities
@@ -270,7 +259,7 @@ def _settings(groups: Sequence[Group]) -> Section:
         for field in differing_fields(described)
     ]
     labels = [group.label for group in groups]
-    differing = Table("Where groups differ", ["setting", *labels], rows, words=1 + len(labels))
+    differing = TextTable("Where groups differ", ["setting", *labels], rows, left=1 + len(labels))
     return Section(
         "Settings",
         text="Runs of a group differ by their seed alone.",
@@ -293,7 +282,7 @@ def _protocol(groups: Sequence[Group]) -> Section:
         text="How adaptation was measured: all that a number depends on beside the agent, and its "
         "fingerprint. Only results of one protocol compare.",
         tables=[
-            Table(
+            TextTable(
                 "Protocol",
                 ["fingerprint", *protocols],
                 [
@@ -301,7 +290,7 @@ def _protocol(groups: Sequence[Group]) -> Section:
                     + [str(protocol.get(field, "–")) for protocol in protocols.values()]
                     for field in fields
                 ],
-                words=1 + len(protocols),
+                left=1 + len(protocols),
             )
         ],
     )
@@ -321,7 +310,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
     return Section(
         "Runs",
         tables=[
-            Table(
+            TextTable(
                 "How the runs were made",
                 ["run", "commit", "meta-iterations", "env steps", "wall time"],
                 [
@@ -334,13 +323,13 @@ def _provenance(runs: Sequence[Run]) -> Section:
                     ]
                     for run, environment in zip(runs, made_with, strict=True)
                 ],
-                words=2,
+                left=2,
             ),
-            Table(
+            TextTable(
                 "Versions",
                 ["software", "version"],
                 [[name, all_of(name)] for name in ("system", "python", *MAIN_PACKAGES)],
-                words=2,
+                left=2,
             ),
         ],
         folded=[
@@ -375,12 +364,6 @@ def _untitled(drawing: Drawing) -> Drawing:
     """Take away a title that says what the caption says."""
     drawing.suptitle("")
     return drawing
-
-
-def _told(value: Estimate) -> str:
-    if value.low is None or value.high is None:
-        return f"{_number(value.value)} [–]"
-    return f"{_number(value.value)} [{_number(value.low)}, {_number(value.high)}]"
 
 
 def _number(value: float) -> str:

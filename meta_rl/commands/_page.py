@@ -13,6 +13,10 @@ import jinja2
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
+from PIL import Image
+
+from meta_rl.commands._table import TextTable
+from meta_rl.types import Picture
 
 INK = "#010203"
 """Stands in figures for the colour of the page's text, which a dark page has light."""
@@ -24,16 +28,6 @@ STYLE: dict[str, Any] = {
     ),
 }
 """What drawings for a page are made under, with `matplotlib.rc_context(STYLE)`."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under columns, of which the first `words` hold words and the others numbers."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | int]]
-    words: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,15 +51,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Video:
-    """A film of a policy."""
+    """A film in mp4, and the picture of it that stands there until it plays, and in print."""
 
     name: str
     caption: str
     path: Path
+    poster: Picture
 
-    def base64(self) -> str:
-        """Return the mp4 as text."""
-        return base64.b64encode(self.path.read_bytes()).decode()
+    def source(self) -> str:
+        """Return the film as a URL."""
+        return data_url("video/mp4", self.path.read_bytes())
+
+    def poster_source(self) -> str:
+        """Return the picture as a URL."""
+        written = io.BytesIO()
+        Image.fromarray(self.poster).save(written, format="jpeg", quality=85)
+        return data_url("image/jpeg", written.getvalue())
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Folded:
 
     summary: str
     text: str = ""
-    tables: Sequence[Table] = ()
+    tables: Sequence[TextTable] = ()
     open: bool = False
 
 
@@ -84,7 +85,8 @@ class Section:
 
     title: str
     text: str = ""
-    tables: Sequence[Table] = ()
+    remarks: Sequence[str] = ()
+    tables: Sequence[TextTable] = ()
     figures: Sequence[Figure] = ()
     videos: Sequence[Video] = ()
     folded: Sequence[Folded] = ()
@@ -92,7 +94,17 @@ class Section:
     @property
     def anchor(self) -> str:
         """Name for links within the page."""
-        return re.sub(r"\W+", "-", self.title.lower())
+        return anchor(self.title)
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Return content as a URL that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def anchor(title: str) -> str:
+    """Return a title as one word of small letters."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ class Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        return environment.get_template("page.html.j2").render(page=self)
+        return environment.get_template("_page.html.j2").render(page=self)
 
 
 SVG = "http://www.w3.org/2000/svg"
