@@ -62,7 +62,7 @@ class Run:
         return int(self.experiment["seed"])
 
     @cached_property
-    def metrics(self) -> list[dict[str, float | None]]:
+    def metrics(self) -> list[dict[str, Any]]:
         """What was logged while training: the lines of metrics.jsonl, none if it is not there.
 
         A last line that is not complete, of a run that is training or was killed, is left out.

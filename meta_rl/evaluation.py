@@ -122,7 +122,7 @@ class EvalResult:
         """Read what `save` wrote: the JSON file at `path`, and the npz beside it."""
         try:
             summary = json.loads(path.read_text())
-            with np.load(path.with_suffix(".npz")) as cells:
+            with path.with_suffix(".npz").open("rb") as file, np.load(file) as cells:
                 return cls(
                     names=tuple(cells["names"].tolist()),
                     index=tuple(cells["index"].tolist()),
@@ -136,7 +136,7 @@ class EvalResult:
                 )
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"cannot read the evaluation {path}: {error!r}; make it again"
+                f"cannot read the evaluation {path}: {type(error).__name__}: {error}; make it again"
             ) from error
 
 

@@ -3,7 +3,8 @@
 `figure.savefig(path)` writes it; no display is needed, and there is nothing to close.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -165,7 +166,7 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
 
 
 def logged(
-    rows: Sequence[dict[str, float | None]], counter: str, metric: str
+    rows: Sequence[Mapping[str, Any]], counter: str, metric: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a counter and a metric where the metric was logged; what is not finite is left out."""
     points = [(row[counter], value) for row in rows if (value := row.get(metric)) is not None]

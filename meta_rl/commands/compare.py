@@ -81,14 +81,21 @@ def main(arguments: list[str]) -> int:
     _check_stage(groups, given.stage)
     rows = aggregate_rows(groups, given)
     remarks += remarks_on(groups, rows, given)
+    tables = _tables(groups, rows, given)
     if kind is None:
-        for table in _tables(groups, rows, given):
+        for table in tables:
             table.print()
-    elif kind == "csv":
-        _write_text(_csv(groups, rows, given), given.output)
     else:
-        texts = [table.text(kind) for table in _tables(groups, rows, given)]
-        _write_text("\n".join(texts), given.output)
+        text = (
+            _csv(groups, rows, given)
+            if kind == "csv"
+            else "\n".join(table.text(kind) for table in tables)
+        )
+        if given.output is None:
+            print(text, end="")
+        else:
+            _write_text(text, Path(given.output))
+            remarks.append(f"tables: {given.output}")
     for path, figure in _pictures(groups, given).items():
         _write_picture(figure, path)
         remarks.append(f"picture: {path}")
@@ -160,6 +167,7 @@ def aggregate_rows(groups: "Sequence[Group]", given: Arguments) -> "list[Row]":
 
 
 def remarks_on(groups: "Sequence[Group]", rows: "Sequence[Row]", given: Arguments) -> list[str]:
+    """Return what readers must know of the intervals and the results."""
     fingerprints = dict.fromkeys(group.first.fingerprint for group in groups)
     runs = "runs for each task apart" if given.resampling == "rliable" else "whole runs"
     tasks = ", and of tasks within each name" if any("tasks" in row.over for row in rows) else ""
@@ -192,6 +200,7 @@ def _tables(
 
 
 def aggregates_table(quantity: "Quantity", rows: "Sequence[Row]") -> "TextTable":
+    """Return a row for each group and stage."""
     from meta_rl.commands._table import TextTable
     from meta_rl.statistics import AGGREGATES
 
@@ -228,6 +237,7 @@ def _by_task(quantity: "Quantity", groups: "Sequence[Group]", rows: "Sequence[Ro
 
 
 def improvements_table(groups: "Sequence[Group]", given: Arguments) -> "TextTable":
+    """Return a row for each pair of groups."""
     from meta_rl.commands._table import TextTable
 
     lines = []
@@ -253,10 +263,11 @@ def _improvement(
 
 def _env_steps(group: "Group") -> str:
     steps = sorted({run.result.env_steps for run in group.runs})
-    return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
 
 
 def told(found: "Estimate") -> str:
+    """Return an estimate and its interval as text."""
     digits = 2 if abs(found.value) < 100 else 0
     if found.low is None or found.high is None:
         return f"{found.value:,.{digits}f} [-]"
@@ -339,11 +350,7 @@ def training_metrics(groups: "Sequence[Group]", chosen: tuple[str, ...]) -> list
     return list(chosen) or [name for name in ("success/after", "return/after") if name in known]
 
 
-def _write_text(text: str, output: str | None) -> None:
-    if output is None:
-        print(text, end="")
-        return
-    path = Path(output)
+def _write_text(text: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -82,11 +82,8 @@ def _films(groups: "Sequence[Group]", given: Arguments) -> "list[Video]":
         takes = film_adaptation(trained, tasks, actions=given.actions)
         name = title(trained, tasks)
         path = write_film(takes, folder.videos / f"{task.name}-{task.index}.mp4", name)
-        films.append(
-            Video(
-                group.label, f"{name}, before adaptation and after", path, frames(takes, name)[-1]
-            )
-        )
+        caption, poster = f"{name}, before adaptation and after", frames(takes, name)[-1]
+        films.append(Video(group.label, caption, path, poster))
     return films
 
 
