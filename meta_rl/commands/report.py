@@ -82,8 +82,9 @@ def _films(groups: "Sequence[Group]", given: Arguments) -> "list[Video]":
         takes = film_adaptation(trained, tasks, actions=given.actions)
         name = title(trained, tasks)
         path = write_film(takes, folder.videos / f"{task.name}-{task.index}.mp4", name)
-        caption, poster = f"{name}, before adaptation and after", frames(takes, name)[-1]
-        films.append(Video(group.label, caption, path, poster))
+        ends = ", ".join(f"{take.caption} {take.moments[-1].return_so_far:.1f}" for take in takes)
+        caption = f"{run.path.name} on {task.label}, return {ends}"
+        films.append(Video(group.label, caption, path, frames(takes, name)[-1]))
     return films
 
 
