@@ -21,7 +21,7 @@ from meta_rl.types import Picture
 INK = "#010203"
 """Stands in figures for the colour of the page's text, which a dark page has light."""
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "legend.frameon": False,  # a frame would be filled, with the paper's colour of one of the two
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK

@@ -249,7 +249,9 @@ def _profile(groups: Sequence[Group]) -> Section:
 
 
 def _videos(videos: Sequence[Video]) -> Section:
-    return Section("Videos", text="One task, before adaptation and after it, side by side.", videos=videos)
+    return Section(
+        "Videos", text="One task, before adaptation and after it, side by side.", videos=videos
+    )
 
 
 def _settings(groups: Sequence[Group]) -> Section:

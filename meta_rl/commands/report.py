@@ -101,9 +101,9 @@ def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
     runs = {group.label: [run.path.name for run in group.runs] for group in groups}
     sink = WandbSink(tracking, output.parent, f"report of {', '.join(runs)}", {"groups": runs})
     for section in page.sections:
-        for part in (section, *section.folded):
-            for table in part.tables:
-                sink.log_table(f"{section.anchor}/{anchor(table.title)}", table.columns, table.rows)
+        tables = [*section.tables, *(table for part in section.folded for table in part.tables)]
+        for table in tables:
+            sink.log_table(f"{section.anchor}/{anchor(table.title)}", table.columns, table.rows)
         for figure in section.figures:
             sink.log_figure(f"{section.anchor}/{figure.name}", figure.drawing)
         for video in section.videos:
