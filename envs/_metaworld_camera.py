@@ -12,8 +12,8 @@ from meta_rl.opengl import ADVICE, choose_opengl
 VIEW = {
     "azimuth": 145.0,
     "elevation": -25.0,
-    "distance": 1.4,
-    "lookat": np.array([0.0, 0.62, 0.12]),
+    "distance": 1.45,
+    "lookat": np.array([0.0, 0.62, 0.17]),
 }
 """From the robot's right, over the table: arm, object and goal of all 50 tasks are in the picture.
 Meta-World's own cameras are upside down, or look at the robot's back."""

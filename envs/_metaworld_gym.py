@@ -30,11 +30,11 @@ class MetaworldFamily:
 
         from envs._metaworld_camera import Camera
 
-        env: Any = ALL_V3_ENVIRONMENTS[name](
+        env: gymnasium.Env[Any, Any] = ALL_V3_ENVIRONMENTS[name](
             reward_function_version=self.reward_version, render_mode="rgb_array"
         )
-        env.mujoco_renderer = Camera(env)
-        return env  # type: ignore[no-any-return]
+        env.mujoco_renderer = Camera(env)  # type: ignore[attr-defined]
+        return env
 
     def assign(self, env: gymnasium.Env[Any, Any], task: WorldTask) -> None:
         """Set the goal, which stays hidden from the observation."""

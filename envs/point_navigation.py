@@ -19,7 +19,7 @@ NAME = "point"
 """The one task name of the family; its tasks differ by their goals."""
 PICTURE_SIZE = 400
 """Width and height of a picture, in pixels."""
-VISIBLE = 0.8
+VISIBLE = 0.65
 """How far from the start a picture reaches to each side, in metres."""
 
 

@@ -220,44 +220,31 @@ def frame(takes: Sequence[Take], moments: Sequence[Moment], name: str) -> Pictur
         pen.text((left + MARGIN, top), take.caption, fill=TEXT, font=bold)
         told = f"step {moment.steps}   return {moment.return_so_far:.1f}"
         pen.text((left + MARGIN, top + LINE), told, fill=QUIET, font=font)
-        _tell_success(pen, moment, (left + width - MARGIN, top + LINE), font)
+        if moment.success is not None:
+            told, color = ("success", GOOD) if moment.success else ("no success yet", QUIET)
+            right = left + width - MARGIN
+            pen.text((right, top + LINE), told, fill=color, font=font, anchor="ra")
     return np.asarray(canvas)
 
 
 def strip(takes: Sequence[Take], columns: int = 4, width: int = 220) -> Image.Image:
     """Return a picture of pictures: a row for each take, from its beginning to its end."""
-    height = round(
-        width * takes[0].moments[0].picture.shape[0] / takes[0].moments[0].picture.shape[1]
-    )
-    row = LINE + height
-    canvas = Image.new("RGB", (columns * width, len(takes) * row), BACKGROUND)
+    first = Image.fromarray(takes[0].moments[0].picture)
+    size = width, round(width * first.height / first.width)
+    canvas = Image.new("RGB", (columns * width, len(takes) * (LINE + size[1])), BACKGROUND)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_SIZE - 4)
     for number, take in enumerate(takes):
-        top = number * row
+        top = number * (LINE + size[1])
         for column in range(columns):
             moment = take.moments[round(column * (len(take.moments) - 1) / (columns - 1))]
-            small = Image.fromarray(moment.picture).resize(
-                (width, height), Image.Resampling.LANCZOS
-            )
-            canvas.paste(small, (column * width, top + LINE))
-            told = (
-                take.caption
-                if column == 0
-                else f"step {moment.steps}, return {moment.return_so_far:.0f}"
-            )
-            pen.text((column * width + 5, top + 4), told, fill=TEXT, font=font)
-            _tell_success(pen, moment, ((column + 1) * width - 5, top + 4), font)
+            left = column * width
+            small = Image.fromarray(moment.picture).resize(size, Image.Resampling.LANCZOS)
+            canvas.paste(small, (left, top + LINE))
+            told = f"step {moment.steps}, return {moment.return_so_far:.0f}"
+            pen.text((left + 5, top + 4), told if column else take.caption, fill=TEXT, font=font)
+            if moment.success:
+                pen.text((left + width - 5, top + 4), "success", fill=GOOD, font=font, anchor="ra")
     return canvas
-
-
-def _tell_success(
-    pen: ImageDraw.ImageDraw,
-    moment: Moment,
-    right_top: tuple[float, float],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    if moment.success:
-        pen.text(right_top, "success", fill=GOOD, font=font, anchor="ra")
 
 
 def _write_mp4(film: Sequence[Picture], path: Path) -> None:
