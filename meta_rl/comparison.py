@@ -152,8 +152,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     gathered: list[list[Run]] = []
     for run in runs:
         for members in gathered:
-            alike = members[0].description == run.description
-            if alike and all(other.seed != run.seed for other in members):
+            if _alike(members[0], run) and all(other.seed != run.seed for other in members):
                 members.append(run)
                 break
         else:
@@ -162,6 +161,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         Group(label, tuple(members))
         for label, members in zip(_labels(gathered), gathered, strict=True)
     ]
+
+
+def _alike(one: Run, other: Run) -> bool:
+    same_tasks = one.result.names == other.result.names and one.result.index == other.result.index
+    return same_tasks and one.description == other.description
 
 
 def _labels(gathered: Sequence[Sequence[Run]]) -> list[str]:
@@ -261,14 +265,17 @@ def improvement(
     Returns:
         The estimate and what its interval is over; none if they have no task in common.
     """
-    ours, theirs = one.task_labels, other.task_labels
-    both = [label for label in ours if label in set(theirs)]
+    theirs = {label: column for column, label in enumerate(other.task_labels)}
+    both = [
+        (column, theirs[label]) for column, label in enumerate(one.task_labels) if label in theirs
+    ]
     if not both:
         return None
-    names = [one.names[ours.index(label)] for label in both]
+    columns, other_columns = map(list, zip(*both, strict=True))
+    names = [one.names[column] for column in columns]
     scores = [
-        group.scores(quantity, stage)[:, [labels.index(label) for label in both]]
-        for group, labels in ((one, ours), (other, theirs))
+        one.scores(quantity, stage)[:, columns],
+        other.scores(quantity, stage)[:, other_columns],
     ]
     runs = [len(array) for array in scores]
     found = estimate(probability_of_improvement, scores, names, resampling)

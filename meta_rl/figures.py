@@ -108,7 +108,7 @@ def performance_profiles(
     stage: int = -1,
     resampling: Resampling = "whole-runs",
 ) -> Figure:
-    """Draw the share of (seed, task) scores above each threshold (Agarwal et al. 2021, fig. 7)."""
+    """Draw the share of (seed, task) scores above each threshold (Agarwal et al. 2021)."""
     figure, axes = _panels(1, 1, width=6.4)
     axis = axes[0][0]
     scores = [group.scores(quantity, stage) for group in groups]

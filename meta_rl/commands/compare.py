@@ -305,6 +305,7 @@ def _csv(groups: "Sequence[Group]", rows: "Sequence[Row]", given: Arguments) -> 
                     {
                         "group": one.label,
                         "other": other.label,
+                        "stage": -1 if given.stage is None else given.stage,
                         "quantity": quantity,
                         "statistic": "probability_of_improvement",
                         **_numbers(*pair),
