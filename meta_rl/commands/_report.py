@@ -1,6 +1,6 @@
 """What a report says of groups of runs: results, curves, settings, and how they were made."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -192,22 +192,25 @@ def _tasks(groups: Sequence[Group]) -> Section:
                 "Numbers",
                 tables=[
                     TextTable(
-                        f"{TITLES[quantity].capitalize()} {when}, mean over seeds",
-                        ["task", *(group.label for group in groups)],
-                        [[row, *_on_task(groups, quantity, stage, row)] for row in rows],
+                        f"{TITLES[quantity].capitalize()}, mean over seeds",
+                        ["task", *(f"{group.label} {when}" for group in groups for when in stages)],
+                        [[row, *_on_task(groups, quantity, stages.values(), row)] for row in rows],
                     )
                     for quantity in quantities
-                    for when, stage in stages.items()
                 ],
             )
         ],
     )
 
 
-def _on_task(groups: Sequence[Group], quantity: Quantity, stage: int, row: str) -> Iterator[str]:
+def _on_task(
+    groups: Sequence[Group], quantity: Quantity, stages: Iterable[int], row: str
+) -> Iterator[str]:
     for group in groups:
         columns = group.columns(row)
-        yield _number(group.scores(quantity, stage)[:, columns].mean()) if columns else "–"
+        for stage in stages:
+            scores = group.scores(quantity, stage)[:, columns]
+            yield _number(scores.mean()) if columns else "–"
 
 
 def _profile(groups: Sequence[Group]) -> Section:

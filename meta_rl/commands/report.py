@@ -101,13 +101,13 @@ def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
     runs = {group.label: [run.path.name for run in group.runs] for group in groups}
     sink = WandbSink(tracking, output.parent, f"report of {', '.join(runs)}", {"groups": runs})
     for section in page.sections:
-        tables = [*section.tables, *(table for part in section.folded for table in part.tables)]
-        for table in tables:
+        folded = [table for part in section.folded for table in part.tables]
+        for table in [*section.tables, *folded]:
             sink.log_table(f"{section.anchor}/{anchor(table.title)}", table.columns, table.rows)
         for figure in section.figures:
             sink.log_figure(f"{section.anchor}/{figure.name}", figure.drawing)
         for video in section.videos:
-            sink.log_video(f"{section.anchor}/{video.name}", video.path, video.caption)
+            sink.log_video(f"{section.anchor}/{anchor(video.name)}", video.path, video.caption)
     sink.log_html("report", output)
     sink.finish()
     print(f"W&B: {sink.url or output.parent / 'wandb'}")
