@@ -217,7 +217,10 @@ def _legend_of(group: Group) -> str:
 def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
     lines, labels = axes[0][0].get_legend_handles_labels()
     if lines:
-        figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize="small")
+        # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
+        width = 5 * max(map(len, labels)) + 40
+        columns = max(1, int(72 * figure.get_figwidth() // width))
+        figure.legend(lines, labels, loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _finish(
