@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
         check_ending(Path(given.output))
     trained = load_trained(folder, given.checkpoint)
     distribution = holding(trained.distribution, given.task, given.split)
+    if distribution is not trained.distribution:
+        print(f"{given.task} is no {given.split} task of this run; it is taken from beyond them")
     trained = replace(trained, distribution=distribution)
     tasks = find_task(distribution, given.task, given.goal, given.split)
     (task,) = tasks
