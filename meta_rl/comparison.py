@@ -1,5 +1,6 @@
 """Finished runs, read back and gathered into groups that differ by their seed alone."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from meta_rl.config import to_dict
+from meta_rl.config import Experiment, to_dict
 from meta_rl.errors import UserError
 from meta_rl.evaluation import EvalResult
 from meta_rl.run_folder import RunFolder
@@ -32,6 +33,18 @@ NOT_LEARNING = {
 }
 """Fields of an experiment that do not change what an agent learns. How it is evaluated is in the
 protocol of its result."""
+
+
+def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields, as plain data, that seeds of one agent have in common."""
+    return {name: value for name, value in experiment.items() if name not in NOT_LEARNING}
+
+
+def shared_name(experiment: Experiment[Any, Any]) -> str:
+    """Return the name of a run without its seed, and a hash of what its agent learns from."""
+    learning = json.dumps(learning_part(to_dict(experiment)), sort_keys=True)
+    name = experiment.name.removesuffix(f"-seed{experiment.seed}")
+    return f"{name}-{hashlib.sha256(learning.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Run:
     @cached_property
     def description(self) -> dict[str, Any]:
         """All that must be equal for runs to be seeds of one agent, under dotted names."""
-        learning = {k: v for k, v in self.experiment.items() if k not in NOT_LEARNING}
+        learning = learning_part(self.experiment)
         protocol = {f"protocol.{k}": v for k, v in self.result.protocol.items()}
         return _flat(learning) | protocol
 

@@ -61,7 +61,16 @@ def adaptation_curves(
     return figure
 
 
-def sample_efficiency(groups: Sequence[Group], metrics: Sequence[str]) -> Figure:
+COUNTERS = {
+    "env_steps": (1e6, "environment steps in millions"),
+    "wall_time_s": (60, "wall time in minutes, each run on its own machine"),
+}
+"""What training is measured in, the unit to draw it in, and what the axis says."""
+
+
+def sample_efficiency(
+    groups: Sequence[Group], metrics: Sequence[str], counters: Sequence[str] = tuple(COUNTERS)
+) -> Figure:
     """Draw metrics of training against environment steps and against wall time.
 
     A line is the mean over a group's seeds, where all of them have got; its band is the 95 %
@@ -70,13 +79,12 @@ def sample_efficiency(groups: Sequence[Group], metrics: Sequence[str]) -> Figure
     Args:
         metrics: Names in metrics.jsonl, such as `success/after` or `evaluation/success/stage_1`;
             a row of panels each.
+        counters: Names of `COUNTERS`, a column of panels each.
     """
-    figure, axes = _panels(len(metrics), 2)
+    figure, axes = _panels(len(metrics), len(counters))
     for metric, row in zip(metrics, axes, strict=True):
-        for axis, counter, unit, title in (
-            (row[0], "env_steps", 1e6, "environment steps in millions"),
-            (row[1], "wall_time_s", 60, "wall time in minutes, each run on its own machine"),
-        ):
+        for axis, counter in zip(row, counters, strict=True):
+            unit, title = COUNTERS[counter]
             for color, group in _colored(groups):
                 curves = [logged(run.metrics, counter, metric) for run in group.runs]
                 if any(len(x) == 0 for x, _ in curves):
@@ -209,7 +217,10 @@ def _legend_of(group: Group) -> str:
 def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
     lines, labels = axes[0][0].get_legend_handles_labels()
     if lines:
-        figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize="small")
+        # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
+        width = 5 * max(map(len, labels)) + 40
+        columns = max(1, int(72 * figure.get_figwidth() // width))
+        figure.legend(lines, labels, loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _finish(

@@ -77,10 +77,10 @@ def main(arguments: list[str]) -> int:
 
     paths = dict.fromkeys(Path(run) for run in given.runs)
     groups = group_runs([load_run(path, given.split, given.actions) for path in paths])
-    remarks = _check_protocols(groups, given.allow_different_protocols)
+    remarks = check_protocols(groups, given.allow_different_protocols)
     _check_stage(groups, given.stage)
-    rows = _rows(groups, given)
-    remarks += _remarks(groups, rows, given)
+    rows = aggregate_rows(groups, given)
+    remarks += remarks_on(groups, rows, given)
     tables = _tables(groups, rows, given)
     if kind is None:
         for table in tables:
@@ -116,7 +116,7 @@ def _format_of(output: str | None) -> Format | None:
     return FORMATS[suffix]
 
 
-def _check_protocols(groups: "Sequence[Group]", allow: bool) -> list[str]:
+def check_protocols(groups: "Sequence[Group]", allow: bool) -> list[str]:
     """Refuse different protocols, or return a warning where they are allowed."""
     from meta_rl.comparison import differing_fields
 
@@ -142,7 +142,7 @@ def _check_stage(groups: "Sequence[Group]", stage: int | None) -> None:
             )
 
 
-def _rows(groups: "Sequence[Group]", given: Arguments) -> "list[Row]":
+def aggregate_rows(groups: "Sequence[Group]", given: Arguments) -> "list[Row]":
     """Aggregate what the tables show: all tasks, and then each if asked for."""
     from meta_rl.comparison import aggregate, task_rows
 
@@ -166,7 +166,8 @@ def _rows(groups: "Sequence[Group]", given: Arguments) -> "list[Row]":
     return rows
 
 
-def _remarks(groups: "Sequence[Group]", rows: "Sequence[Row]", given: Arguments) -> list[str]:
+def remarks_on(groups: "Sequence[Group]", rows: "Sequence[Row]", given: Arguments) -> list[str]:
+    """Return what readers must know of the intervals and the results."""
     fingerprints = dict.fromkeys(group.first.fingerprint for group in groups)
     runs = "runs for each task apart" if given.resampling == "rliable" else "whole runs"
     tasks = ", and of tasks within each name" if any("tasks" in row.over for row in rows) else ""
@@ -190,15 +191,16 @@ def _tables(
     groups: "Sequence[Group]", rows: "Sequence[Row]", given: Arguments
 ) -> "list[TextTable]":
     quantities = [q for q in TITLES if any(row.quantity == q for row in rows)]
-    tables = [_aggregates(quantity, rows) for quantity in quantities]
+    tables = [aggregates_table(quantity, rows) for quantity in quantities]
     if given.by_task:
         tables += [_by_task(quantity, groups, rows) for quantity in quantities]
     if len(groups) > 1:
-        tables.append(_improvements(groups, given))
+        tables.append(improvements_table(groups, given))
     return tables
 
 
-def _aggregates(quantity: "Quantity", rows: "Sequence[Row]") -> "TextTable":
+def aggregates_table(quantity: "Quantity", rows: "Sequence[Row]") -> "TextTable":
+    """Return a row for each group and stage."""
     from meta_rl.commands._table import TextTable
     from meta_rl.statistics import AGGREGATES
 
@@ -208,7 +210,7 @@ def _aggregates(quantity: "Quantity", rows: "Sequence[Row]") -> "TextTable":
             str(len(row.group.runs)),
             _env_steps(row.group),
             str(row.group.first.adaptation_episodes[row.stage]),
-            *(_shown(found) for found in row.aggregates.values()),
+            *(told(found) for found in row.aggregates.values()),
             _over(row.over),
         )
         for row in rows
@@ -223,7 +225,7 @@ def _by_task(quantity: "Quantity", groups: "Sequence[Group]", rows: "Sequence[Ro
     from meta_rl.comparison import task_rows
 
     cells = {
-        (row.task, row.group.label): _shown(row.aggregates["mean"])
+        (row.task, row.group.label): told(row.aggregates["mean"])
         for row in rows
         if row.quantity == quantity
     }
@@ -234,14 +236,15 @@ def _by_task(quantity: "Quantity", groups: "Sequence[Group]", rows: "Sequence[Ro
     return TextTable(f"{TITLES[quantity]} by task, mean", ("task", *labels), lines)
 
 
-def _improvements(groups: "Sequence[Group]", given: Arguments) -> "TextTable":
+def improvements_table(groups: "Sequence[Group]", given: Arguments) -> "TextTable":
+    """Return a row for each pair of groups."""
     from meta_rl.commands._table import TextTable
 
     lines = []
     for one, other in itertools.combinations(groups, 2):
         found = {q: _improvement(one, other, q, given) for q in TITLES}
         over = next((over for _, over in filter(None, found.values())), ())
-        shown = [_shown(pair[0]) if pair else "-" for pair in found.values()]
+        shown = [told(pair[0]) if pair else "-" for pair in found.values()]
         lines.append((one.label, other.label, *shown, _over(over)))
     columns = ("group", "is better than", *TITLES.values(), "interval over")
     return TextTable("probability of improvement", columns, lines, left=2)
@@ -263,7 +266,8 @@ def _env_steps(group: "Group") -> str:
     return " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
 
 
-def _shown(found: "Estimate") -> str:
+def told(found: "Estimate") -> str:
+    """Return an estimate and its interval as text."""
     digits = 2 if abs(found.value) < 100 else 0
     if found.low is None or found.high is None:
         return f"{found.value:,.{digits}f} [-]"
@@ -328,12 +332,12 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
         "profiles": figures.performance_profiles(groups, quantity, stage, given.resampling),
         "tasks": figures.heat_map(groups, quantity, stage),
     }
-    if metrics := _metrics(groups, given.metrics):
+    if metrics := training_metrics(groups, given.metrics):
         pictures["sample_efficiency"] = figures.sample_efficiency(groups, metrics)
     return {Path(given.figures) / f"{name}.png": figure for name, figure in pictures.items()}
 
 
-def _metrics(groups: "Sequence[Group]", chosen: tuple[str, ...]) -> list[str]:
+def training_metrics(groups: "Sequence[Group]", chosen: tuple[str, ...]) -> list[str]:
     """Return the metrics of training to draw: the chosen ones, or the usual ones that are there."""
     known = dict.fromkeys(
         name for group in groups for run in group.runs for row in run.metrics for name in row

@@ -13,7 +13,15 @@ import yaml
 
 from meta_rl import figures
 from meta_rl.catalog import ROOT
-from meta_rl.comparison import Group, group_runs, improvement, load_run, newest_result
+from meta_rl.comparison import (
+    Group,
+    group_runs,
+    improvement,
+    load_run,
+    newest_result,
+    shared_name,
+)
+from meta_rl.config import load_experiment
 from meta_rl.errors import UserError
 from meta_rl.evaluation import EvalResult
 
@@ -333,3 +341,12 @@ def test_results_are_recorded_from_runs(runs, tmp_path, monkeypatch, capsys):
     assert [(entry["config"], entry["seed"]) for entry in recorded] == [("maml", 0), ("maml", 1)]
     mean = np.mean([entry["stages"][1]["success"]["mean"] for entry in recorded])
     assert "| maml | 2 | " in capsys.readouterr().out and 0 <= mean <= 1
+
+
+def test_seeds_share_a_name_that_other_settings_do_not(small_config):
+    one = load_experiment(str(small_config("maml_trpo", name="nav-seed0")))
+    seed = replace(one, seed=1, name="nav-seed1", threads=2)
+    other = replace(one, meta_iterations=3)
+
+    assert shared_name(one) == shared_name(seed) != shared_name(other)
+    assert re.fullmatch(r"nav-[0-9a-f]{8}", shared_name(one))
