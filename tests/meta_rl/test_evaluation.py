@@ -17,7 +17,7 @@ from meta_rl.evaluation import (
     make_protocol,
     stage_episodes,
 )
-from meta_rl.seeding import Streams
+from meta_rl.seeding import TaskStreams, standard_normal
 from meta_rl.types import Phase, Rollout, Task, Tasks
 from meta_rl.worker import RolloutWorker
 
@@ -44,7 +44,7 @@ class Sweeper:
     def act(self, context, timestep, generator):
         action = self.DIRECTIONS[context].unsqueeze(1).expand(timestep.prev_action.shape)
         if generator is not None:
-            action = action + 0.1 * torch.randn(action.shape, generator=generator)
+            action = action + 0.1 * standard_normal(action.shape, generator)
         return action, torch.zeros(action.shape[:2]), context
 
     def adapt(self, context, rollout):
@@ -121,9 +121,8 @@ def test_stage_zero_is_the_agent_before_any_experience(name, actions, build_agen
     result = measure(agent, config, tasks_at_once=50)
 
     tasks = FAMILY.tasks("test")
-    worker = RolloutWorker(
-        FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(5, CPU, purpose="evaluation")
-    )
+    streams = TaskStreams(5, CPU, "evaluation/0/learning")
+    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, streams)
     rollout, _ = worker.collect(
         agent,
         agent.begin(tasks, 2),
@@ -153,9 +152,8 @@ def test_deterministic_episodes_are_forgotten(build_agent):
     config = EvaluationConfig(actions="deterministic")
     result = measure(agent, config, tasks_at_once=50)
 
-    worker = RolloutWorker(
-        FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(0, CPU, purpose="evaluation")
-    )
+    streams = TaskStreams(0, CPU, "evaluation/0/learning")
+    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, streams)
     rollout, context = worker.collect(agent, agent.begin(tasks, 2), tasks, 2, agent.phases[0])
     second, _ = worker.collect(
         agent, context, tasks, 2, agent.phases[0], previous=rollout, deterministic=True
