@@ -27,7 +27,8 @@ class Cells:
         self.measured: NDArray[np.bool_] = np.zeros(shape[2], dtype=np.bool_)
         if path is not None:
             # A file that cannot be read costs nothing but to measure again.
-            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+            unreadable = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+            with contextlib.suppress(*unreadable):
                 self._load(path)
 
     @property
@@ -73,4 +74,4 @@ class Cells:
                 )
             os.replace(temporary, path)
         except OSError as error:
-            raise UserError(f"cannot keep the unfinished evaluation {path}: {error}") from error
+            raise UserError(f"cannot write the evaluation {path}: {error}") from error

@@ -32,7 +32,7 @@ class TaskGenerators(torch.Generator):
 
     def __new__(cls, seeds: Sequence[int], device: torch.device) -> "TaskGenerators":
         """Make the generator that serves whoever draws for all tasks at once."""
-        return super().__new__(cls, device)
+        return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.manual_seed(seeds[0])
