@@ -80,7 +80,6 @@ class LegacyAgent:
     ) -> None:
         self.agent, self.spec, self.tasks, self.device = agent, spec, tasks, device
         self.deterministic, self.generator = deterministic, generator
-        self.low, self.high = np.array(spec.action_low), np.array(spec.action_high)
 
     def init(self) -> None:
         """Forget the tasks before, and begin the ones that the environments have now."""
@@ -96,7 +95,9 @@ class LegacyAgent:
         self, observations: Float[np.ndarray, "W O"]
     ) -> tuple[Float[np.ndarray, "W A"], dict[str, NDArray[Any]]]:
         """Act to learn."""
-        return self._act(observations, self.generator), {}
+        step = self._act(observations, self.generator)
+        self.steps.append(step)
+        return self._sent(step["action"]), {}
 
     def step(self, timestep: Timestep) -> None:
         """Record what the last action brought."""
@@ -127,10 +128,9 @@ class LegacyAgent:
         reward = self._tensor(observations[:, self.spec.observation_size + self.spec.action_size])
         # after a reset the environment shows zero, but the memory is of the last adaptation
         self.prev_reward = torch.where(self.first, self.prev_reward, reward)
-        action = self._act(observations, None if self.deterministic else self.generator)
-        self.steps = []
+        step = self._act(observations, None if self.deterministic else self.generator)
         self.first = torch.zeros_like(self.first)
-        return action
+        return self._sent(step["action"])
 
     def reset(self, env_mask: NDArray[np.bool_]) -> None:
         """Begin evaluation episodes where the mask says."""
@@ -155,15 +155,18 @@ class LegacyAgent:
     @torch.no_grad()
     def _act(
         self, observations: Float[np.ndarray, "W O"], generator: torch.Generator | None
-    ) -> Float[np.ndarray, "W A"]:
+    ) -> dict[str, Tensor]:
         obs = self._tensor(observations[:, : self.spec.observation_size])
-        timestep = TimeStep(
-            obs, self.prev_action, self.prev_reward, self.first, torch.ones_like(self.first)
-        )
+        valid = torch.ones_like(self.first)
+        timestep = TimeStep(obs, self.prev_action, self.prev_reward, self.first, valid)
         action, log_prob, self.context = self.agent.act(self.context, timestep, generator)
-        self.steps.append({**vars(timestep), "action": action, "log_prob": log_prob})
         self.prev_action = action
-        return np.clip(action.squeeze(1).cpu().double().numpy(), self.low, self.high)
+        return {**vars(timestep), "action": action, "log_prob": log_prob}
+
+    def _sent(self, action: Tensor) -> Float[np.ndarray, "W A"]:
+        """Return actions as metaworld wants them, clipped to their bounds as ours are."""
+        sent = action.squeeze(1).cpu().double().numpy()
+        return np.clip(sent, self.spec.action_low, self.spec.action_high)
 
 
 def evaluate_as_metaworld(

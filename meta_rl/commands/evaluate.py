@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -74,28 +74,30 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, args=arguments, prog="meta-rl evaluate")
     if given.tasks_at_once is not None and given.tasks_at_once < 1:
         raise UserError(f"--tasks-at-once must be at least 1, got {given.tasks_at_once}")
+    if given.legacy_metaworld and given.by_task:
+        raise UserError(
+            "metaworld's own count knows no goals: give --legacy-metaworld or --by-task"
+        )
     from meta_rl.experiment import load_trained, set_threads
     from meta_rl.run_folder import RunFolder
 
     folder = RunFolder(Path(given.run))
     trained = load_trained(folder, given.checkpoint, given.device)
-    machine = {name: value for name in ("threads", "workers") if (value := getattr(given, name))}
-    trained = replace(trained, experiment=replace(trained.experiment, **machine))
-    set_threads(trained.experiment)
-    names = ("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed")
-    chosen = {name: value for name in names if (value := getattr(given, name)) is not None}
-    if given.actions is None:
-        kinds: tuple[Literal["sampled", "deterministic"], ...] = (
-            trained.experiment.evaluation.actions,
-        )
-    elif given.actions == "both":
-        kinds = ("sampled", "deterministic")
-    else:
-        kinds = (given.actions,)
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(given, name)) is not None}
+
+    experiment = replace(trained.experiment, **chosen("threads", "workers"))
+    set_threads(experiment)
+    trained = replace(trained, experiment=experiment)
+    evaluation = replace(
+        experiment.evaluation,
+        **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
+    )
+    actions = given.actions or evaluation.actions
     measure = measure_as_metaworld if given.legacy_metaworld else measure_all
-    for actions in kinds:
-        config = replace(trained.experiment.evaluation, **chosen, actions=actions)
-        measure(folder, trained, config, given)
+    for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
+        measure(folder, trained, replace(evaluation, actions=kind), given)
     return 0
 
 
