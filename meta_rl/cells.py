@@ -50,11 +50,6 @@ class Cells:
         if self.path is not None:
             self._save(self.path)
 
-    def discard_file(self) -> None:
-        """Delete the file: the result is written."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
     def _load(self, path: Path) -> None:
         with np.load(path) as kept:
             columns = {name: kept[name] for name in ("episode_return", "success", "measured")}

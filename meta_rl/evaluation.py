@@ -199,7 +199,7 @@ def measured_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -
 def tasks_that_fit(
     agent: MetaAgent, distribution: TaskDistribution, env: TaskEnv, copies: int
 ) -> int:
-    """Return how many tasks to play together; no number depends on it, but memory and speed do."""
+    """Return how many tasks of so many copies to play together, for memory's and speed's sake."""
     spec = distribution.spec
     # observation and action twice, reward twice, log-probability, marks and metrics
     numbers = 2 * (spec.observation_size + spec.action_size) + 4 + len(distribution.metric_names)
@@ -236,7 +236,7 @@ def evaluate(
     episodes, columns = measured_episodes(agent, config, copies)
     cells = Cells((episodes, config.adaptation_steps + 1, len(tasks), columns), unfinished)
     missing = cells.missing
-    size = tasks_at_once or tasks_that_fit(agent, distribution, env, copies)
+    size = tasks_at_once or tasks_that_fit(agent, distribution, env, max(copies, columns))
     for start in range(0, len(missing), size):
         rows = missing[start : start + size]
         cells.fill(
