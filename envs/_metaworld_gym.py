@@ -14,6 +14,7 @@ from meta_rl.gymnasium_worker import WorldTask
 MOST_DRAWS = 100
 """Times that a reset may draw its goal; one that was set needs one."""
 
+
 @dataclass(frozen=True)
 class MetaworldFamily:
     """Makes Meta-World environments and gives them goals, by Meta-World's own `set_task`.

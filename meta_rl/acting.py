@@ -61,7 +61,7 @@ class ActingPolicy(nn.Module):
                     f"shape {tuple(self._leaves[leaf].shape)}"
                 )
         self.initial_action, self.initial_reward = memory[0].view(-1), memory[1].view(())
-        self.initial_state = self._state(context).view(-1)
+        self.initial_state = self._state(context).view(-1) if self._moving else torch.zeros(0)
 
     @property
     def has_memory(self) -> bool:
@@ -93,7 +93,8 @@ class ActingPolicy(nn.Module):
         )
         drawn, context = self._draw(self._context(state), timestep, noise.unsqueeze(0))
         drawn = drawn.squeeze(0)
-        moved = state if self.freeze_memory else self._state(context)
+        learns = self.has_memory and not self.freeze_memory
+        moved = self._state(context) if learns else state
         return drawn.clamp(self._low, self._high), drawn, moved
 
     def _draw(
@@ -123,7 +124,7 @@ class ActingPolicy(nn.Module):
         leaves = pytree.tree_leaves(context)
         moving = [leaves[leaf].squeeze(0) for leaf in self._moving]
         parts = [part.reshape(part.shape[0], -1).float() for part in moving]
-        return torch.cat(parts, dim=1) if parts else torch.zeros(1, 0)
+        return torch.cat(parts, dim=1)
 
     def _context(self, state: Float[Tensor, "B H"]) -> Context:
         leaves = list(self._leaves)
@@ -177,9 +178,11 @@ def export(policy: ActingPolicy, metadata: Mapping[str, Any], path: Path) -> Non
     noise = torch.zeros(worlds, spec.action_size)
     arguments: tuple[Tensor, ...] = (obs, noise)
     if policy.has_memory:
+        # Each a tensor of its own: export takes one that is given twice for one input.
+        prev_action, prev_reward = torch.zeros_like(noise), torch.zeros(worlds)
         first = torch.ones(worlds, dtype=torch.bool)
-        state = policy.initial_state.expand(worlds, -1)
-        arguments = (obs, noise, noise, torch.zeros(worlds), first, state)
+        state = policy.initial_state.repeat(worlds, 1)
+        arguments = (obs, noise, prev_action, prev_reward, first, state)
     module = policy if policy.has_memory else Reactive(policy)
     batch = torch.export.Dim("batch")
     with torch.no_grad():

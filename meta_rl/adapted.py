@@ -58,7 +58,9 @@ class AdaptedPolicy:
         size = self.policy.spec.observation_size
         given = np.asarray(observation, dtype=np.float32)
         if given.ndim not in (1, 2) or given.shape[-1] != size:
-            raise UserError(f"the policy observes {size} numbers, got an array of shape {given.shape}")
+            raise UserError(
+                f"the policy observes {size} numbers, got an array of shape {given.shape}"
+            )
         obs = torch.from_numpy(given.reshape(-1, size))
         fresh = self._fresh_state(len(obs))
         first = torch.full((len(obs),), state is None)

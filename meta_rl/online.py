@@ -175,9 +175,7 @@ class OnlineAdaptation:
         episodes = played.known.episodes + len(played.round.returns)
         return Knowledge(context, episodes, played.rollout)
 
-    def play(
-        self, known: Knowledge, doing: Literal["adapt", "execute"], episodes: int
-    ) -> Played:
+    def play(self, known: Knowledge, doing: Literal["adapt", "execute"], episodes: int) -> Played:
         """Play a round and tell of it."""
         rollout, moved = self.worker.collect(
             self.agent, known.context, self.tasks, 1, Phase(episodes), known.previous

@@ -71,6 +71,8 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Adapt to one task."""
     given = tyro.cli(Arguments, args=arguments, prog="meta-rl adapt")
+    import torch
+
     from meta_rl import adapted, targets
     from meta_rl.catalog import name_of
     from meta_rl.experiment import load_trained
@@ -110,7 +112,7 @@ def main(arguments: list[str]) -> int:
         agent,
         experiment.agent,
         known.context,
-        worker.memory(known.previous, (1, 1)),
+        worker.memory(known.previous, torch.Size((1, 1))),
         distribution.spec,
         given.freeze_memory,
         {
@@ -131,7 +133,7 @@ def main(arguments: list[str]) -> int:
 
 
 def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:
-    """Return episodes a round, and rounds; say so if that is more than the agent was trained for."""
+    """Return episodes a round, and rounds; say if the agent was trained for fewer."""
     agent = trained.agent
     shared = agent.copies_share_experience
     trained_steps = max(1, len(agent.phases) - 1)
