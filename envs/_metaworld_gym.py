@@ -29,13 +29,16 @@ class MetaworldFamily:
     metric_names: tuple[str, ...] = ("success",)
 
     def make(self, name: str) -> gymnasium.Env[Any, Any]:
-        """Make an environment of one of the 50 tasks."""
+        """Make an environment of one of the 50 tasks, which needs OpenGL only when it draws."""
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+        from envs._metaworld_camera import Camera
+
         env: gymnasium.Env[Any, Any] = ALL_V3_ENVIRONMENTS[name](
-            reward_function_version=self.reward_version
+            reward_function_version=self.reward_version, render_mode="rgb_array"
         )
-        _refuse_to_draw_for_ever(env, name)
+        _refuse_endless_reset(env, name)
+        env.mujoco_renderer = Camera(env)  # type: ignore[attr-defined]
         return env
 
     def assign(self, env: gymnasium.Env[Any, Any], task: WorldTask) -> None:
@@ -50,7 +53,7 @@ class MetaworldFamily:
         env.set_task(Task(env_name=task.name, data=pickle.dumps(data)))  # type: ignore[attr-defined]
 
 
-def _refuse_to_draw_for_ever(env: Any, name: str) -> None:
+def _refuse_endless_reset(env: Any, name: str) -> None:
     """Let an environment refuse a goal that breaks Meta-World's own rules.
 
     Its reset draws the goal again as long as, say, object and target are too near each other; a

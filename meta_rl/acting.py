@@ -149,6 +149,7 @@ class Reactive(nn.Module):
     ) -> Float[Tensor, "B A"]:
         """Return the action within its bounds."""
         worlds = obs.shape[0]  # `len` would make the program's batch a constant
+        action: Tensor
         action, _, _ = self._policy(
             obs,
             noise,

@@ -13,6 +13,7 @@ from meta_rl.types import (
     MetaBatch,
     Metrics,
     Phase,
+    Picture,
     Rollout,
     Step,
     Tasks,
@@ -52,6 +53,15 @@ class TaskEnv(Protocol):
 
 
 @runtime_checkable
+class DrawingTaskEnv(TaskEnv, Protocol):
+    """A simulator that can also draw: what a family needs for videos, and for nothing else."""
+
+    def draw(self) -> Picture:
+        """Return a picture of the first world, copy 0 of task 0, as it is now."""
+        ...
+
+
+@runtime_checkable
 class TaskDistribution(Protocol):
     """A family of tasks with a train and a test split. Sampling never touches a simulator."""
 
@@ -74,6 +84,15 @@ class TaskDistribution(Protocol):
 
     def protocol(self) -> Mapping[str, Any]:
         """Return what about the tasks a published number depends on: benchmark, versions, ..."""
+        ...
+
+
+@runtime_checkable
+class OpenDistribution(TaskDistribution, Protocol):
+    """A distribution whose policies fit tasks that it does not hold itself."""
+
+    def beyond(self, name: str) -> "TaskDistribution | None":
+        """Return a distribution with tasks of that name and the same spec, or None."""
         ...
 
 

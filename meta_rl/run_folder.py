@@ -51,6 +51,11 @@ class RunFolder:
         """Policies adapted to single tasks."""
         return self.path / "adapted"
 
+    @property
+    def videos(self) -> Path:
+        """What policies do before and after they adapt to single tasks."""
+        return self.path / "videos"
+
     def create(
         self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
     ) -> None:

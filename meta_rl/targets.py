@@ -13,7 +13,7 @@ import torch
 from meta_rl.errors import UserError, did_you_mean
 from meta_rl.gymnasium_env import GymnasiumTaskEnv
 from meta_rl.named_env import NamedEnvironment
-from meta_rl.protocols import Split, TaskDistribution, TaskEnv
+from meta_rl.protocols import OpenDistribution, Split, TaskDistribution, TaskEnv
 from meta_rl.types import EnvSpec, Task, Tasks
 
 OWN_GOAL = -1
@@ -22,45 +22,80 @@ OWN_GOAL = -1
 
 @dataclass(frozen=True)
 class Target:
-    """One task, and a simulator for it."""
+    """One task, and the distribution that makes a simulator for it."""
 
+    distribution: TaskDistribution
+    tasks: Tasks
     label: str
     file_name: str
-    tasks: Tasks
-    env: TaskEnv
-    protocol: Mapping[str, Any]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Return all about the task that a number depends on."""
+        (task,) = self.tasks
+        return {
+            "family": self.distribution.family,
+            **self.distribution.protocol(),
+            "task_params": task.params,
+        }
 
 
-def environment(where: str, spec: EnvSpec, device: torch.device) -> Target:
+class NamedDistribution:
+    """A Gymnasium environment that the user names, as the one task of a family."""
+
+    family = "gymnasium"
+    metric_names: tuple[str, ...] = ("success",)
+
+    def __init__(self, where: str, spec: EnvSpec) -> None:
+        self.where = where
+        self.spec = spec
+
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Return the task so many times."""
+        return self.tasks(split)[[0] * count]
+
+    def tasks(self, split: Split) -> Tasks:
+        """Return the one task, which has no parameters."""
+        return Tasks.stack([Task(self.family, self.where, 0, ())])
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make a worker process for the environment."""
+        spec = self.spec
+        named = NamedEnvironment(
+            self.where, spec.observation_size, spec.action_low, spec.action_high
+        )
+        return GymnasiumTaskEnv(named, spec, device, workers)
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return the environment's name; what it does is its owner's."""
+        return {
+            "env": self.where,
+            "horizon": self.spec.horizon,
+            "gymnasium": gymnasium.__version__,
+        }
+
+
+def environment(where: str, spec: EnvSpec) -> Target:
     """Return a Gymnasium environment as a task; `NamedEnvironment` says how to name one."""
-    family = NamedEnvironment(where, spec.observation_size, spec.action_low, spec.action_high)
-    tasks = Tasks.stack([Task("gymnasium", where, 0, ())])
-    protocol = {"env": where, "horizon": spec.horizon, "gymnasium": gymnasium.__version__}
-    return Target(
-        label=where,
-        file_name=re.sub(r"[^\w.-]+", "-", Path(where).name),
-        tasks=tasks,
-        env=GymnasiumTaskEnv(family, spec, device, workers=1),
-        protocol={"family": tasks.family, **protocol},
-    )
+    distribution = NamedDistribution(where, spec)
+    file_name = re.sub(r"[^\w.-]+", "-", Path(where).name)
+    return Target(distribution, distribution.tasks("test"), where, file_name)
 
 
 def family_task(
-    distribution: TaskDistribution,
-    name: str | None,
-    goal: str | None,
-    split: Split,
-    device: torch.device,
+    distribution: TaskDistribution, name: str | None, goal: str | None, split: Split
 ) -> Target:
-    """Return one of a family's tasks.
+    """Return one of a family's tasks, also one that the distribution does not hold itself.
 
     Args:
         name: Of the task; None where there is only one.
         goal: The index of one of its goals, or a goal as numbers: the task's parameters, joined
             by commas. None takes the first.
     """
-    known = distribution.tasks(split)
-    known = _of_name(known, name, f"the {split} split of {distribution.family}")
+    held = distribution.tasks(split).names
+    if name and name not in held and isinstance(distribution, OpenDistribution):
+        distribution = distribution.beyond(name) or distribution
+    known = _of_name(distribution.tasks(split), name, f"the {split} split of {distribution.family}")
     if goal is None:
         tasks = known[:1]
     elif re.fullmatch(r"\d+", goal):
@@ -69,17 +104,7 @@ def family_task(
         tasks = _of_numbers(known, goal)
     (task,) = tasks
     which = goal if task.index == OWN_GOAL else task.index
-    return Target(
-        label=f"{task.name}:{which}",
-        file_name=f"{task.name}-{which}",
-        tasks=tasks,
-        env=distribution.make_env(device, workers=1),
-        protocol={
-            "family": distribution.family,
-            **distribution.protocol(),
-            "task_params": task.params,
-        },
-    )
+    return Target(distribution, tasks, f"{task.name}:{which}", f"{task.name}-{which}")
 
 
 def _of_name(tasks: Tasks, name: str | None, where: str) -> Tasks:

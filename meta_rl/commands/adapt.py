@@ -54,6 +54,9 @@ class Arguments:
     """Which of the run's checkpoints: the newest, or the best by evaluation while training."""
     output: str | None = None
     """File of the adapted policy; none means RUN/adapted/TASK-GOAL.pt."""
+    video: str | None = None
+    """Film the first and the last round's first episode: an .mp4, or a .png for a strip of
+    pictures."""
     seed: int = 0
     """Seed of the actions' noise and of the environment."""
 
@@ -76,27 +79,40 @@ def main(arguments: list[str]) -> int:
     from meta_rl import adapted, targets
     from meta_rl.catalog import name_of
     from meta_rl.experiment import load_trained
-    from meta_rl.online import OnlineAdaptation
+    from meta_rl.online import OnlineAdaptation, Round
     from meta_rl.run_folder import RunFolder
     from meta_rl.seeding import Streams
+    from meta_rl.video import Take, check_ending, filming, write_film
     from meta_rl.worker import RolloutWorker
 
+    if given.video:
+        check_ending(Path(given.video))
     folder = RunFolder(Path(given.run))
     trained = load_trained(folder, given.checkpoint)
     agent, experiment = trained.agent, trained.experiment
-    distribution, device = trained.distribution, trained.device
+    spec, device = trained.distribution.spec, trained.device
     if given.env is not None:
-        target = targets.environment(given.env, distribution.spec, device)
+        target = targets.environment(given.env, spec)
     else:
-        target = targets.family_task(distribution, given.task, given.goal, given.split, device)
+        target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
+    distribution = target.distribution
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
-    episodes, rounds = budget(given, trained)
-    streams = Streams(given.seed, device, purpose="adapt")
-    worker = RolloutWorker(distribution, target.env, device, streams)
     log = Log(path.with_suffix(".jsonl"), target.label)
-    with closing(target.env):
-        adaptation = OnlineAdaptation(
+    episodes, rounds = budget(given, trained)
+    with closing(distribution.make_env(device, workers=1)) as env:
+        filmed = filming(env, distribution) if given.video else None
+        streams = Streams(given.seed, device, purpose="adapt")
+        worker = RolloutWorker(distribution, filmed or env, device, streams)
+        takes: list[Take] = []
+
+        def tell(report: "Report") -> None:
+            log.tell(report)
+            if filmed is not None and isinstance(report, Round):
+                # the first round and the last
+                takes[1:] = [Take(report.learned_from, tuple(filmed.moments))]
+
+        known = OnlineAdaptation(
             worker,
             agent,
             target.tasks,
@@ -104,16 +120,15 @@ def main(arguments: list[str]) -> int:
             rounds,
             given.until_stable,
             given.watch,
-            log.tell,
-        )
-        known = adaptation.run()
+            tell,
+        ).run()
     program = adapted.save(
         path,
         agent,
         experiment.agent,
         known.context,
         worker.memory(known.previous, torch.Size((1, 1))),
-        distribution.spec,
+        spec,
         given.freeze_memory,
         {
             "task": target.label,
@@ -121,11 +136,14 @@ def main(arguments: list[str]) -> int:
             "agent": name_of(experiment.agent),
             "checkpoint": given.checkpoint,
             "meta_iterations": trained.meta_iterations,
-            "protocol": dict(target.protocol),
+            "protocol": target.protocol,
             "adaptation_episodes": known.episodes,
             "seed": given.seed,
         },
     )
+    if given.video:
+        film_path = write_film(takes, Path(given.video), f"{experiment.name}, {target.label}")
+        print(f"film: {film_path}")
     print(f"log: {log.path}")
     print(f"program: {program}")
     print(f"adapted policy: {path}")
@@ -137,12 +155,7 @@ def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:
     agent = trained.agent
     shared = agent.copies_share_experience
     trained_steps = max(1, len(agent.phases) - 1)
-    if given.episodes is not None:
-        episodes = given.episodes
-    elif shared:
-        episodes = trained.experiment.envs_per_task * agent.phases[0].episodes
-    else:
-        episodes = trained_steps
+    episodes = given.episodes or trained.adaptation_episodes
     rounds = given.rounds or (LIMIT_UNTIL_STABLE if given.until_stable else 1)
     steps, unit = (rounds, "rounds") if shared else (rounds * episodes, "episodes")
     if steps > trained_steps:
