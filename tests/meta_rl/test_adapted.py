@@ -11,12 +11,14 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from envs import make_sb3
 from envs.point_navigation import Config, PointNavigation
 from meta_rl import catalog, checkpoint
+from meta_rl.acting import ActingPolicy, export
 from meta_rl.adapted import load
 from meta_rl.errors import UserError
 from meta_rl.experiment import load_trained
+from meta_rl.protocols import MetaAgent
 from meta_rl.run_folder import RunFolder
 from meta_rl.seeding import Streams
-from meta_rl.types import Phase, TimeStep
+from meta_rl.types import EnvSpec, Phase, TimeStep
 from meta_rl.worker import RolloutWorker
 
 AGENTS = catalog.names("agents")
@@ -211,6 +213,37 @@ def test_an_exported_policy_needs_nothing_but_torch_and_numpy(adapted, environme
             action = policy.mean + (0.0 if step % 2 else 0.7) * policy.log_std.exp()
             reward = torch.full((1, 1), -0.5)
             np.testing.assert_allclose(answer, action.view(-1).clamp(-1, 1), atol=1e-6)
+
+
+class Counter(MetaAgent):
+    """An agent that only acts: its action is how often it has acted, over ten."""
+
+    phases = (Phase(),)
+    copies_share_experience = False
+
+    def act(self, context, timestep, generator):
+        acted = context["acted"] + 1
+        action = acted.unsqueeze(-1) / 10 + 0 * timestep.prev_action
+        return action, torch.zeros_like(timestep.prev_reward), {"acted": acted}
+
+
+def test_an_agent_that_only_acts_is_exported_too(tmp_path):
+    spec = EnvSpec(2, (-1.0, -0.2), (1.0, 0.2), 5)
+    memory = torch.zeros(1, 1, 2), torch.zeros(1, 1)
+    policy = ActingPolicy(Counter(), {"acted": torch.full((1, 1), 1)}, memory, spec, False)
+    export(policy, {"task": "count"}, tmp_path / "counter.pt2")
+
+    program = torch.export.load(tmp_path / "counter.pt2").module()
+    obs, prev_action, reward = torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(3)
+    first, state = torch.ones(3).bool(), policy.initial_state.expand(3, -1)
+    for acted in (2, 3):
+        action, prev_action, state = program(
+            obs, torch.randn(3, 2), prev_action, reward, first, state
+        )
+        torch.testing.assert_close(action, torch.tensor([[acted / 10, 0.2]]).expand(3, -1))
+        torch.testing.assert_close(prev_action, torch.full((3, 2), acted / 10))
+    with pytest.raises(UserError, match=r"Counter moves a part .* shape \(1,\)"):
+        ActingPolicy(Counter(), {"acted": torch.ones(1)}, memory, spec, False)
 
 
 @pytest.mark.parametrize("agent", AGENTS)

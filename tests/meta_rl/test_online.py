@@ -179,12 +179,16 @@ def test_a_goal_must_be_an_index_or_as_many_numbers_as_the_task_has(adapt):
         adapt(f"--goal={text}")[1].fails_with(phrase)
 
 
-def test_the_numbers_of_a_known_goal_are_that_goal(adapt):
+def test_the_numbers_of_a_known_goal_are_that_goal(adapt, tmp_path):
     from envs.point_navigation import Config, PointNavigation
 
     params = PointNavigation(Config(test_goals=3)).tasks("test").params[1].tolist()
     by_index, _ = adapt("--goal", 1)
-    by_numbers, outcome = adapt("--goal=" + ",".join(map(repr, params)))
+    by_numbers, outcome = adapt(
+        "--goal=" + ",".join(map(repr, params)), "--video", tmp_path / "film.png"
+    )
+    assert f"film: {tmp_path / 'film.png'}" in outcome.out  # filming changes nothing
+    assert (tmp_path / "film.png").stat().st_size > 1000
     assert by_numbers == by_index
     assert outcome.out.startswith("point:" + ",".join(map(repr, params)) + "  round 1,")
 
