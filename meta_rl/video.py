@@ -1,6 +1,7 @@
 """Films of a policy before and after it adapts to a task, as mp4 or as a strip of pictures."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,10 +193,13 @@ def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:
     check_ending(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+        temporary.touch()  # ffmpeg would not tell clearly that it cannot write
         if path.suffix == ".png":
-            strip(takes).save(path)
+            strip(takes).save(temporary)
         else:
-            _write_mp4(frames(takes, name), path)
+            _write_mp4(frames(takes, name), temporary)
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another --output") from error
     return path

@@ -95,6 +95,10 @@ def main(arguments: list[str]) -> int:
         target = targets.environment(given.env, spec)
     else:
         target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
+        if target.distribution is not trained.distribution:
+            print(
+                f"{given.task} is no {given.split} task of this run; it is taken from beyond them"
+            )
     distribution = target.distribution
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
