@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
         target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
         if target.distribution is not trained.distribution:
             print(
-                f"{given.task} is no {given.split} task of this run; it is taken from beyond them"
+                f"{given.task} is no {given.split} task of this run; it is from beyond them"
             )
     distribution = target.distribution
     default = folder.adapted / f"{target.file_name}.pt"

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     trained = load_trained(folder, given.checkpoint)
     target = family_task(trained.distribution, given.task, given.goal, given.split)
     if target.distribution is not trained.distribution:
-        print(f"{given.task} is no {given.split} task of this run; it is taken from beyond them")
+        print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
     trained, tasks = replace(trained, distribution=target.distribution), target.tasks
     takes = film_adaptation(trained, tasks, given.rounds, given.episodes, given.actions, given.seed)
     for take in takes:
