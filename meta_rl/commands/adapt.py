@@ -96,9 +96,7 @@ def main(arguments: list[str]) -> int:
     else:
         target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
         if target.distribution is not trained.distribution:
-            print(
-                f"{given.task} is no {given.split} task of this run; it is from beyond them"
-            )
+            print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
     distribution = target.distribution
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
