@@ -167,9 +167,15 @@ class GradientAdapter:
         self, context: dict[str, Any], timestep: TimeStep, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Draw actions from each task's own policy; the context stays as it is."""
-        distribution = self.policy.batched(context["policy"], timestep.obs)
+        distribution, context = self.distribution(context, timestep)
         action = distribution.sample(generator)
         return action, distribution.log_prob(action), context
+
+    def distribution(
+        self, context: dict[str, Any], timestep: TimeStep
+    ) -> tuple[Gaussian, dict[str, Any]]:
+        """Return each task's own policy in the given states."""
+        return self.policy.batched(context["policy"], timestep.obs), context
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
         """Take one policy-gradient step on each task (Finn et al. 2017, Alg. 3, lines 6-7)."""

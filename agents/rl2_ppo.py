@@ -194,14 +194,21 @@ class RL2PPO:
         timestep: TimeStep,
         generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Float[Tensor, "M N H"]]:
-        """Draw actions and remember the step; padding is not remembered."""
+        """Draw actions and remember the step."""
+        policy, hidden = self.distribution(context, timestep)
+        action = policy.sample(generator)
+        return action, policy.log_prob(action), hidden
+
+    def distribution(
+        self, context: Float[Tensor, "M N H"], timestep: TimeStep
+    ) -> tuple[Gaussian, Float[Tensor, "M N H"]]:
+        """Return the policy of the step, and the memory of it; padding is not remembered."""
         worlds = timestep.first.shape
         inputs = self.inputs(timestep).flatten(0, 1).unsqueeze(0)
         policy, hidden = self.policy(inputs, context.flatten(0, 1))
         policy = Gaussian(*(part.squeeze(0).unflatten(0, worlds) for part in policy))
-        action = policy.sample(generator)
         hidden = torch.where(timestep.valid.unsqueeze(-1), hidden.unflatten(0, worlds), context)
-        return action, policy.log_prob(action), hidden
+        return policy, hidden
 
     def adapt(self, context: Float[Tensor, "M N H"], rollout: Rollout) -> Float[Tensor, "M N H"]:
         """Return the context: acting has already put the rollout into memory."""

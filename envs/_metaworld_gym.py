@@ -8,7 +8,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from meta_rl.errors import UserError
 from meta_rl.gymnasium_worker import WorldTask
+
+MOST_DRAWS = 100
+"""Times that a reset may draw its goal; one that was set needs one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class MetaworldFamily:
         env: gymnasium.Env[Any, Any] = ALL_V3_ENVIRONMENTS[name](
             reward_function_version=self.reward_version, render_mode="rgb_array"
         )
+        _refuse_endless_reset(env, name)
         env.mujoco_renderer = Camera(env)  # type: ignore[attr-defined]
         return env
 
@@ -46,3 +51,31 @@ class MetaworldFamily:
             "partially_observable": True,
         }
         env.set_task(Task(env_name=task.name, data=pickle.dumps(data)))  # type: ignore[attr-defined]
+
+
+def _refuse_endless_reset(env: Any, name: str) -> None:
+    """Let an environment refuse a goal that breaks Meta-World's own rules.
+
+    Its reset draws the goal again as long as, say, object and target are too near each other; a
+    goal that `set_task` has set comes out the same each time.
+    """
+    reset_model, draw = env.reset_model, env._get_state_rand_vec
+    drawn = 0
+
+    def reset_counting() -> Any:
+        nonlocal drawn
+        drawn = 0
+        return reset_model()
+
+    def draw_counted() -> Any:
+        nonlocal drawn
+        drawn += 1
+        goal = draw()
+        if drawn > MOST_DRAWS:
+            raise UserError(
+                f"Meta-World's {name} refuses the goal {goal.tolist()}: some of its positions are "
+                f"nearer to each other than the task allows; move them apart"
+            )
+        return goal
+
+    env.reset_model, env._get_state_rand_vec = reset_counting, draw_counted

@@ -16,15 +16,20 @@ FORMAT = "meta-rl checkpoint 1"
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain data to a temporary file, then put it in place of the old one."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write tensors and plain data."""
     # In memory first: torch's writer hides why the system refused to write.
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
+    write(content.getbuffer(), path, "the checkpoint")
+
+
+def write(content: bytes | memoryview, path: Path, what: str) -> None:
+    """Write to a temporary file, then put it in place of the old one."""
+    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content.getbuffer())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -33,8 +38,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
             temporary.unlink(missing_ok=True)
         kept = f"; the one before is untouched: {path}" if path.exists() else ""
         raise UserError(
-            f"cannot write the checkpoint {path}: {error}; free space or make the folder "
-            f"writable{kept}"
+            f"cannot write {what} {path}: {error}; free space or make the folder writable{kept}"
         ) from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from meta_rl.errors import UserError
 from meta_rl.experiment import TrainedAgent
-from meta_rl.protocols import DrawingTaskEnv
+from meta_rl.protocols import DrawingTaskEnv, TaskDistribution, TaskEnv
 from meta_rl.seeding import Streams
 from meta_rl.types import Phase, Picture, Rollout, Step, Tasks
 from meta_rl.worker import RolloutWorker
@@ -142,12 +142,7 @@ def film_adaptation(
     episodes = episodes or trained.adaptation_episodes
     env = distribution.make_env(device, workers=1)
     try:
-        if not isinstance(env, DrawingTaskEnv):
-            raise UserError(
-                f"the family {distribution.family} cannot be filmed: its simulator "
-                f"{type(env).__name__} has no draw(), which returns a picture of the first world"
-            )
-        filmed = FilmedEnv(env, every=math.ceil(distribution.spec.horizon / PICTURES_PER_EPISODE))
+        filmed = filming(env, distribution)
         streams = Streams(seed, device, purpose="adapt")
         unseen = RolloutWorker(distribution, env, device, streams)
         seen = RolloutWorker(distribution, filmed, device, streams)
@@ -169,6 +164,16 @@ def film_adaptation(
         return takes
     finally:
         env.close()
+
+
+def filming(env: TaskEnv, distribution: TaskDistribution) -> FilmedEnv:
+    """Return a distribution's simulator, filmed."""
+    if not isinstance(env, DrawingTaskEnv):
+        raise UserError(
+            f"the family {distribution.family} cannot be filmed: its simulator "
+            f"{type(env).__name__} has no draw(), which returns a picture of the first world"
+        )
+    return FilmedEnv(env, every=math.ceil(distribution.spec.horizon / PICTURES_PER_EPISODE))
 
 
 def title(trained: TrainedAgent, tasks: Tasks) -> str:

@@ -1,148 +1,207 @@
 """`meta-rl adapt`."""
 
-from dataclasses import dataclass
+import json
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from meta_rl.errors import UserError, did_you_mean
+from meta_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from meta_rl.protocols import TaskDistribution
-    from meta_rl.types import Tasks
+    from meta_rl.experiment import TrainedAgent
+    from meta_rl.online import Report, Round
+
+LIMIT_UNTIL_STABLE = 20
+"""Rounds after which `--until-stable` gives up, unless `--rounds` says."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Adapts a run's policy to one task and writes the adapted policy as a file.
+    """Adapts a run's policy to one task while it acts, and writes the adapted policy as files.
 
-    The policy plays the task, learns from what it saw, and plays again, as one robot would.
-    `meta_rl.adapted.load_policy(FILE)` loads the policy; `policy.predict(observation)` acts.
+    The policy plays the task, learns from what it saw, and plays again, as one robot would. The
+    task is one of the run's family, with a goal of its own or one that you give as numbers, or
+    any Gymnasium environment. FILE.pt loads with `meta_rl.adapted.load`, FILE.pt2 with
+    `torch.export.load`, without this project; FILE.jsonl tells of every round.
     """
 
     run: Annotated[str, tyro.conf.Positional]
     """The run's folder."""
-    task: str
-    """Name of the task, e.g. reach-v3; the error of a wrong one lists all names."""
-    goal: int | None = None
-    """Which of the task's goals, by its index; none takes the first."""
+    task: str | None = None
+    """Name of the task, e.g. reach-v3; may be left out where the split has only one."""
+    goal: str | None = None
+    """Which of the task's goals: its index, or a goal of your own as numbers, e.g.
+    --goal=-0.1,0.8,0.2; none takes the first."""
+    env: str | None = None
+    """Adapt to a Gymnasium environment instead: module:attribute, path/to/file.py:attribute, or an
+    id that Gymnasium knows."""
     split: Literal["train", "test"] = "test"
     """Tasks trained on, or held-out ones."""
     episodes: int | None = None
     """Episodes to learn from in each round; none means as many as in training."""
-    rounds: int = 1
-    """Times the policy plays and adapts."""
+    rounds: int | None = None
+    """Times the policy plays and adapts; with --until-stable the most of them."""
+    until_stable: bool = False
+    """Adapt until several rounds in a row bring no improvement; keep what played the best one."""
+    watch: int = 0
+    """Then execute for so many rounds, and adapt again whenever the return drops."""
+    freeze_memory: bool = False
+    """Let an adapted policy with a memory (RL²) learn nothing more while it acts."""
     checkpoint: Literal["latest", "best"] = "latest"
     """Which of the run's checkpoints: the newest, or the best by evaluation while training."""
     output: str | None = None
     """File of the adapted policy; none means RUN/adapted/TASK-GOAL.pt."""
+    video: str | None = None
+    """Film the first and the last round's first episode: an .mp4, or a .png for a strip of
+    pictures."""
     seed: int = 0
-    """Seed of the actions' noise."""
+    """Seed of the actions' noise and of the environment."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("rounds", 1), ("episodes", 1), ("watch", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name} must be at least {least}, got {value}")
+        if self.env is not None and (self.task is not None or self.goal is not None):
+            raise UserError("--env is a task of its own; leave out --task and --goal")
+        if self.output is not None and Path(self.output).suffix != ".pt":
+            raise UserError(f"--output must end in .pt, got {self.output}")
 
 
 def main(arguments: list[str]) -> int:
     """Adapt to one task."""
     given = tyro.cli(Arguments, args=arguments, prog="meta-rl adapt")
-    for name in ("rounds", "episodes"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(given, name)}")
-    from meta_rl.adapted import save_policy
-    from meta_rl.evaluation import episode_success
+    import torch
+
+    from meta_rl import adapted, targets
+    from meta_rl.catalog import name_of
     from meta_rl.experiment import load_trained
-    from meta_rl.returns import episode_sums
+    from meta_rl.online import OnlineAdaptation, Round
     from meta_rl.run_folder import RunFolder
     from meta_rl.seeding import Streams
-    from meta_rl.types import Phase, Rollout
+    from meta_rl.video import Take, check_ending, filming, write_film
     from meta_rl.worker import RolloutWorker
 
+    if given.video:
+        check_ending(Path(given.video))
     folder = RunFolder(Path(given.run))
     trained = load_trained(folder, given.checkpoint)
-    agent, distribution, experiment = trained.agent, trained.distribution, trained.experiment
-    tasks = find_task(distribution, given.task, given.goal, given.split)
-    (task,) = tasks
-    episodes = given.episodes or trained.adaptation_episodes
-    phase = Phase(episodes)
-    env = distribution.make_env(trained.device, workers=1)
-    streams = Streams(given.seed, trained.device, purpose="adapt")
-    worker = RolloutWorker(distribution, env, trained.device, streams)
-
-    def tell(learned_from: int, rollout: Rollout, count: int) -> None:
-        returns = episode_sums(rollout, rollout.reward, count)
-        success = episode_success(rollout, count)
-        # Agents with a memory learn from one episode to the next, so each stands for itself.
-        size = count if agent.copies_share_experience else 1
-        for start in range(0, count, size):
-            mean, share = returns[start : start + size].mean(), success[start : start + size].mean()
-            told = f", success {share:.2f}" if not share.isnan() else ""
-            print(
-                f"{task.label}  having learned from {learned_from + start} episodes: "
-                f"return {mean:.2f}{told} (mean of {size})",
-                flush=True,
-            )
-
-    try:
-        context = agent.begin(tasks, 1)
-        previous = None
-        for number in range(given.rounds):
-            rollout, context = worker.collect(agent, context, tasks, 1, phase, previous)
-            tell(number * episodes, rollout, episodes)
-            context, previous = agent.adapt(context, rollout), rollout
-        last = phase if agent.copies_share_experience else Phase(1)
-        measured, _ = worker.collect(agent, context, tasks, 1, last, previous)
-        tell(given.rounds * episodes, measured, last.episodes)
-        memory = worker.memory(previous, measured.reward.shape[1:])
-    finally:
-        env.close()
-    default = folder.adapted / f"{task.name}-{task.index}.pt"
+    agent, experiment = trained.agent, trained.experiment
+    spec, device = trained.distribution.spec, trained.device
+    if given.env is not None:
+        target = targets.environment(given.env, spec)
+    else:
+        target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
+        if target.distribution is not trained.distribution:
+            print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+    distribution = target.distribution
+    default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
-    save_policy(
+    log = Log(path.with_suffix(".jsonl"), target.label)
+    episodes, rounds = budget(given, trained)
+    with closing(distribution.make_env(device, workers=1)) as env:
+        filmed = filming(env, distribution) if given.video else None
+        streams = Streams(given.seed, device, purpose="adapt")
+        worker = RolloutWorker(distribution, filmed or env, device, streams)
+        takes: list[Take] = []
+
+        def tell(report: "Report") -> None:
+            log.tell(report)
+            if filmed is not None and isinstance(report, Round):
+                # the first round and the last
+                takes[1:] = [Take(report.learned_from, tuple(filmed.moments))]
+
+        known = OnlineAdaptation(
+            worker,
+            agent,
+            target.tasks,
+            episodes,
+            rounds,
+            given.until_stable,
+            given.watch,
+            tell,
+        ).run()
+    program = adapted.save(
         path,
         agent,
         experiment.agent,
-        context,
-        memory,
-        distribution.spec,
-        task,
-        distribution.protocol(),
+        known.context,
+        worker.memory(known.previous, torch.Size((1, 1))),
+        spec,
+        given.freeze_memory,
+        {
+            "task": target.label,
+            "run": str(folder.path),
+            "agent": name_of(experiment.agent),
+            "checkpoint": given.checkpoint,
+            "meta_iterations": trained.meta_iterations,
+            "protocol": target.protocol,
+            "adaptation_episodes": known.episodes,
+            "seed": given.seed,
+        },
     )
+    if given.video:
+        film_path = write_film(takes, Path(given.video), f"{experiment.name}, {target.label}")
+        print(f"film: {film_path}")
+    print(f"log: {log.path}")
+    print(f"program: {program}")
     print(f"adapted policy: {path}")
     return 0
 
 
-def holding(
-    distribution: "TaskDistribution", name: str, split: Literal["train", "test"]
-) -> "TaskDistribution":
-    """Return a distribution that holds tasks of that name: this one, or one beyond it."""
-    from meta_rl.protocols import OpenDistribution
-
-    if name in distribution.tasks(split).names or not isinstance(distribution, OpenDistribution):
-        return distribution
-    return distribution.beyond(name) or distribution
-
-
-def find_task(
-    distribution: "TaskDistribution",
-    name: str,
-    goal: int | None,
-    split: Literal["train", "test"],
-) -> "Tasks":
-    """Return the one task that is meant."""
-    tasks = distribution.tasks(split)
-    known = list(dict.fromkeys(tasks.names))
-    rows = [row for row, other in enumerate(tasks.names) if other == name]
-    if not rows:
-        hint = did_you_mean(name, known)
-        raise UserError(
-            f"no task {name!r} in the {split} split of {distribution.family}; {hint}"
-            f"It has: {', '.join(known)}"
+def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:
+    """Return episodes a round, and rounds; say if the agent was trained for fewer."""
+    agent = trained.agent
+    shared = agent.copies_share_experience
+    trained_steps = max(1, len(agent.phases) - 1)
+    episodes = given.episodes or trained.adaptation_episodes
+    rounds = given.rounds or (LIMIT_UNTIL_STABLE if given.until_stable else 1)
+    steps, unit = (rounds, "rounds") if shared else (rounds * episodes, "episodes")
+    if steps > trained_steps:
+        most = "up to " if given.until_stable else ""
+        print(
+            f"note: adapting for {most}{steps} {unit}, beyond the {trained_steps} that the agent "
+            f"was trained for"
         )
-    indices = [int(tasks.index[row]) for row in rows]
-    if goal is None:
-        return tasks[rows[:1]]
-    if goal not in indices:
-        raise UserError(
-            f"no goal {goal} of {name} in the {split} split; it has {min(indices)} to "
-            f"{max(indices)}"
-        )
-    return tasks[[rows[indices.index(goal)]]]
+    return episodes, rounds
+
+
+class Log:
+    """Prints rounds and events as they happen, and writes them as lines of JSON."""
+
+    def __init__(self, path: Path, label: str) -> None:
+        self.path = path
+        self._label = label
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error}; choose another --output") from error
+
+    def tell(self, report: "Report") -> None:
+        """Tell of a round or an event."""
+        from meta_rl.online import Round
+
+        row = asdict(report)
+        if isinstance(report, Round):
+            row["return"] = report.mean_return
+            print(f"{self._label}  {describe(report)}", flush=True)
+        else:
+            print(f"{self._label}  {report.event}: {report.detail}", flush=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def describe(result: "Round") -> str:
+    """Return a round as one line."""
+    told = [f"return {result.mean_return:.2f}"]
+    if result.success is not None:
+        told.append(f"success {result.success:.2f}")
+    if result.kl is not None:
+        told.append(f"KL {result.kl:.3g}")
+    learned = f"having learned from {result.learned_from} episodes"
+    doing = "adapting" if result.doing == "adapt" else "executing"
+    return f"round {result.number}, {doing}, {learned}: {', '.join(told)} ({len(result.returns)})"

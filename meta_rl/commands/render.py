@@ -22,8 +22,9 @@ class Arguments:
     """The run's folder."""
     task: str
     """Name of the task, e.g. reach-v3; the error of a wrong one lists the run's names."""
-    goal: int | None = None
-    """Which of the task's goals, by its index; none takes the first."""
+    goal: str | None = None
+    """Which of the task's goals: its index, or numbers of your own, e.g. --goal=-0.1,0.8,0.2; none
+    takes the first."""
     split: Literal["train", "test"] = "test"
     """Tasks trained on, or held-out ones."""
     episodes: int | None = None
@@ -46,29 +47,27 @@ def main(arguments: list[str]) -> int:
     for name in ("rounds", "episodes"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(given, name)}")
-    from meta_rl.commands.adapt import find_task, holding
     from meta_rl.experiment import load_trained
     from meta_rl.run_folder import RunFolder
-    from meta_rl.video import check_ending, film_adaptation, title, write_film
+    from meta_rl.targets import family_task
+    from meta_rl.video import check_ending, film_adaptation, write_film
 
     folder = RunFolder(Path(given.run))
     if given.output:
         check_ending(Path(given.output))
     trained = load_trained(folder, given.checkpoint)
-    distribution = holding(trained.distribution, given.task, given.split)
-    if distribution is not trained.distribution:
-        print(f"{given.task} is no {given.split} task of this run; it is taken from beyond them")
-    trained = replace(trained, distribution=distribution)
-    tasks = find_task(distribution, given.task, given.goal, given.split)
-    (task,) = tasks
+    target = family_task(trained.distribution, given.task, given.goal, given.split)
+    if target.distribution is not trained.distribution:
+        print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+    trained, tasks = replace(trained, distribution=target.distribution), target.tasks
     takes = film_adaptation(trained, tasks, given.rounds, given.episodes, given.actions, given.seed)
     for take in takes:
         end = take.moments[-1]
         told = "" if end.success is None else f", success {'yes' if end.success else 'no'}"
         print(
-            f"{task.label}  {take.caption}: return {end.return_so_far:.2f}{told} "
+            f"{target.label}  {take.caption}: return {end.return_so_far:.2f}{told} "
             f"({end.steps} steps)"
         )
-    path = Path(given.output) if given.output else folder.videos / f"{task.name}-{task.index}.mp4"
-    print(f"film: {write_film(takes, path, title(trained, tasks))}")
+    path = Path(given.output) if given.output else folder.videos / f"{target.file_name}.mp4"
+    print(f"film: {write_film(takes, path, f'{trained.experiment.name}, {target.label}')}")
     return 0

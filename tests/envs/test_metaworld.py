@@ -15,6 +15,7 @@ from envs._metaworld_gym import MetaworldFamily
 from envs.metaworld import TASK_NAMES, Config, build
 from meta_rl.errors import UserError
 from meta_rl.gymnasium_worker import WorldTask
+from meta_rl.types import Tasks
 
 CPU = torch.device("cpu")
 QUICK = ("reach-v3", "faucet-close-v3", "hand-insert-v3", "lever-pull-v3")
@@ -279,3 +280,14 @@ def test_meta_world_tests_on_the_training_goals_of_the_next_seed() -> None:
     next_seed = build(Config(task="reach-v3", goal_seed=1))
     test = build(Config(task="reach-v3")).tasks("test")
     assert torch.equal(next_seed.tasks("train").params, test.params)
+
+
+@pytest.mark.parametrize("simulator", ["native", "gymnasium"])
+def test_a_goal_that_meta_world_would_draw_for_ever_is_refused(simulator) -> None:
+    distribution = build(Config(task="push-v3", simulator=simulator))
+    (task,) = distribution.tasks("test")[:1]
+    beside = (*task.params[:3], task.params[0], task.params[1] + 0.01, 0.01)
+    env = distribution.make_env(CPU, workers=1)
+    with pytest.raises(UserError, match=r"push-v3 refuses the goal .* move them apart"):
+        env.start(Tasks.stack([replace(task, params=beside)]), copies=1, seed=0)
+    env.close()

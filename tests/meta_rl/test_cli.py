@@ -135,7 +135,7 @@ def test_a_bad_config_file_is_named(meta_rl, tmp_path, content, phrases):
 
 @pytest.mark.parametrize(
     "words",
-    ["train SMALL --sed 1", "train SMALL --seed x", "evaluate runs/small --goal 1", "adapt x"],
+    ["train SMALL --sed 1", "train SMALL --seed x", "evaluate runs/small --goal 1", "adapt"],
 )
 def test_tyro_explains_flags_that_do_not_exist(meta_rl, small_config, words):
     outcome = meta_rl(*words.replace("SMALL", str(small_config())).split())
