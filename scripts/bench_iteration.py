@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from meta_rl import baseline
-from meta_rl.commands.train import _from_config, _take
+from meta_rl.commands._flags import experiment_of, take
 from meta_rl.config import Experiment, to_dict
 from meta_rl.errors import UserError
 from meta_rl.run_folder import RunFolder
@@ -95,12 +95,12 @@ def main(arguments: list[str]) -> int:
     load = os.getloadavg()
     options = {"--iterations": "3", "--warmup": "1", "--output": ""}
     for name in options:
-        arguments, given = _take(arguments, name)
+        arguments, given = take(arguments, name)
         options[name] = given or options[name]
     iterations, warmup = int(options["--iterations"]), int(options["--warmup"])
     if iterations < 1 or warmup < 0:
         raise UserError("--iterations must be at least 1 and --warmup at least 0")
-    experiment = _from_config(arguments[0], arguments[1:])
+    experiment = experiment_of(arguments[0], arguments[1:], "bench_iteration.py CONFIG")
     print(f"{experiment.name}: {iterations} meta-iterations after {warmup}")
     print(f"load average at start: {', '.join(f'{each:.2f}' for each in load)}", flush=True)
     if load[0] > 0.25 * len(os.sched_getaffinity(0)):

@@ -47,11 +47,11 @@ def main(arguments: list[str]) -> int:
     source, *flags = arguments
     as_json = "--json" in flags
     flags = [word for word in flags if word != "--json"]
-    from meta_rl.commands.train import _take
+    from meta_rl.commands._flags import take
     from meta_rl.doctor import diagnose
 
-    flags, iterations = _take(flags, "--iterations")
-    flags, checkpoint = _take(flags, "--checkpoint")
+    flags, iterations = take(flags, "--iterations")
+    flags, checkpoint = take(flags, "--checkpoint")
     try:
         count = int(iterations or 3)
     except ValueError:
@@ -72,7 +72,7 @@ def _examine(
     source: str, flags: list[str], iterations: int, checkpoint_name: str | None
 ) -> "tuple[Experiment[Any, Any], Evidence]":
     from meta_rl import checkpoint
-    from meta_rl.commands.train import _from_config, _with_flags
+    from meta_rl.commands._flags import experiment_of, with_flags
     from meta_rl.doctor import examine, recorded_updates
     from meta_rl.experiment import check_same_sections, resolve_device
     from meta_rl.run_folder import RunFolder
@@ -80,14 +80,14 @@ def _examine(
     if not Path(source).is_dir():
         if checkpoint_name is not None:
             raise UserError(f"--checkpoint is for run folders, and {source} is none")
-        experiment = _from_config(source, flags)
+        experiment = experiment_of(source, flags, "meta-rl doctor CONFIG")
         return experiment, examine(experiment, iterations)
     which = checkpoint_name or "latest"
     if which not in ("latest", "best"):
         hint = did_you_mean(which, ["latest", "best"])
         raise UserError(f"--checkpoint must be latest or best, got {which!r}; {hint}")
     folder = RunFolder(Path(source))
-    experiment = _with_flags(folder.experiment(), flags)
+    experiment = with_flags(folder.experiment(), flags, "meta-rl doctor RUN")
     device = resolve_device(experiment.device)
     state = checkpoint.load(folder.checkpoints / f"{which}.pt", device)
     check_same_sections(state, experiment)

@@ -1,9 +1,9 @@
 """`meta-rl train`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meta_rl.commands._flags import experiment_of, with_flags
 from meta_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def main(arguments: list[str]) -> int:
     if resume:
         folder = RunFolder(Path(_operand(arguments, "--resume needs a run folder")))
         stored = folder.experiment()
-        experiment = _with_flags(stored, arguments[2:])
+        experiment = with_flags(stored, arguments[2:], "meta-rl train --resume RUN")
         _check_resumable(stored, experiment)
     else:
         if arguments[0].startswith("-"):
             raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
-        experiment = _from_config(arguments[0], arguments[1:])
+        experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
         folder = RunFolder(Path(experiment.runs) / experiment.name)
     from meta_rl.trainer import Trainer
 
@@ -80,50 +80,3 @@ def _operand(arguments: list[str], message: str) -> str:
     if len(arguments) < 2:
         raise UserError(message)
     return arguments[1]
-
-
-def _from_config(source: str, flags: list[str]) -> "Experiment[Any, Any]":
-    from meta_rl.config import load_experiment
-
-    chosen = {}
-    for section in ("agent", "envs"):
-        flags, chosen[section] = _take(flags, f"--{section}.name")
-    loaded = load_experiment(source, chosen["agent"], chosen["envs"])
-    experiment = _with_flags(loaded, flags)
-    if experiment.name == loaded.name and experiment.seed != loaded.seed:
-        # The default name tells the seed, also when a flag changes it.
-        suffix = f"-seed{loaded.seed}"
-        if loaded.name.endswith(suffix):
-            name = loaded.name.removesuffix(suffix) + f"-seed{experiment.seed}"
-            experiment = replace(experiment, name=name)
-    return experiment
-
-
-def _take(flags: list[str], name: str) -> tuple[list[str], str | None]:
-    """Split `name value` or `name=value` off the flags."""
-    for at, word in enumerate(flags):
-        if word == name and at + 1 < len(flags):
-            return flags[:at] + flags[at + 2 :], flags[at + 1]
-        if word.startswith(f"{name}="):
-            return flags[:at] + flags[at + 1 :], word.partition("=")[2]
-    return flags, None
-
-
-def _with_flags(experiment: "Experiment[Any, Any]", flags: list[str]) -> "Experiment[Any, Any]":
-    """Return the experiment with flags applied; every field is one."""
-    if not flags:
-        return experiment
-    import tyro
-
-    from meta_rl.config import Experiment
-
-    # tyro reads the flags off the concrete sections; type checkers see only their placeholders.
-    kind: Any = Experiment[type(experiment.agent), type(experiment.envs)]  # type: ignore[misc]
-    changed: Experiment[Any, Any] = tyro.cli(
-        kind,
-        args=flags,
-        default=experiment,
-        prog="meta-rl train CONFIG",
-        description="Fields of the config, with the config's values.",
-    )
-    return changed

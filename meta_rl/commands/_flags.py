@@ -1,0 +1,61 @@
+"""Reads experiments off command lines: a config and flags for its fields."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meta_rl.config import Experiment
+
+
+def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, Any]":
+    """Return the experiment of a config file, or of a name in configs/, with flags applied."""
+    from meta_rl.config import load_experiment
+
+    chosen = {}
+    for section in ("agent", "envs"):
+        flags, chosen[section] = take(flags, f"--{section}.name")
+    loaded = load_experiment(source, chosen["agent"], chosen["envs"])
+    experiment = with_flags(loaded, flags, prog)
+    if experiment.name == loaded.name and experiment.seed != loaded.seed:
+        # The default name tells the seed, also when a flag changes it.
+        suffix = f"-seed{loaded.seed}"
+        if loaded.name.endswith(suffix):
+            name = loaded.name.removesuffix(suffix) + f"-seed{experiment.seed}"
+            experiment = replace(experiment, name=name)
+    return experiment
+
+
+def take(flags: list[str], name: str) -> tuple[list[str], str | None]:
+    """Split `name value` or `name=value` off the flags."""
+    for at, word in enumerate(flags):
+        if word == name and at + 1 < len(flags):
+            return flags[:at] + flags[at + 2 :], flags[at + 1]
+        if word.startswith(f"{name}="):
+            return flags[:at] + flags[at + 1 :], word.partition("=")[2]
+    return flags, None
+
+
+def with_flags(
+    experiment: "Experiment[Any, Any]", flags: list[str], prog: str
+) -> "Experiment[Any, Any]":
+    """Return the experiment with flags applied; every field is one.
+
+    Args:
+        prog: The command, as its help and its errors call it.
+    """
+    if not flags:
+        return experiment
+    import tyro
+
+    from meta_rl.config import Experiment
+
+    # tyro reads the flags off the concrete sections; type checkers see only their placeholders.
+    kind: Any = Experiment[type(experiment.agent), type(experiment.envs)]  # type: ignore[misc]
+    changed: Experiment[Any, Any] = tyro.cli(
+        kind,
+        args=flags,
+        default=experiment,
+        prog=prog,
+        description="Fields of the config, with the config's values.",
+    )
+    return changed
