@@ -304,8 +304,8 @@ class MAML(GradientAdapter):
     def adapts(self, name: str) -> bool:
         """Whether the inner step moves this part of θ.
 
-        With a head alone that does (ANIL, Raghu et al. 2020), log_std belongs to it: it is what
-        the last layer's bias is to the mean, and no other parameter depends on features either.
+        If only the head does (ANIL, Raghu et al. 2020), log_std is part of it: it is to the
+        deviation what the last layer's bias is to the mean.
         """
         if name.startswith(self.STEP_SIZES):
             return False

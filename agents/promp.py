@@ -37,7 +37,7 @@ class Config(maml_ppo.Config):
 
 
 class ProMP(maml_ppo.MAMLPPO):
-    """Learns which actions before adaptation make the adapted policy better, not only for whom."""
+    """Learns also what to do before adaptation, and stays near the policies that did it."""
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
@@ -45,7 +45,7 @@ class ProMP(maml_ppo.MAMLPPO):
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
 
     def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
-        """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A], summed over tasks (eq. 10 for J^LVC).
+        """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A], summed over tasks (Rothfuss et al. 2019, §5-6).
 
         Its gradient where φ collected is that of -E[log π A], so the agent adapts as MAML does;
         its curvature E[∇²π/π A] also counts how φ changes which actions are taken.
@@ -55,7 +55,7 @@ class ProMP(maml_ppo.MAMLPPO):
         return -(samples.weight * ratio * samples.advantage).sum()
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs on J^ProMP(θ) = J^CLIP(θ') - η KL(π_θo, π_θ) (Alg. 1, lines 9-10)."""
+        """Epochs on J^ProMP(θ) = J^CLIP(θ') - η KL(π_θo, π_θ) (Alg. 1)."""
         episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
         stages = range(len(episodes))
         with torch.no_grad():
