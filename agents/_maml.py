@@ -20,17 +20,13 @@ from meta_rl.types import EnvSpec, Phase, Rollout, Tasks, TimeStep, map_tensors
 
 
 @dataclass(frozen=True)
-class AdaptationConfig:
-    """Adaptation by policy-gradient steps from a learned initialization."""
+class PolicyGradientConfig:
+    """A Gaussian policy that takes policy-gradient steps on each task."""
 
     inner_lr: float = 0.1
     """Step size alpha of adaptation."""
-    later_inner_lr: float | None = None
-    """Step size of every adaptation step after the first; none means inner_lr."""
-    adaptation_steps: int = 1
-    """Inner gradient steps K; each needs fresh episodes."""
     episodes_per_phase: int = 1
-    """Episodes that each copy plays before and after every adaptation step."""
+    """Episodes that each copy plays in one rollout: before, and after every adaptation step."""
     gamma: float = 0.99
     """Discount per environment step, in [0, 1]."""
     gae_lambda: float = 1.0
@@ -49,9 +45,10 @@ class AdaptationConfig:
     """Floor of the standard deviation."""
 
     def __post_init__(self) -> None:
-        for name in ("adaptation_steps", "episodes_per_phase"):
-            if getattr(self, name) < 1:
-                raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        if self.episodes_per_phase < 1:
+            raise UserError(
+                f"agent.episodes_per_phase must be at least 1, got {self.episodes_per_phase}"
+            )
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
         for name in ("inner_lr", "initial_std", "min_std"):
@@ -60,6 +57,37 @@ class AdaptationConfig:
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The rollouts that a meta-update needs."""
+        return (Phase(self.episodes_per_phase),)
+
+    def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
+        """Return alpha for tasks that have adapted so many times."""
+        return torch.full_like(steps, self.inner_lr, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class AdaptationConfig(PolicyGradientConfig):
+    """Adaptation by policy-gradient steps from a learned initialization."""
+
+    later_inner_lr: float | None = None
+    """Step size of every adaptation step after the first; none means inner_lr."""
+    adaptation_steps: int = 1
+    """Inner gradient steps K; each needs fresh episodes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adaptation_steps < 1:
+            raise UserError(
+                f"agent.adaptation_steps must be at least 1, got {self.adaptation_steps}"
+            )
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """One rollout before adaptation, and one after each inner step."""
+        return super().phases * (self.adaptation_steps + 1)
 
     def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
         """Return alpha for tasks that have adapted so many times."""
@@ -116,8 +144,18 @@ class Samples:
         return (self.weight * quantity).sum() / len(self.weight)
 
 
-def prepare(rollout: Rollout, config: AdaptationConfig) -> Samples:
-    """Compute a rollout's advantages and lay its steps out task by task."""
+def prepare(
+    rollout: Rollout,
+    config: PolicyGradientConfig,
+    gamma: float | Float[Tensor, ""] | None = None,
+    lambda_: float | Float[Tensor, ""] | None = None,
+) -> Samples:
+    """Compute a rollout's advantages and lay its steps out task by task.
+
+    Args:
+        gamma: Discount instead of the config's; advantages are differentiable in it.
+        lambda_: Weight of longer backups instead of the config's, likewise.
+    """
     advantage = baseline_advantage(
         rollout.obs,
         rollout.next_obs,
@@ -126,8 +164,8 @@ def prepare(rollout: Rollout, config: AdaptationConfig) -> Samples:
         rollout.terminated,
         rollout.truncated,
         rollout.valid,
-        config.gamma,
-        config.gae_lambda,
+        config.gamma if gamma is None else gamma,
+        config.gae_lambda if lambda_ is None else lambda_,
         config.bootstrap_at_horizon,
     )
     if config.normalize_advantage:
@@ -165,7 +203,7 @@ class GradientAdapter:
     copies_share_experience = True
 
     def __init__(
-        self, config: AdaptationConfig, spec: EnvSpec, device: torch.device, seed: int
+        self, config: PolicyGradientConfig, spec: EnvSpec, device: torch.device, seed: int
     ) -> None:
         self.gradient_config = config
         self.device = device
@@ -179,7 +217,7 @@ class GradientAdapter:
         )
         self.theta = self.policy.initial_parameters(make_generator(seed, "init"), device)
         self.meta_updates = 0
-        self.phases = (Phase(config.episodes_per_phase),) * (config.adaptation_steps + 1)
+        self.phases = config.phases
 
     def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
         """Start every task from the meta-learned parameters θ."""
@@ -199,10 +237,14 @@ class GradientAdapter:
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
         """Take one inner step on each task (Finn et al. 2017, Alg. 3, lines 6-7)."""
-        samples = prepare(rollout, self.gradient_config)
+        samples = self.support(rollout)
         with torch.no_grad():  # acting needs the values alone
             phi = self.inner_step(context["policy"], samples, context["steps"])
         return {"policy": phi, "steps": context["steps"] + 1}
+
+    def support(self, rollout: Rollout) -> Samples:
+        """A rollout as an inner step learns from it."""
+        return prepare(rollout, self.gradient_config)
 
     def inner_step(self, phi: Params, samples: Samples, steps: Int[Tensor, "M"]) -> Params:
         """One policy-gradient step on each task: φ' = φ - α ∇L(φ).
