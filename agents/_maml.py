@@ -1,6 +1,6 @@
 """What the gradient-based agents share: a policy that adapts by policy-gradient steps (MAML)."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,11 +12,19 @@ from torch.func import grad
 
 from meta_rl.baseline import baseline_advantage, normalize_by_task
 from meta_rl.errors import UserError
-from meta_rl.policy import Gaussian, GaussianMLP, Params, by_task, for_each_task
+from meta_rl.policy import (
+    Gaussian,
+    GaussianMLP,
+    Params,
+    by_task,
+    for_each_task,
+    from_by_task,
+)
+from meta_rl.protocols import Surrogate
 from meta_rl.returns import episode_step
 from meta_rl.seeding import make_generator
 from meta_rl.trust_region import ravel
-from meta_rl.types import EnvSpec, Phase, Rollout, Tasks, TimeStep, map_tensors
+from meta_rl.types import EnvSpec, MetaBatch, Phase, Rollout, Tasks, TimeStep, map_tensors
 
 
 @dataclass(frozen=True)
@@ -396,6 +404,39 @@ class MAML(GradientAdapter):
             for k, phi in enumerate(self.trajectory(theta, supports))
             if k in stages
         }
+
+    def collectors(
+        self, episodes: Sequence[Samples], stages: Collection[int]
+    ) -> dict[int, Gaussian]:
+        """The policies that played the episodes, in the episodes' precision."""
+        dtype = episodes[0].obs.dtype
+        with torch.no_grad():
+            theta = {name: value.to(dtype) for name, value in self.theta.items()}
+            return self.policies(theta, episodes, stages)
+
+    def open_surrogate(
+        self,
+        batch: MetaBatch,
+        episodes: Sequence[Samples],
+        loss: Callable[[Params], tuple[Tensor, Any]],
+    ) -> Surrogate:
+        """Show an outer update's objective, for inspection."""
+        last, query = len(episodes) - 1, episodes[-1]
+
+        def log_ratio(theta: Params) -> Tensor:
+            policy = self.policies(theta, episodes, [last])[last]
+            return from_by_task(policy.log_prob(query.action) - query.log_prob, query.copies)
+
+        return Surrogate(
+            theta=self.theta,
+            loss=lambda theta: loss(theta)[0],
+            log_ratio=log_ratio,
+            advantage=from_by_task(query.advantage, query.copies),
+            rollout=batch.rollouts[-1],
+            gamma=self.gradient_config.gamma,
+            across_episodes=False,
+            approximation="first-order bias" if self.first_order else None,
+        )
 
     def divergence(
         self,

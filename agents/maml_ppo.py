@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from agents._maml import MAML, MAMLConfig, OptimizerStep, Samples, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.ppo import clipped_surrogate
+from meta_rl.protocols import Surrogate
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
+
+OuterLoss: TypeAlias = Callable[[Params], tuple[Tensor, Metrics]]
+"""θ ↦ the loss of an epoch, and what is measured beside it."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,22 @@ class MAMLPPO(OptimizerStep, MAML):
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Several epochs of PPO on the return after adaptation."""
         episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        return self.take_epochs(self.outer_loss(episodes), episodes)
+
+    def outer_loss(self, episodes: Sequence[Samples]) -> OuterLoss:
+        """What every epoch descends, on the same episodes."""
         shares = self.shares()
-        with torch.no_grad():
-            old = self.policies(self.theta, episodes, shares)
+        old = self.collectors(episodes, shares)
 
         def loss(theta: Params) -> tuple[Tensor, Metrics]:
             return self.clipped_loss(old, self.policies(theta, episodes, shares), episodes)
 
-        return self.take_epochs(loss, episodes)
+        return loss
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the objective of the outer steps for inspection."""
+        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        return self.open_surrogate(batch, episodes, self.outer_loss(episodes))
 
     def clipped_loss(
         self,
@@ -77,12 +90,8 @@ class MAMLPPO(OptimizerStep, MAML):
             "outer/clipped_share": clipped_share,
         }
 
-    def take_epochs(
-        self,
-        loss: Callable[[Params], tuple[Tensor, Metrics]],
-        episodes: Sequence[Samples],
-    ) -> Metrics:
-        """Descend a loss of θ, with measurements beside it, for some epochs or to the target."""
+    def take_epochs(self, loss: OuterLoss, episodes: Sequence[Samples]) -> Metrics:
+        """Descend a loss for some epochs, or until the target divergence."""
         limit = self.config.target_kl
         metrics: Metrics = {}
         epochs = 0

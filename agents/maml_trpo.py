@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.func import grad_and_value
 from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
+from meta_rl.protocols import Surrogate
 from meta_rl.trust_region import (
     Product,
     TrustRegionConfig,
@@ -51,21 +53,12 @@ class MAMLTRPO(MAML):
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """One TRPO step on the return after adaptation (Finn et al. 2017, Alg. 3, line 10)."""
         episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
-        shares = self.shares()
-
-        def surrogate(theta: Params) -> tuple[Tensor, dict[int, Gaussian]]:
-            policies = self.policies(theta, episodes, shares)
-            loss = torch.zeros((), device=self.device)
-            for k, policy in policies.items():
-                ratio = (policy.log_prob(episodes[k].action) - episodes[k].log_prob).exp()
-                loss = loss - shares[k] * episodes[k].mean(ratio * episodes[k].advantage)
-            return loss, policies
-
-        gradient, (loss_before, old) = grad_and_value(surrogate, has_aux=True)(self.theta)
+        outer_loss = partial(self.outer_loss, episodes=episodes)
+        gradient, (loss_before, old) = grad_and_value(outer_loss, has_aux=True)(self.theta)
 
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
-            loss, new = surrogate(theta)
+            loss, new = outer_loss(theta)
             return loss, self.divergence(old, new, episodes)
 
         metrics = self.diagnostics(gradient, episodes)
@@ -79,6 +72,23 @@ class MAMLTRPO(MAML):
         )
         self.meta_updates += 1
         return metrics | outcome
+
+    def outer_loss(
+        self, theta: Params, episodes: Sequence[Samples]
+    ) -> tuple[Tensor, dict[int, Gaussian]]:
+        """Minus the return after adaptation, by importance sampling, and the adapted policies."""
+        shares = self.shares()
+        policies = self.policies(theta, episodes, shares)
+        loss = torch.zeros((), device=self.device)
+        for k, policy in policies.items():
+            ratio = (policy.log_prob(episodes[k].action) - episodes[k].log_prob).exp()
+            loss = loss - shares[k] * episodes[k].mean(ratio * episodes[k].advantage)
+        return loss, policies
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the objective of the outer step for inspection."""
+        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        return self.open_surrogate(batch, episodes, partial(self.outer_loss, episodes=episodes))
 
     def divergence_curvature(self, episodes: Sequence[Samples]) -> Product:
         """The Hessian at θ of the mean divergence between the policies after adaptation.

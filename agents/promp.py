@@ -1,6 +1,6 @@
 """ProMP: meta-gradients of low variance, by several clipped steps that stay near their samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents import maml_ppo
-from agents._maml import Samples, prepare
+from agents._maml import Samples
 from meta_rl.errors import UserError
 from meta_rl.policy import Params
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
@@ -55,11 +55,17 @@ class ProMP(maml_ppo.MAMLPPO):
         return -(samples.weight * ratio * samples.advantage).sum()
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs on J^ProMP(θ) = J^CLIP(θ') - η KL(π_θo, π_θ) (Alg. 1)."""
-        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        """Epochs on J^ProMP, then the next η (Alg. 1)."""
+        metrics = super().meta_update(batch)
+        inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
+        metrics["outer/kl_coefficient"] = self.eta.mean()
+        self.eta = self.adapted_eta(torch.stack(inner_kl))
+        return metrics
+
+    def outer_loss(self, episodes: Sequence[Samples]) -> maml_ppo.OuterLoss:
+        """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
         stages = range(len(episodes))
-        with torch.no_grad():
-            old = self.policies(self.theta, episodes, stages)
+        old = self.collectors(episodes, stages)
 
         def loss(theta: Params) -> tuple[Tensor, Metrics]:
             new = self.policies(theta, episodes, stages)
@@ -68,11 +74,7 @@ class ProMP(maml_ppo.MAMLPPO):
             by_stage = {f"outer/kl_stage_{k}": value for k, value in enumerate(inner_kl)}
             return clipped + (self.eta * inner_kl).mean(), measured | by_stage
 
-        metrics = self.take_epochs(loss, episodes)
-        inner_kl = torch.stack([metrics[f"outer/kl_stage_{k}"] for k in stages[:-1]])
-        metrics["outer/kl_coefficient"] = self.eta.mean()
-        self.eta = self.adapted_eta(inner_kl)
-        return metrics
+        return loss
 
     def adapted_eta(self, inner_kl: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
         """η of the next meta-update, as in PPO's adaptive penalty and the authors' code."""

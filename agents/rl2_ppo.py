@@ -1,6 +1,6 @@
 """RL²: a recurrent policy that learns within its memory, trained by PPO."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -10,15 +10,26 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from meta_rl.baseline import baseline_advantage, normalize_by_task
 from meta_rl.errors import UserError
 from meta_rl.normalization import RunningMoments
-from meta_rl.policy import Gaussian
+from meta_rl.policy import Gaussian, Params
 from meta_rl.ppo import clipped_surrogate
+from meta_rl.protocols import Surrogate
 from meta_rl.returns import episode_step
 from meta_rl.seeding import derive_seed, make_generator
-from meta_rl.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.types import (
+    EnvSpec,
+    MetaBatch,
+    Metrics,
+    Phase,
+    Rollout,
+    Tasks,
+    TimeStep,
+    map_tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,19 @@ class Trials:
             )
 
 
+def packed(rollout: Rollout) -> Rollout:
+    """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
+    order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
+    order = order[: int(rollout.valid.sum(0).max())]  # padding at the end the GRU cannot see
+
+    def pack(column: Tensor) -> Tensor:
+        extra = column.dim() - order.dim()
+        index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
+        return column.gather(0, index)
+
+    return map_tensors(pack, rollout)
+
+
 class RL2PPO:
     """Remembers what a task has taught it; the learning algorithm is the policy itself.
 
@@ -222,58 +246,93 @@ class RL2PPO:
 
     def step(self, trials: Trials) -> Metrics:
         """One Adam step on a minibatch of trials."""
-        config = self.config
         total = trials.valid.sum()
-        hidden = torch.zeros(trials.valid.shape[1], config.memory_size, device=self.device)
         sums = dict.fromkeys(
             ("outer/loss", "outer/kl", "outer/clipped_share", "policy/entropy"),
             torch.zeros((), device=self.device),
         )
         self.optimizer.zero_grad()
-        for chunk in trials.chunks(config.bptt_steps):
-            policy, hidden = self.policy(chunk.inputs, hidden)
-            hidden = hidden.detach()  # truncated backpropagation through time
-            weight = chunk.valid / total
-            log_ratio = policy.log_prob(chunk.action) - chunk.log_prob
-            ratio = log_ratio.exp()
-            objective = clipped_surrogate(ratio, chunk.advantage, config.clip)
-            entropy = policy.entropy()
-            loss = -(weight * (objective + config.entropy_coefficient * entropy)).sum()
+        for chunk, policy in self.recall(trials, self.policy):
+            loss, parts = self.loss(chunk, policy, total)
             loss.backward()
-            parts = {
-                "outer/loss": -objective,
-                "outer/kl": ratio - 1 - log_ratio,  # Schulman's low-variance estimate
-                "outer/clipped_share": ((ratio - 1).abs() > config.clip).float(),
-                "policy/entropy": entropy,
-            }
-            for name, part in parts.items():
-                sums[name] = sums[name] + (weight * part.detach()).sum()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_gradient_norm)
+            sums = {name: sums[name] + part for name, part in parts.items()}
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
         return sums | {"outer/gradient_norm": norm}
 
+    def recall(
+        self, trials: Trials, policy: Callable[[Tensor, Tensor], tuple[Gaussian, Tensor]]
+    ) -> Iterator[tuple[Trials, Gaussian]]:
+        """Play the trials through the memory again: the policy in each chunk of them, in order."""
+        size = (trials.valid.shape[1], self.config.memory_size)
+        hidden = torch.zeros(size, dtype=trials.inputs.dtype, device=self.device)
+        for chunk in trials.chunks(self.config.bptt_steps):
+            acting, hidden = policy(chunk.inputs, hidden)
+            hidden = hidden.detach()  # truncated backpropagation through time
+            yield chunk, acting
+
+    def loss(
+        self, chunk: Trials, policy: Gaussian, total: Int[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """A chunk's part of the loss, a mean over `total` steps, and of what is logged."""
+        weight = chunk.valid / total
+        log_ratio = policy.log_prob(chunk.action) - chunk.log_prob
+        ratio = log_ratio.exp()
+        objective = clipped_surrogate(ratio, chunk.advantage, self.config.clip)
+        entropy = policy.entropy()
+        loss = -(weight * (objective + self.config.entropy_coefficient * entropy)).sum()
+        parts = {
+            "outer/loss": -objective,
+            "outer/kl": ratio - 1 - log_ratio,  # Schulman's low-variance estimate
+            "outer/clipped_share": ((ratio - 1).abs() > self.config.clip).float(),
+            "policy/entropy": entropy,
+        }
+        return loss, {name: (weight * part.detach()).sum() for name, part in parts.items()}
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the objective of the first epoch, on all trials at once, for inspection."""
+        rollout = packed(Rollout.concatenate(batch.rollouts))
+        trials = self.prepare(rollout)
+        # A copy, for a GRU keeps hold of the last parameters that it was called with.
+        policy = deepcopy(self.policy)
+
+        def recall(theta: Params) -> Iterator[tuple[Trials, Gaussian]]:
+            return self.recall(trials, lambda *given: functional_call(policy, theta, given))
+
+        def loss(theta: Params) -> Tensor:
+            total = trials.valid.sum()
+            return torch.stack([self.loss(*part, total)[0] for part in recall(theta)]).sum()
+
+        def log_ratio(theta: Params) -> Tensor:
+            log_prob = torch.cat([acting.log_prob(chunk.action) for chunk, acting in recall(theta)])
+            return (log_prob - trials.log_prob).unflatten(1, rollout.reward.shape[1:])
+
+        cut = len(trials.valid) > self.config.bptt_steps
+        return Surrogate(
+            theta={name: value.detach() for name, value in policy.named_parameters()},
+            loss=loss,
+            log_ratio=log_ratio,
+            advantage=trials.advantage.unflatten(1, rollout.reward.shape[1:]),
+            rollout=rollout,
+            gamma=self.config.gamma,
+            across_episodes=True,
+            approximation="bias of truncated backpropagation (bptt_steps)" if cut else None,
+        )
+
     def prepare(self, rollout: Rollout) -> Trials:
         """Compute advantages across the trial and close the gaps that padding left."""
-        # Valid steps first, in order: then padding is at the end, where the GRU cannot see it.
-        order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
-        order = order[: int(rollout.valid.sum(0).max())]
-
-        def pack(column: Tensor) -> Tensor:
-            extra = column.dim() - order.dim()
-            index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
-            return column.gather(0, index)
-
-        valid = pack(rollout.valid)
+        rollout = packed(rollout)
+        valid = rollout.valid
         clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
         end = clock == valid.sum(0) - 1
-        failed = end & pack(rollout.terminated)
+        failed = end & rollout.terminated
         # The baseline knows the time in the trial, and in the episode as one more observation.
-        time = (episode_step(pack(rollout.first)) / 100).unsqueeze(-1)
+        time = (episode_step(rollout.first) / 100).unsqueeze(-1)
         advantage = baseline_advantage(
-            torch.cat([pack(rollout.obs), time], dim=-1),
-            torch.cat([pack(rollout.next_obs), time + 0.01], dim=-1),
+            torch.cat([rollout.obs, time], dim=-1),
+            torch.cat([rollout.next_obs, time + 0.01], dim=-1),
             clock,
-            pack(rollout.reward),
+            rollout.reward,
             failed,
             end & ~failed,
             valid,
@@ -284,8 +343,8 @@ class RL2PPO:
         if self.config.normalize_advantage:
             advantage = normalize_by_task(advantage, valid)
         with torch.no_grad():
-            inputs = pack(self.inputs(rollout))
-        columns = (inputs, pack(rollout.action), pack(rollout.log_prob), advantage, valid)
+            inputs = self.inputs(rollout)
+        columns = (inputs, rollout.action, rollout.log_prob, advantage, valid)
         return Trials(*(column.flatten(1, 2) for column in columns))
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,12 +25,15 @@ class MetaworldFamily:
     metric_names: tuple[str, ...] = ("success",)
 
     def make(self, name: str) -> gymnasium.Env[Any, Any]:
-        """Make an environment of one of the 50 tasks."""
+        """Make an environment of one of the 50 tasks, which needs OpenGL only when it draws."""
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+        from envs._metaworld_camera import Camera
+
         env: gymnasium.Env[Any, Any] = ALL_V3_ENVIRONMENTS[name](
-            reward_function_version=self.reward_version
+            reward_function_version=self.reward_version, render_mode="rgb_array"
         )
+        env.mujoco_renderer = Camera(env)  # type: ignore[attr-defined]
         return env
 
     def assign(self, env: gymnasium.Env[Any, Any], task: WorldTask) -> None:

@@ -205,6 +205,12 @@ class MetaworldDistribution:
         family = MetaworldFamily(self._config.reward_version, self._goal_sizes)
         return GymnasiumTaskEnv(family, self.spec, device, workers)
 
+    def beyond(self, name: str) -> "MetaworldDistribution | None":
+        """Return ML1 of another of the 50 tasks: all observe and act alike."""
+        if name not in TASK_NAMES:
+            return None
+        return build(replace(self._config, benchmark="ML1", task=name))
+
     def protocol(self) -> Mapping[str, Any]:
         """Return the benchmark, the versions of what simulates it, and a digest of its goals."""
         config = self._config

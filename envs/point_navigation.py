@@ -4,17 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from meta_rl.errors import UserError
 from meta_rl.protocols import Split
 from meta_rl.seeding import make_generator
-from meta_rl.types import EnvSpec, Step, Tasks
+from meta_rl.types import EnvSpec, Picture, Step, Tasks
 
 NAME = "point"
 """The one task name of the family; its tasks differ by their goals."""
+PICTURE_SIZE = 400
+"""Width and height of a picture, in pixels."""
+VISIBLE = 0.65
+"""How far from the start a picture reaches to each side, in metres."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,25 @@ class PointEnv:
         self.time = torch.where(self.ended, 0.0, self.time)
         return self.position
 
+    def draw(self) -> Picture:
+        """Return the plane as seen from above: the goal green, the point blue, the start grey."""
+        picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
+        canvas = ImageDraw.Draw(picture)
+        canvas.rectangle([*_pixel(-0.5, 0.5), *_pixel(0.5, -0.5)], outline="lightgrey", width=2)
+        canvas.circle(_pixel(0.0, 0.0), 4, fill="grey")
+        canvas.circle(_pixel(*self.goal[0, 0].tolist()), 9, outline="green", width=3)
+        canvas.circle(_pixel(*self.position[0, 0].tolist()), 6, fill="royalblue")
+        return np.asarray(picture)
+
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _pixel(x: float, y: float) -> tuple[float, float]:
+    """Return where in the picture a position is; those far outside of it are at its edge."""
+    half = PICTURE_SIZE / 2
+    right, up = (min(max(each / VISIBLE, -1.0), 1.0) * half for each in (x, y))
+    return half + right, half - up
 
 
 def build(config: Config) -> PointNavigation:

@@ -11,7 +11,10 @@ COMMANDS = {
     "train": "train a meta-policy: meta-rl train CONFIG [--field value ...], or --resume RUN",
     "evaluate": "measure how a run's policy adapts to held-out tasks: meta-rl evaluate RUN",
     "adapt": "adapt a run's policy to one task and save it: meta-rl adapt RUN --task NAME",
+    "render": "film the policy before and after it adapts: meta-rl render RUN --task NAME",
     "compare": "set runs side by side, as a table and a picture: meta-rl compare RUN RUN ...",
+    "doctor": "find silent failures of an experiment: meta-rl doctor CONFIG|RUN",
+    "report": "tell what runs achieved in one HTML file: meta-rl report RUN RUN ...",
     "list": "show what there is: meta-rl list agents|envs|configs",
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from meta_rl.errors import UserError
 from meta_rl.protocols import MetaAgent, Split, TaskDistribution, TaskEnv
 from meta_rl.returns import episode_sums
 from meta_rl.seeding import Streams
-from meta_rl.statistics import bootstrap_interval
+from meta_rl.statistics import estimate, mean
 from meta_rl.types import Phase, Rollout, Tasks, all_finite
 from meta_rl.worker import RolloutWorker
 
@@ -60,8 +61,8 @@ class EvalResult:
                     continue
                 cells = getattr(self, quantity)[:, stage]
                 by_task = cells.mean((0, 2))
-                low, high = bootstrap_interval(by_task, list(self.names)) or (None, None)
-                row[quantity] = {"mean": float(by_task.mean()), "low": low, "high": high}
+                found = estimate(mean, [by_task[None]], self.names)
+                row[quantity] = {"mean": found.value, "low": found.low, "high": found.high}
                 row[f"{quantity}_by_name"] = {
                     name: float(by_task[[other == name for other in self.names]].mean())
                     for name in dict.fromkeys(self.names)
@@ -115,6 +116,28 @@ class EvalResult:
         except OSError as error:
             raise UserError(f"cannot write the evaluation {path}: {error}") from error
         return path
+
+    @classmethod
+    def load(cls, path: Path) -> "EvalResult":
+        """Read what `save` wrote: the JSON file at `path`, and the npz beside it."""
+        try:
+            summary = json.loads(path.read_text())
+            with path.with_suffix(".npz").open("rb") as file, np.load(file) as cells:
+                return cls(
+                    names=tuple(cells["names"].tolist()),
+                    index=tuple(cells["index"].tolist()),
+                    episode_return=cells["episode_return"],
+                    success=cells["success"],
+                    adaptation_episodes=tuple(cells["adaptation_episodes"].tolist()),
+                    protocol=summary["protocol"],
+                    env_steps=summary["env_steps"],
+                    meta_iterations=summary["meta_iterations"],
+                    checkpoint=summary.get("checkpoint", "latest"),  # older files do not say
+                )
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"cannot read the evaluation {path}: {type(error).__name__}: {error}; make it again"
+            ) from error
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:

@@ -65,6 +65,13 @@ class TrainedAgent:
     env_steps: int
     meta_iterations: int
 
+    @property
+    def adaptation_episodes(self) -> int:
+        """Episodes of one task that the agent learned from at a time, as it was trained."""
+        if self.agent.copies_share_experience:
+            return self.experiment.envs_per_task * self.agent.phases[0].episodes
+        return max(1, len(self.agent.phases) - 1)
+
 
 def load_trained(folder: RunFolder, which: str, device_name: str | None = None) -> TrainedAgent:
     """Load a run's agent from its `latest` or `best` checkpoint."""

@@ -26,6 +26,7 @@ from meta_rl import gymnasium_worker
 from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.gymnasium_worker import (
     DONE,
+    DRAW,
     IDLE,
     RESET_ENDED,
     STEP,
@@ -36,7 +37,7 @@ from meta_rl.gymnasium_worker import (
     Order,
     WorldTask,
 )
-from meta_rl.types import EnvSpec, Step, Tasks
+from meta_rl.types import EnvSpec, Picture, Step, Tasks
 
 __all__ = [
     "GymnasiumFamily",
@@ -169,6 +170,16 @@ class GymnasiumTaskEnv:
         observation_size = staging.block.layout.observation_size
         self._obs = self._shape(staging.to_device())[..., :observation_size]
         return self._obs
+
+    def draw(self) -> Picture:
+        """Return a picture of the first world, by its `render_mode` of `rgb_array`."""
+        self._staged()
+        first = self._workers[0]
+        with self._closed_on_error():
+            self._tell([first], DRAW)
+            self._await([first], "drawing")
+            picture: Picture = pickle.loads(first.pipe.recv_bytes())
+        return picture
 
     def close(self) -> None:
         """End the worker processes and release the shared memory."""

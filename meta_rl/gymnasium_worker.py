@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meta_rl.errors import UserError
+from meta_rl.opengl import choose_opengl
 
-STEP, RESET_ENDED, DONE = b"step", b"reset", b"done"
+STEP, RESET_ENDED, DRAW, DONE = b"step", b"reset", b"draw", b"done"
 """Messages without content; everything else on a pipe is pickled."""
 
 IDLE = -1
@@ -231,6 +232,18 @@ class Worlds:
                 self.block.current[self.number] = self.first + slot
                 self._reset(slot, None)
 
+    def draw(self) -> NDArray[np.uint8]:
+        """Return a picture of the first world."""
+        world = self.active[0]
+        if world.env.render_mode != "rgb_array":
+            raise UserError(
+                f"environment {world.name!r} cannot be drawn: its render_mode is "
+                f"{world.env.render_mode!r}; let the family make it with render_mode='rgb_array'"
+            )
+        choose_opengl()
+        picture: NDArray[np.uint8] = np.ascontiguousarray(world.env.render())
+        return picture
+
     def close(self) -> None:
         """Close all environments."""
         for world in [*self.active, *self.idle]:
@@ -312,10 +325,13 @@ def serve(connection: Connection, number: int, horizon: int, pickled_family: byt
         while (message := _receive(connection)) is not None:
             if worlds is None:
                 worlds = Worlds(pickle.loads(pickled_family), number, horizon)
+            picture = None
             if message == STEP:
                 worlds.step()
             elif message == RESET_ENDED:
                 worlds.reset_ended()
+            elif message == DRAW:
+                picture = worlds.draw()
             else:
                 order: Order = pickle.loads(message)
                 if order.new_block:
@@ -323,6 +339,8 @@ def serve(connection: Connection, number: int, horizon: int, pickled_family: byt
                 worlds.start(order)
             worlds.block.current[number] = IDLE
             _send(connection, DONE)
+            if picture is not None:
+                _send(connection, pickle.dumps(picture))
     except Exception as error:
         known = isinstance(error, UserError)
         failure = Failure(known, str(error) if known else _summary(error), traceback.format_exc())

@@ -1,18 +1,21 @@
 """What a task distribution, a simulator and an agent are to the rest of the platform."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from meta_rl.policy import Params
 from meta_rl.types import (
     Context,
     EnvSpec,
     MetaBatch,
     Metrics,
     Phase,
+    Picture,
     Rollout,
     Step,
     Tasks,
@@ -52,6 +55,15 @@ class TaskEnv(Protocol):
 
 
 @runtime_checkable
+class DrawingTaskEnv(TaskEnv, Protocol):
+    """A simulator that can also draw: what a family needs for videos, and for nothing else."""
+
+    def draw(self) -> Picture:
+        """Return a picture of the first world, copy 0 of task 0, as it is now."""
+        ...
+
+
+@runtime_checkable
 class TaskDistribution(Protocol):
     """A family of tasks with a train and a test split. Sampling never touches a simulator."""
 
@@ -74,6 +86,15 @@ class TaskDistribution(Protocol):
 
     def protocol(self) -> Mapping[str, Any]:
         """Return what about the tasks a published number depends on: benchmark, versions, ..."""
+        ...
+
+
+@runtime_checkable
+class OpenDistribution(TaskDistribution, Protocol):
+    """A distribution whose policies fit tasks that it does not hold itself."""
+
+    def beyond(self, name: str) -> "TaskDistribution | None":
+        """Return a distribution with tasks of that name and the same spec, or None."""
         ...
 
 
@@ -118,4 +139,38 @@ class MetaAgent(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What the first gradient step of a meta-update follows, opened for inspection.
+
+    Both functions take parameters in double precision if the meta-batch is in double precision.
+    """
+
+    theta: Params
+    """The parameters that the update moves."""
+    loss: Callable[[Params], Float[Tensor, ""]]
+    """What it lowers; `torch.func.grad` of it is the gradient that it follows."""
+    log_ratio: Callable[[Params], Float[Tensor, "T M N"]]
+    """log π_θ(a|s) of the rollout's actions, less what it was when they were drawn."""
+    advantage: Float[Tensor, "T M N"]
+    """How much better than expected each action was: what the loss weighs it by."""
+    rollout: Rollout
+    """The steps that the loss is taken on."""
+    gamma: float
+    """Discount, per environment step, of the return that the advantages are of."""
+    across_episodes: bool
+    """Whether that return runs on over the episodes of a trial."""
+    approximation: str | None
+    """What the gradient leaves out on purpose, so that it is not the loss's; none if nothing."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """What an agent may offer beside `MetaAgent`, so that `meta-rl doctor` can check its maths."""
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Return the objective that `meta_update` would follow on this meta-batch."""
         ...

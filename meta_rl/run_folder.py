@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -51,6 +52,11 @@ class RunFolder:
         """Policies adapted to single tasks."""
         return self.path / "adapted"
 
+    @property
+    def videos(self) -> Path:
+        """What policies do before and after they adapt to single tasks."""
+        return self.path / "videos"
+
     def create(
         self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
     ) -> None:
@@ -98,6 +104,20 @@ class RunFolder:
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it must hold `key: value` lines")
         return experiment_from_dict(data, str(path))
+
+    def environment(self) -> dict[str, str]:
+        """Read what the run was made with: the command, the commit, and each package's version.
+
+        Empty if the folder does not say.
+        """
+        path = self.path / "environment.txt"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+        return dict(re.split("==| ", line, maxsplit=1) for line in lines if line)
 
 
 def describe_environment() -> str:

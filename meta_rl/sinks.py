@@ -1,5 +1,6 @@
 """Where metrics go: always a JSON-lines file, beside it Weights & Biases and the console."""
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,6 +20,7 @@ from meta_rl.errors import UserError
 
 if TYPE_CHECKING:
     import wandb
+    from matplotlib.figure import Figure
 
 TrackingMode: TypeAlias = Literal["auto", "online", "offline", "off"]
 
@@ -97,7 +100,8 @@ class TrackingConfig:
     entity: str | None = None
     """W&B user or team that owns the project; none means the default of who is logged in."""
     group: str | None = None
-    """Name that W&B gathers related runs under, such as the seeds of one experiment."""
+    """Name that W&B gathers related runs under; none means one that runs share if they differ by
+    their seed alone: the config's name, and a hash of all that the agent learns from."""
     tags: tuple[str, ...] = ()
     """Labels to find the run by in W&B."""
 
@@ -159,24 +163,21 @@ class WandbSink:
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table, such as the final evaluation."""
+        self._show(name, "Table", columns=list(columns), data=[list(row) for row in rows])
 
-        def show(run: "wandb.Run") -> None:
-            import wandb
+    def log_figure(self, name: str, figure: "Figure") -> None:
+        """Show a figure of matplotlib's."""
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+        self._show(name, "Image", Image.open(drawn))
 
-            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            run.log({name: table}, step=self._last_step)
+    def log_video(self, name: str, path: Path, caption: str) -> None:
+        """Show a film in mp4."""
+        self._show(name, "Video", str(path), caption=caption)
 
-        self._attempt(show)
-
-    def log_image(self, name: str, path: Path) -> None:
-        """Show a picture."""
-
-        def show(run: "wandb.Run") -> None:
-            import wandb
-
-            run.log({name: wandb.Image(str(path))}, step=self._last_step)
-
-        self._attempt(show)
+    def log_html(self, name: str, path: Path) -> None:
+        """Show a page as it is, without style sheets of W&B's."""
+        self._show(name, "Html", str(path), inject=False)
 
     def log_artifact(self, path: Path, name: str, type: str) -> None:
         """Keep a file, such as a checkpoint, as a version of the artifact `name`."""
@@ -216,6 +217,14 @@ class WandbSink:
         self._run, self.run_id, self.url = run, run.id, run.url
         run.define_metric("*", step_metric="env_steps")
 
+    def _show(self, name: str, kind: str, *content: object, **options: object) -> None:
+        def show(run: "wandb.Run") -> None:
+            import wandb
+
+            run.log({name: getattr(wandb, kind)(*content, **options)}, step=self._last_step)
+
+        self._attempt(show)
+
     def _attempt(self, call: Callable[["wandb.Run"], object]) -> None:
         if self._run is None:
             return
@@ -228,7 +237,7 @@ class WandbSink:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"W&B: {message} (training goes on; its plain files are complete)",
+                f"W&B: {message} (all else goes on; the plain files are complete)",
                 RuntimeWarning,
                 stacklevel=4,
             )

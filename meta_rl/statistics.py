@@ -1,35 +1,151 @@
-"""Intervals that respect how results were drawn."""
+"""Aggregates of scores over runs and tasks, with intervals that respect how both were drawn.
+
+Scores are `(R, M)`: R runs, each of one seed, on M tasks. Aggregates, performance profiles and the
+probability of improvement are those of Agarwal et al. 2021, "Deep reinforcement learning at the
+edge of the statistical precipice".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+Resampling: TypeAlias = Literal["whole-runs", "rliable"]
+"""What a bootstrap draws anew.
+
+`whole-runs` draws runs, each with all of its tasks, and tasks within each name. A meta-policy is
+trained once and then plays every task, so the luck of its seed is in all of its scores together.
+`rliable` draws the runs anew for each task and leaves the tasks as they are, as Agarwal et al. do
+for agents that are trained on each task apart. On a meta-policy its intervals are too narrow.
+"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the ends of its interval; they are none where nothing could be resampled."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def iqm(scores: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B"]:
+    """Return the interquartile mean: of all R M scores, the mean of the middle half."""
+    ordered = np.sort(scores.reshape(len(scores), -1))
+    cut = ordered.shape[1] // 4
+    return np.asarray(ordered[:, cut : ordered.shape[1] - cut].mean(1))
+
+
+def mean(scores: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B"]:
+    """Return the mean of all scores."""
+    return np.asarray(scores.mean((1, 2)))
+
+
+def median(scores: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B"]:
+    """Return the median over tasks of each task's mean over runs."""
+    return np.asarray(np.median(scores.mean(1), 1))
+
+
+AGGREGATES = {"IQM": iqm, "mean": mean, "median": median}
+
+
+def performance_profile(
+    scores: Float[NDArray[np.float64], "B R M"], thresholds: Float[NDArray[np.float64], "K"]
+) -> Float[NDArray[np.float64], "B K"]:
+    """Return the share of all R M scores above each threshold."""
+    ordered = np.sort(scores.reshape(len(scores), -1))
+    below = np.stack([np.searchsorted(row, thresholds, side="right") for row in ordered])
+    return np.asarray(1 - below / ordered.shape[1])
+
+
+def probability_of_improvement(
+    x: Float[NDArray[np.float64], "B R M"], y: Float[NDArray[np.float64], "B Q M"]
+) -> Float[NDArray[np.float64], "B"]:
+    """Return how often a run of x beats a run of y on the same task; a tie counts half.
+
+    That is the mean over tasks of Mann and Whitney's statistic divided by R Q.
+    """
+    ours, theirs = x[:, :, None], y[:, None]
+    return np.asarray(((ours > theirs) + 0.5 * (ours == theirs)).mean((1, 2, 3)))
+
+
+def resampled(
+    runs: Sequence[int], names: Sequence[str], resampling: Resampling = "whole-runs"
+) -> tuple[str, ...]:
+    """Return what a bootstrap draws anew: seeds, tasks, both, or nothing.
+
+    One seed cannot be resampled: nobody knows the spread of one. Nor can tasks where a name has one
+    only; names themselves are the benchmark's, not a sample, so they stay fixed.
+
+    Args:
+        runs: The number of runs R of each array of scores.
+        names: Each task's name.
+    """
+    drawn = []
+    if max(runs) > 1:
+        drawn.append("seeds" if min(runs) > 1 else "some seeds")
+    if resampling == "whole-runs" and min(list(names).count(name) for name in names) > 1:
+        drawn.append("tasks")
+    return tuple(drawn)
+
 
 def bootstrap_interval(
-    values: Float[NDArray[np.float64], "M"],
-    strata: list[str],
+    statistic: Callable[..., NDArray[np.float64]],
+    scores: Sequence[Float[NDArray[np.float64], "_ M"]],
+    names: Sequence[str],
+    resampling: Resampling = "whole-runs",
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[float, float] | None:
-    """Percentile bootstrap of the mean, resampling tasks within each stratum (Efron 1979).
+) -> Float[NDArray[np.float64], "2 ..."] | None:
+    """Percentile bootstrap (Efron 1979) over runs and, within each name, over tasks.
 
     Args:
-        values: One number a task: the mean over its copies, which are not independent of each
-            other given the task.
-        strata: Each task's name. Names are the benchmark's, not a sample, so they stay fixed.
+        statistic: Function of arrays `(B, R, M)`, one for each of `scores`, returning `(B, ...)`.
+        scores: Arrays `(R, M)` on the same tasks. Their runs are drawn apart, their tasks together.
+            A score is the mean over a task's episodes and copies, which are not independent of
+            each other given the task.
+        names: Each task's name.
 
     Returns:
-        Lower and upper end; none where a stratum has one task, whose spread nobody can know.
+        Lower and upper ends, each in the statistic's shape; none where nothing can be drawn anew.
     """
-    if min(strata.count(name) for name in strata) < 2:
+    what = resampled([len(array) for array in scores], names, resampling)
+    if not what:
         return None
     generator = np.random.default_rng(seed)
-    sums = np.zeros(resamples)
-    for name in sorted(set(strata)):
-        stratum = values[[other == name for other in strata]]
-        drawn = generator.integers(len(stratum), size=(resamples, len(stratum)))
-        sums += stratum[drawn].sum(1)
+    columns = np.tile(np.arange(len(names)), (resamples, 1))
+    if "tasks" in what:
+        for name in sorted(set(names)):
+            stratum = np.flatnonzero([other == name for other in names])
+            drawn = generator.integers(len(stratum), size=(resamples, len(stratum)))
+            columns[:, stratum] = stratum[drawn]
+    width = len(names) if resampling == "rliable" else 1
+    rows = [generator.integers(len(array), size=(resamples, len(array), width)) for array in scores]
+    # In parts, because all resamples at once may not fit in memory.
+    part = max(1, 1_000_000 // sum(array.size for array in scores))
+    values = []
+    for start in range(0, resamples, part):
+        here = slice(start, start + part)
+        drawn_scores = [
+            array[row[here], columns[here, None]] for array, row in zip(scores, rows, strict=True)
+        ]
+        values.append(statistic(*drawn_scores))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(sums / len(values), [tail, 1 - tail])
-    return float(low), float(high)
+    return np.asarray(np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0))
+
+
+def estimate(
+    statistic: Callable[..., NDArray[np.float64]],
+    scores: Sequence[Float[NDArray[np.float64], "_ M"]],
+    names: Sequence[str],
+    resampling: Resampling = "whole-runs",
+) -> Estimate:
+    """Return a statistic with its 95 % interval; the arguments are `bootstrap_interval`'s."""
+    (value,) = statistic(*(array[None] for array in scores))
+    ends = bootstrap_interval(statistic, scores, names, resampling)
+    low, high = (None, None) if ends is None else ends.tolist()
+    return Estimate(float(value), low, high)

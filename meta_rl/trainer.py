@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl import catalog, checkpoint
+from meta_rl.comparison import Group, Run, shared_name
 from meta_rl.config import EvaluationConfig, Experiment, to_dict
 from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_protocol
@@ -25,6 +26,7 @@ from meta_rl.experiment import (
     set_threads,
     worker_count,
 )
+from meta_rl.figures import adaptation_curves
 from meta_rl.protocols import MetaAgent
 from meta_rl.returns import episode_sums
 from meta_rl.run_folder import RunFolder
@@ -95,7 +97,9 @@ class Trainer:
         if resume:
             self.jsonl.truncate_after(self.counters.meta_iterations)
         self.wandb = WandbSink(
-            experiment.tracking,
+            replace(
+                experiment.tracking, group=experiment.tracking.group or shared_name(experiment)
+            ),
             folder.path,
             experiment.name,
             {**to_dict(experiment), "protocol": protocol},
@@ -333,6 +337,9 @@ class Trainer:
     def _record_final(self, result: EvalResult) -> None:
         columns, rows = evaluation_table(result)
         self.wandb.log_table("evaluation/final", columns, rows)
+        run = Run(self.folder.path, to_dict(self.experiment), result)
+        curves = adaptation_curves([Group(self.experiment.name, (run,))])
+        self.wandb.log_figure("evaluation/adaptation", curves)
         agent = catalog.name_of(self.experiment.agent)
         path = self.folder.checkpoints / "latest.pt"
         self.wandb.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")

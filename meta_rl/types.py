@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -19,6 +21,9 @@ Metrics: TypeAlias = dict[str, Tensor]
 
 Context: TypeAlias = Any
 """What an agent knows of the tasks at hand: a pytree of tensors, each with leading axis M."""
+
+Picture: TypeAlias = UInt8[NDArray[np.uint8], "height width 3"]
+"""Red, green and blue of each pixel, from the upper left one."""
 
 
 @dataclass(frozen=True)

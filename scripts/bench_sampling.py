@@ -31,6 +31,7 @@ import torch
 import tyro
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
+from mujoco import rollout
 from numpy.typing import NDArray
 
 from envs._metaworld_gym import MetaworldFamily
@@ -45,7 +46,8 @@ from meta_rl.types import Tasks
 
 COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1}
 CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45}
-ASYNC, WORKERS, NATIVE, PHYSICS = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv", "physics"
+ASYNC, WORKERS, NATIVE = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv"
+PHYSICS, ROLLOUT = "physics", "mujoco.rollout"
 MEGABYTE = 1e6
 QUIET_LOAD = 0.25
 """Load average per core above which other programs disturb the measurements."""
@@ -67,7 +69,7 @@ class Args:
     """Least length of a measurement; it ends with an episode."""
     threads: int = 0
     """Threads of the native simulator and workers of the Gymnasium one; 0 means all cores."""
-    simulators: tuple[str, ...] = (ASYNC, WORKERS, NATIVE, PHYSICS)
+    simulators: tuple[str, ...] = (ASYNC, WORKERS, NATIVE, ROLLOUT, PHYSICS)
     """Which to run."""
     output: Path | None = None
     """JSON file for all figures."""
@@ -75,7 +77,7 @@ class Args:
     def __post_init__(self) -> None:
         if wrong := set(self.benchmarks) - CLASSES.keys():
             raise SystemExit(f"no benchmark {wrong.pop()!r}; there are {', '.join(CLASSES)}")
-        known = (ASYNC, WORKERS, NATIVE, PHYSICS)
+        known = (ASYNC, WORKERS, NATIVE, ROLLOUT, PHYSICS)
         if wrong := set(self.simulators) - set(known):
             raise SystemExit(f"no simulator {wrong.pop()!r}; there are {', '.join(known)}")
         if min(self.repeats, self.horizon, self.copies or 1) < 1 or self.threads < 0:
@@ -240,6 +242,70 @@ def step_physics(model, data, state, parts, mocap_bounds, actions):  # type: ign
         mj_forward(model, data)
 
 
+class RolloutContender:
+    """`mujoco.rollout`: MuJoCo's own thread pool over worlds of one class, physics alone.
+
+    Six sub-steps: its sensors show the state before a sub-step, so the sixth shows what
+    `mj_forward` does. Between the calls numpy moves the hand's target, as `act` does.
+    """
+
+    mb_per_world: float | None = None
+    kb_per_further_world: float | None = None
+
+    def __init__(
+        self, worlds: Sequence[tuple[Scene, Snapshot]], actions: NDArray[Any], threads: int
+    ) -> None:
+        self.threads = threads
+        self._actions = actions
+        its_scene = worlds[0][0]
+        self._model = its_scene.model
+        self._bounds = its_scene.env.mocap_low, its_scene.env.mocap_high
+        self._states, self._targets = [], []
+        data = mujoco.MjData(self._model)
+        for _, snapshot in worlds:
+            mujoco.mj_setState(self._model, data, snapshot.state, STATE)
+            state = np.empty(mujoco.mj_stateSize(self._model, self.PHYSICS))
+            mujoco.mj_getState(self._model, data, state, self.PHYSICS)
+            self._states.append(state)
+            self._targets.append(data.mocap_pos[0].copy())
+        self._data = [mujoco.MjData(self._model) for _ in range(threads)]
+        self._rollout = rollout.Rollout(nthread=threads)
+
+    PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
+    CONTROLS = (
+        mujoco.mjtState.mjSTATE_CTRL.value
+        | mujoco.mjtState.mjSTATE_MOCAP_POS.value
+        | mujoco.mjtState.mjSTATE_MOCAP_QUAT.value
+    )
+
+    def play(self) -> float:
+        """Play one episode in every world, 6 sub-steps a call."""
+        states, targets = np.array(self._states), np.array(self._targets)
+        controls = np.zeros((len(states), 1, 2 + 3 + 4))
+        controls[:, 0, 5:] = 1.0, 0.0, 1.0, 0.0
+        outputs = np.empty((len(states), SUBSTEPS + 1, states.shape[1]))
+        started = time.perf_counter()
+        for action in self._actions:
+            np.clip(targets + action[:, :3] * 0.01, *self._bounds, out=targets)
+            controls[:, 0, 0], controls[:, 0, 1] = action[:, 3], -action[:, 3]
+            controls[:, 0, 2:5] = targets
+            self._rollout.rollout(
+                self._model,
+                self._data,
+                states,
+                controls,
+                control_spec=self.CONTROLS,
+                nstep=SUBSTEPS + 1,
+                state=outputs,
+            )
+            states = outputs[:, SUBSTEPS - 1].copy()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """End the threads."""
+        self._rollout.close()
+
+
 def main(args: Args) -> None:
     """Run all benchmarks, print their tables, and write the figures."""
     load = os.getloadavg()
@@ -328,11 +394,13 @@ def make_contenders(
                 contender.mb_per_world = grown / len(tasks)
                 contender.kb_per_further_world = contender.further_kb_per_world(tasks)
             made[f"{NATIVE}, {count_of('thread', threads)}"] = contender
+    worlds = []
+    for task in tasks:
+        its_scene = scene(task.name, "v2", goal_size(task.name))
+        worlds.append((its_scene, its_scene.snapshot(task.params[: goal_size(task.name)])))
+    if ROLLOUT in args.simulators and len(set(tasks.names)) == 1:  # all worlds in one model
+        made[f"{ROLLOUT}, {count_of('thread', most)}"] = RolloutContender(worlds, actions, most)
     if PHYSICS in args.simulators:
-        worlds = []
-        for task in tasks:
-            its_scene = scene(task.name, "v2", goal_size(task.name))
-            worlds.append((its_scene, its_scene.snapshot(task.params[: goal_size(task.name)])))
         for threads in sorted({most, 1}, reverse=True):
             label = f"{PHYSICS}, {count_of('thread', threads)}"
             made[label] = PhysicsContender(worlds, actions, threads)
@@ -356,7 +424,7 @@ def compare(rate: dict[str, float], threads: dict[str, int]) -> dict[str, Any]:
         found["times_async"] = {
             label: each / rate[ASYNC]
             for label, each in rate.items()
-            if not label.startswith(PHYSICS)
+            if not label.startswith((PHYSICS, ROLLOUT))
         }
     core_us = {label: 1e6 * min(threads[label], cores) / each for label, each in rate.items()}
     found["us_per_step_and_core"] = core_us
@@ -364,7 +432,7 @@ def compare(rate: dict[str, float], threads: dict[str, int]) -> dict[str, Any]:
     for label, cost in core_us.items():
         busy = min(threads[label], cores)
         bare = core_us.get(f"{PHYSICS}, {count_of('thread', busy)}")
-        if bare is not None and not label.startswith(PHYSICS):
+        if bare is not None and not label.startswith((PHYSICS, ROLLOUT)):
             shares[label] = bare / cost
     found["share_of_time_in_mujoco"] = shares
     most = max((each for label, each in threads.items() if label.startswith(NATIVE)), default=1)

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from meta_rl.commands.compare import newest_summary
+from meta_rl.comparison import newest_result
 
 
 def record(run: Path) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     config, _, seed = run.name.rpartition("-seed")
-    summary = newest_summary(run, "test", "sampled")
+    summary = newest_result(run, "test", "sampled").summary()
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     described = dict(
         line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]

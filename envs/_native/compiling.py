@@ -101,6 +101,18 @@ def write_int32(_typing: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
+def multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c, rounded once."""
+    return types.float64(types.float64, types.float64, types.float64), _multiply_adder
+
+
+@intrinsic
+def take_number(_typing: Any, address: Any) -> Any:
+    """Return the 64-bit integer at an address and add 1 to it, as one step among all threads."""
+    return types.int64(types.intp), _taker
+
+
+@intrinsic
 def call_with_row(_typing: Any, function: Any, row: Any) -> Any:
     """Call the compiled function at an address with a row."""
     return types.void(types.intp, types.intp), _caller
@@ -124,6 +136,16 @@ def _writer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     address, value = arguments
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
     return context.get_dummy_value()
+
+
+def _multiply_adder(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fma(*arguments)
+
+
+def _taker(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    one = ir.Constant(ir.IntType(64), 1)
+    pointer = builder.inttoptr(arguments[0], one.type.as_pointer())
+    return builder.atomic_rmw("add", pointer, one, "monotonic")
 
 
 def _caller(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -107,7 +107,7 @@ class Comparison:
         engine.place([(self._scene, self._scene.snapshot(params))] * 2)
         self._note_observation(obs, parity)
         constants = self._scene.capture(reference)
-        policy, random = _scripted_policy(self._name), np.random.default_rng(0)
+        policy, random = scripted_policy(self._name), np.random.default_rng(0)
         returns = np.zeros(2)
         for step in range(steps):
             action = random.uniform(-1, 1, 4)
@@ -176,7 +176,8 @@ def _larger(known: float, error: float) -> float:
     return math.inf if math.isnan(error) else max(known, float(error))
 
 
-def _scripted_policy(name: str) -> Any:
+def scripted_policy(name: str) -> Any:
+    """Return Meta-World's own policy for a task, whose `get_action` wants to see the goal."""
     from metaworld.policies import ENV_POLICY_MAP
 
     return ENV_POLICY_MAP[name]()

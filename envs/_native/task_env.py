@@ -10,9 +10,10 @@ from torch import Tensor
 
 from envs._native import row
 from envs._native.engine import Engine
+from envs._native.picture import PictureMaker
 from envs._native.scene import scene
 from meta_rl.errors import NonFiniteAction, UserError
-from meta_rl.types import EnvSpec, Step, Tasks
+from meta_rl.types import EnvSpec, Picture, Step, Tasks
 
 OBSERVATION = slice(row.OBS, row.OBS + row.OBSERVATION_SIZE)
 
@@ -49,6 +50,7 @@ class NativeTaskEnv:
         self._engine = Engine(threads)
         self._tasks: Tasks | None = None
         self._copies = 0
+        self._picture_maker: PictureMaker | None = None
         self._episode_steps: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._obs: NDArray[np.float32] = np.zeros((0, row.OBSERVATION_SIZE), dtype=np.float32)
 
@@ -65,6 +67,7 @@ class NativeTaskEnv:
             its_scene = scene(task.name, self._reward_version, goal_size)
             worlds += [(its_scene, its_scene.snapshot(task.params[:goal_size]))] * copies
         self._tasks, self._copies = tasks, copies
+        self._close_picture_maker()
         self._engine.place(worlds)
         self._episode_steps = np.zeros(len(worlds), dtype=np.int64)
         self._obs = self._engine.rows[:, OBSERVATION].astype(np.float32)
@@ -110,10 +113,27 @@ class NativeTaskEnv:
             self._obs[ended] = engine.rows[ended, OBSERVATION]
         return self._shape(self._obs)
 
+    def draw(self) -> Picture:
+        """Return a picture of the first world as it is now, drawn by metaworld's environment."""
+        engine = self._started()
+        if self._picture_maker is None:
+            assert self._tasks is not None
+            (task,) = self._tasks[:1]
+            self._picture_maker = PictureMaker(
+                task.name, self._reward_version, task.params[: self._goal_sizes[task.name]]
+            )
+        return self._picture_maker.draw(engine.states[0])
+
     def close(self) -> None:
         """End the threads and release the simulators."""
         self._tasks = None
+        self._close_picture_maker()
         self._engine.close()
+
+    def _close_picture_maker(self) -> None:
+        if self._picture_maker is not None:
+            self._picture_maker.close()
+            self._picture_maker = None
 
     def _started(self) -> Engine:
         if self._tasks is None:

@@ -9,7 +9,7 @@ from meta_rl.evaluation import EvalResult
 def console() -> Console:
     """Return a console that does not fold tables where nobody watches the width."""
     found = Console()
-    return found if found.is_terminal else Console(width=160)
+    return found if found.is_terminal else Console(width=200)
 
 
 def show_result(result: EvalResult, title: str) -> None:

@@ -61,12 +61,7 @@ def main(arguments: list[str]) -> int:
     agent, distribution, experiment = trained.agent, trained.distribution, trained.experiment
     tasks = find_task(distribution, given.task, given.goal, given.split)
     (task,) = tasks
-    if given.episodes is not None:
-        episodes = given.episodes
-    elif agent.copies_share_experience:
-        episodes = experiment.envs_per_task * agent.phases[0].episodes
-    else:
-        episodes = max(1, len(agent.phases) - 1)
+    episodes = given.episodes or trained.adaptation_episodes
     phase = Phase(episodes)
     env = distribution.make_env(trained.device, workers=1)
     streams = Streams(given.seed, trained.device, purpose="adapt")
@@ -113,6 +108,17 @@ def main(arguments: list[str]) -> int:
     )
     print(f"adapted policy: {path}")
     return 0
+
+
+def holding(
+    distribution: "TaskDistribution", name: str, split: Literal["train", "test"]
+) -> "TaskDistribution":
+    """Return a distribution that holds tasks of that name: this one, or one beyond it."""
+    from meta_rl.protocols import OpenDistribution
+
+    if name in distribution.tasks(split).names or not isinstance(distribution, OpenDistribution):
+        return distribution
+    return distribution.beyond(name) or distribution
 
 
 def find_task(

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from envs.point_navigation import Config, PointNavigation
 from meta_rl import catalog, checkpoint
-from meta_rl.protocols import MetaAgent
+from meta_rl.doctor import compare, probe
+from meta_rl.protocols import Inspectable, MetaAgent
 from meta_rl.seeding import Streams
 from meta_rl.types import MetaBatch, Phase, TimeStep
 from meta_rl.worker import RolloutWorker
@@ -230,6 +231,21 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
     found.append(restored.state_dict())
 
     assert identical(found, expected)
+
+
+def test_the_objective_that_it_may_open_is_the_one_it_follows(name, build_agent, identical):
+    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+    if not isinstance(agent, Inspectable):
+        pytest.skip("the agent opens none")
+    agent.meta_update(play(agent, worker, some_tasks())[0])  # so that nothing is still at its start
+    batch, before = play(agent, worker, some_tasks(1))[0], copied(agent.state_dict())
+
+    maths = compare(agent.surrogate(probe(batch)))
+
+    assert maths.log_ratio < 1e-4
+    assert maths.gradient_error < 1e-3 or maths.approximation is not None
+    assert maths.direction_cosine > 0
+    assert identical(agent.state_dict(), before)
 
 
 def test_loading_takes_a_copy(name, build_agent, identical):

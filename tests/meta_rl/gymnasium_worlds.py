@@ -95,6 +95,15 @@ class ActsDiscretely(Ledger):
     action_space = Discrete(2)
 
 
+class Draws(Ledger):
+    """Draws a picture whose color is the task's index."""
+
+    render_mode = "rgb_array"
+
+    def render(self):
+        return np.full((4, 6, 3), self.task.index, np.uint8)[::-1]
+
+
 CLASSES = {
     "ledger": Ledger,
     "other": Ledger,
@@ -104,6 +113,7 @@ CLASSES = {
     "observes-dict": ObservesDict,
     "observes-more": ObservesMore,
     "acts-discretely": ActsDiscretely,
+    "draws": Draws,
 }
 
 

@@ -102,6 +102,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("adapt none --task point", ["none is not a run folder: it has no config.yaml"]),
         ("compare", ["name at least one run folder: meta-rl compare RUN RUN"]),
         ("compare none", ["no run folder none"]),
+        ("compare none --output x.png", ["'x.png' must end in .md, .csv, .tex", "--figures FOLD"]),
         ("compare .", [". has no evaluation on test tasks", "`meta-rl evaluate . --split test"]),
     ],
 )
@@ -241,16 +242,18 @@ def test_compare_refuses_different_protocols_and_names_them(meta_rl, run, tmp_pa
         "different protocols (adaptation_episodes: 2 / 3; evaluation_episodes: 2 / 3); evaluate "
         "them alike, or pass --allow-different-protocols"
     )
-    output = ("--output", "curves/all.png")
-    allowed = meta_rl(*both, "--allow-different-protocols", *output).succeeds()
+    allowed = meta_rl(*both, "--allow-different-protocols").succeeds()
     assert "warning: different protocols, not comparable: adaptation_episodes: 2 / 3" in allowed.out
-    assert (tmp_path / "curves" / "all.png").stat().st_size > 1000
 
     meta_rl("compare", "runs/small", "--split", "train").fails_with(
         "runs/small has no evaluation on train tasks with sampled actions; make one with"
     )
-    meta_rl("compare", "runs/small", "--output", "runs/comparison.png/x.png").fails_with(
-        "cannot write runs/comparison.png/x.png", "choose another --output"
+    blocked = "runs/comparison.png/x"
+    meta_rl("compare", "runs/small", "--figures", blocked).fails_with(
+        f"cannot write {blocked}/adaptation.png", "choose another --figures"
+    )
+    meta_rl("compare", "runs/small", "--output", f"{blocked}.md").fails_with(
+        f"cannot write {blocked}.md", "choose another --output"
     )
     (found,) = (run.path / "evaluations").glob("*.json")
     found.write_text("{}")

@@ -351,3 +351,22 @@ def test_the_module_of_a_worker_does_not_import_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_the_first_world_is_drawn_by_its_environment(make_env):
+    env = make_env()
+    env.start(tasks_of(("draws", 0), ("draws", 0), first_index=7), copies=2, seed=0)
+
+    picture = env.draw()
+    step = env.step(torch.zeros(2, 2, 2))
+
+    assert picture.shape == (4, 6, 3) and (picture == 7).all()
+    torch.testing.assert_close(step.next_obs[:, 0, 2], torch.ones(2))  # the pipe is in order
+
+
+def test_an_environment_without_pictures_is_said_to(make_env):
+    env = make_env()
+    env.start(tasks_of(("ledger", 0)), copies=1, seed=0)
+
+    with pytest.raises(UserError, match=r"'ledger' cannot be drawn: .*render_mode='rgb_array'"):
+        env.draw()

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from meta_rl import catalog
+from meta_rl.comparison import shared_name
 from meta_rl.config import load_experiment
 from meta_rl.errors import UserError
 from meta_rl.run_folder import RunFolder
@@ -165,6 +166,12 @@ def test_a_resumed_run_is_the_same_run_to_wandb(
     assert run_id and run.latest["wandb_run_id"] == run_id
     recorded = {path.name.rpartition("-")[2] for path in run.path.glob("wandb/offline-run-*")}
     assert recorded == {run_id}
+    group = shared_name(RunFolder(run.path).experiment())
+    logs = run.path.glob("wandb/offline-run-*/*.wandb")
+    assert sum(group.encode() in log.read_bytes() for log in logs) == 1  # it has another end now
+    for media in run.path.glob("wandb/offline-run-*/files/media"):
+        assert len(list(media.glob("table/evaluation/final*.json"))) == 1
+        assert len(list(media.glob("images/evaluation/adaptation*.png"))) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
