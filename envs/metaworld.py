@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 
 import torch
 
+from meta_rl.config import EvaluationConfig
 from meta_rl.errors import UserError, did_you_mean
-from meta_rl.protocols import Split, TaskEnv
+from meta_rl.evaluation import choose_tasks
+from meta_rl.protocols import MetaAgent, Split, TaskEnv
 from meta_rl.types import EnvSpec, Task, Tasks
 
 logger = logging.getLogger(__name__)
@@ -228,6 +230,31 @@ class MetaworldDistribution:
             "mujoco": version("mujoco"),
             "goals": hashlib.sha256(json.dumps(self._goals).encode()).hexdigest()[:12],
         }
+
+    def legacy_evaluation(
+        self, agent: MetaAgent, device: torch.device, config: EvaluationConfig, copies: int
+    ) -> dict[str, Any]:
+        """Let metaworld's own code evaluate an agent, for numbers to set beside others' papers.
+
+        Its counting flatters; the result says how. Without `config.goals` it takes as many goals
+        as metaworld's defaults assume. Each adaptation learns from as many episodes as in our own
+        evaluation with so many copies, played one after the other.
+        """
+        from envs import _metaworld_legacy as legacy
+
+        benchmark = legacy.GoalsDrawn(self._goals)
+        tasks = choose_tasks(self, config.split, config.goals or legacy.GOALS)
+        episodes = agent.phases[0].episodes * (copies if agent.copies_share_experience else 1)
+        return legacy.evaluate_as_metaworld(
+            agent,
+            benchmark,
+            tasks,
+            self.spec,
+            self._config.reward_version,
+            config,
+            episodes,
+            device,
+        )
 
     def _task(self, name: str, split: Split, goal: int) -> Task:
         params = self._goals[split][name][goal]

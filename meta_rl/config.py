@@ -37,13 +37,17 @@ class EvaluationConfig:
     """Copies of each task's environment; none means envs_per_task."""
     actions: Literal["sampled", "deterministic"] = "sampled"
     """Measure with actions drawn from the policy, or with its mode; adaptation always draws."""
+    evaluation_episodes: int | None = None
+    """Measure every stage by so many episodes of each adapted policy that nothing is learned from;
+    none measures sampled actions by the very episodes that the agent adapts from."""
     seed: int = 0
     """Seed of the actions' noise, apart from the run's."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every", self.every, 0)
         _at_least("evaluation.adaptation_steps", self.adaptation_steps, 0)
-        for name in ("goals", "copies"):
+        _at_least("evaluation.seed", self.seed, 0)
+        for name in ("goals", "copies", "evaluation_episodes"):
             if (value := getattr(self, name)) is not None:
                 _at_least(f"evaluation.{name}", value, 1)
 

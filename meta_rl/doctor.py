@@ -32,7 +32,7 @@ from meta_rl.protocols import Inspectable, Surrogate
 from meta_rl.returns import discounted_return, episode_step
 from meta_rl.run_folder import RunFolder
 from meta_rl.seeding import make_generator
-from meta_rl.statistics import bootstrap_interval
+from meta_rl.statistics import bootstrap_interval, mean
 from meta_rl.trainer import Rejected, Trainer
 from meta_rl.trust_region import ravel, unravel
 from meta_rl.types import EnvSpec, MetaBatch, Rollout, map_tensors
@@ -661,14 +661,16 @@ def adaptation_gain(evidence: Evidence) -> Finding:
     found = Finding("gain of adaptation in return [99 %]", "above 0")
     if len(gains) < 2:
         return found.skipped("it takes two phases and two tasks to measure")
-    mean, interval = float(gains.mean()), bootstrap_interval(gains, [""] * len(gains), 0.99)
-    assert interval is not None
-    found = replace(found, measured=mean, interval=interval)
-    if interval[0] > 0:
+    ends = bootstrap_interval(mean, [gains[None]], [""] * len(gains), confidence=0.99)
+    gain = float(gains.mean())
+    assert ends is not None
+    low, high = ends.tolist()
+    found = replace(found, measured=gain, interval=(low, high))
+    if low > 0:
         return found
-    if interval[1] >= 0:  # as it may be before training; the inner KL tells whether it can be
+    if high >= 0:  # as it may be before training; the inner KL tells whether it can be
         return found.note("Adaptation gains nothing that these few tasks could show.")
-    problem = f"Adaptation lowers the return by {-mean:.3g} on average."
+    problem = f"Adaptation lowers the return by {-gain:.3g} on average."
     # A gradient step on the return raises it if it is short and of the right sign. A memory
     # promises nothing before it is trained.
     if evidence.mean("inner/kl") is None:

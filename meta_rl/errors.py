@@ -9,6 +9,12 @@ class UserError(Exception):
     exit_code = 1
 
 
+class Interrupted(UserError):  # noqa: N818
+    """The user, or the cluster, asked to stop; what was done so far is kept."""
+
+    exit_code = 130
+
+
 class NonFiniteAction(UserError):  # noqa: N818
     """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""
 

@@ -13,16 +13,19 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from meta_rl.cells import Cells
 from meta_rl.config import EvaluationConfig
 from meta_rl.errors import UserError
 from meta_rl.protocols import MetaAgent, Split, TaskDistribution, TaskEnv
 from meta_rl.returns import episode_sums
-from meta_rl.seeding import Streams
+from meta_rl.seeding import TaskStreams
 from meta_rl.statistics import estimate, mean
 from meta_rl.types import Phase, Rollout, Tasks, all_finite
 from meta_rl.worker import RolloutWorker
 
 SUCCESS_RULE = "an episode succeeds if any of its steps does"
+ROLLOUT_BYTES = 64_000_000
+"""How large the rollout of tasks played together may become; larger ones are hardly faster."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class EvalResult:
     """Environment steps of training that the agent has had."""
     meta_iterations: int
     checkpoint: str = "latest"
-    """Which checkpoint was measured: the newest, or the best by evaluation while training."""
+    """Which checkpoint was measured: the newest, the best by evaluation while training, a file."""
+    seed: int = 0
+    """Seed of the actions' noise."""
 
     @property
     def fingerprint(self) -> str:
@@ -74,10 +79,24 @@ class EvalResult:
             "env_steps": self.env_steps,
             "meta_iterations": self.meta_iterations,
             "checkpoint": self.checkpoint,
+            "seed": self.seed,
             "tasks": len(self.names),
             "cells_per_stage": int(np.prod(self.episode_return.shape) // len(stages)),
             "stages": stages,
+            "by_task": self.by_task(),
         }
+
+    def by_task(self) -> list[dict[str, Any]]:
+        """Return one row for each task name and goal: its means at every stage."""
+        measures = {"episode_return": self.episode_return, "success": self.success}
+        if self.protocol["success_rule"] is None:
+            del measures["success"]
+        means = {quantity: cells.mean((0, 3)).T for quantity, cells in measures.items()}
+        return [
+            {"task": name, "goal": goal}
+            | {quantity: by_stage[m].tolist() for quantity, by_stage in means.items()}
+            for m, (name, goal) in enumerate(zip(self.names, self.index, strict=True))
+        ]
 
     def metrics(self) -> dict[str, float]:
         """Return the stages' means under the names that logs use."""
@@ -167,6 +186,7 @@ def make_protocol(
 ) -> dict[str, Any]:
     """Return all that a number depends on beside the agent: only equals may be compared."""
     tasks = choose_tasks(distribution, config.split, config.goals)
+    apart = config.evaluation_episodes is not None
     return {
         "family": distribution.family,
         **distribution.protocol(),
@@ -175,7 +195,8 @@ def make_protocol(
         "success_rule": SUCCESS_RULE if "success" in distribution.metric_names else None,
         "actions": config.actions,
         "adaptation_episodes": stage_episodes(agent, config, copies)[-1],
-        "evaluation_episodes": copies * agent.phases[0].episodes,
+        "evaluation_episodes": int(np.prod(measured_episodes(agent, config, copies))),
+        **({"evaluation_episodes_are_learned_from": False} if apart else {}),
     }
 
 
@@ -185,6 +206,31 @@ def stage_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> t
     return tuple(step * stage for stage in range(config.adaptation_steps + 1))
 
 
+def measured_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, int]:
+    """Return (E, N): the episodes that measure a task at each stage, and in how many copies.
+
+    Copies that learn together have one policy, whose evaluation episodes are played side by side;
+    otherwise each copy's policy plays as many, one after the other.
+    """
+    if config.evaluation_episodes is None:
+        return agent.phases[0].episodes, copies
+    if agent.copies_share_experience:
+        return 1, config.evaluation_episodes
+    return config.evaluation_episodes, copies
+
+
+def tasks_that_fit(
+    agent: MetaAgent, distribution: TaskDistribution, env: TaskEnv, copies: int
+) -> int:
+    """Return how many tasks of so many copies to play together, for memory's and speed's sake."""
+    spec = distribution.spec
+    # observation and action twice, reward twice, log-probability, marks and metrics
+    numbers = 2 * (spec.observation_size + spec.action_size) + 4 + len(distribution.metric_names)
+    size = 4 * numbers * spec.horizon * agent.phases[0].episodes
+    worlds = min(ROLLOUT_BYTES // size, getattr(env, "most_worlds", ROLLOUT_BYTES))
+    return max(1, worlds // copies)
+
+
 def evaluate(
     agent: MetaAgent,
     distribution: TaskDistribution,
@@ -192,61 +238,73 @@ def evaluate(
     device: torch.device,
     config: EvaluationConfig,
     copies: int,
-    tasks_at_once: int,
+    tasks_at_once: int | None,
     env_steps: int,
     meta_iterations: int,
+    unfinished: Path | None = None,
 ) -> EvalResult:
     """Measure an agent on every task of a split, before, between and after adaptation.
 
     With sampled actions the episodes that the agent adapts from are also those that measure the
-    stage they begin at. With deterministic ones each stage plays episodes of its own, whose
-    experience is then forgotten.
+    stage they begin at. With deterministic ones, or with `config.evaluation_episodes`, each stage
+    plays episodes of its own, whose experience is then forgotten.
+
+    Args:
+        tasks_at_once: Tasks to play together, which has no effect on the result but the rounding
+            of sums; none takes as many as fit.
+        unfinished: File of this very evaluation, to go on from where it was interrupted; see
+            `Cells`. It is left for the caller to delete once the result is written.
     """
     tasks = choose_tasks(distribution, config.split, config.goals)
-    worker = RolloutWorker(
-        distribution, env, device, Streams(config.seed, device, purpose="evaluation")
-    )
-    phase = agent.phases[0]
-    chunks = [
-        _evaluate_chunk(worker, agent, tasks[start : start + tasks_at_once], copies, phase, config)
-        for start in range(0, len(tasks), tasks_at_once)
-    ]
-    episode_return = np.concatenate([returns for returns, _ in chunks], axis=2)
-    success = np.concatenate([success for _, success in chunks], axis=2)
-    cells = (phase.episodes, config.adaptation_steps + 1, len(tasks), copies)
-    assert episode_return.shape == success.shape == cells, "an evaluation must cover every cell"
-    if not np.isfinite(episode_return).all():
-        wrong = np.flatnonzero(~np.isfinite(episode_return).all((0, 1, 3)))
-        labels = [task.label for task in tasks[wrong.tolist()]]
-        raise UserError(
-            f"rewards of {', '.join(labels[:5])} are not finite, so the evaluation says nothing; "
-            f"look at the simulator"
+    episodes, columns = measured_episodes(agent, config, copies)
+    cells = Cells((episodes, config.adaptation_steps + 1, len(tasks), columns), unfinished)
+    missing = cells.missing
+    size = tasks_at_once or tasks_that_fit(agent, distribution, env, max(copies, columns))
+    for start in range(0, len(missing), size):
+        rows = missing[start : start + size]
+        cells.fill(
+            rows, *_evaluate_chunk(agent, distribution, env, device, config, copies, tasks[rows])
         )
+    assert not cells.missing, "an evaluation must cover every cell"
     return EvalResult(
         names=tasks.names,
         index=tuple(tasks.index.tolist()),
-        episode_return=episode_return,
-        success=success,
+        episode_return=cells.episode_return,
+        success=cells.success,
         adaptation_episodes=stage_episodes(agent, config, copies),
         protocol=make_protocol(agent, distribution, config, copies),
         env_steps=env_steps,
         meta_iterations=meta_iterations,
+        seed=config.seed,
     )
 
 
 def _evaluate_chunk(
-    worker: RolloutWorker,
     agent: MetaAgent,
-    tasks: Tasks,
-    copies: int,
-    phase: Phase,
+    distribution: TaskDistribution,
+    env: TaskEnv,
+    device: torch.device,
     config: EvaluationConfig,
+    copies: int,
+    tasks: Tasks,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the (E, S, M, N) returns and successes of some of the tasks."""
+    phase = agent.phases[0]
+    deterministic = config.actions == "deterministic"
+    episodes, columns = measured_episodes(agent, config, copies)
+    apart = config.evaluation_episodes is not None
+    if apart:  # one rollout an episode, lest a memory learns from the one before
+        own_rollouts, own_phase = episodes, Phase(1)
+    else:
+        own_rollouts, own_phase = int(deterministic), phase
+
+    def worker(purpose: str) -> RolloutWorker:
+        streams = TaskStreams(config.seed, device, f"evaluation/{purpose}")
+        return RolloutWorker(distribution, env, device, streams)
+
     context = agent.begin(tasks, copies)
     returns, successes = [], []
     previous: Rollout | None = None
-    deterministic = config.actions == "deterministic"
     for stage in range(config.adaptation_steps + 1):
         if stage > 0:
             assert previous is not None
@@ -257,17 +315,31 @@ def _evaluate_chunk(
                     f"{tasks[0:1].names[0]} to {tasks[-1:].names[0]}; a smaller agent.inner_lr, or "
                     f"agent.later_inner_lr, may help"
                 )
-        measured = None
-        if deterministic:
-            measured, _ = worker.collect(agent, context, tasks, copies, phase, previous, True)
-        if measured is None or stage < config.adaptation_steps:
-            previous, context = worker.collect(agent, context, tasks, copies, phase, previous)
-        measured = measured or previous
-        assert measured is not None
-        returns.append(episode_sums(measured, measured.reward, phase.episodes))
-        successes.append(episode_success(measured, phase.episodes))
+        before = None if apart and agent.copies_share_experience else previous
+        measured = [
+            worker(f"{stage}/measuring/{number}").collect(
+                agent, context, tasks, columns, own_phase, before, deterministic
+            )[0]
+            for number in range(own_rollouts)
+        ]
+        if stage < config.adaptation_steps or not measured:
+            previous, context = worker(f"{stage}/learning").collect(
+                agent, context, tasks, copies, phase, previous
+            )
+            measured = measured or [previous]
+        count = own_phase.episodes
+        returns.append(torch.cat([episode_sums(each, each.reward, count) for each in measured]))
+        successes.append(torch.cat([episode_success(each, count) for each in measured]))
+    episode_return = torch.stack(returns, dim=1)
+    wrong = ~episode_return.isfinite().all(0).all(0).all(-1)
+    if wrong.any():
+        labels = [task.label for task, bad in zip(tasks, wrong.tolist(), strict=True) if bad]
+        raise UserError(
+            f"rewards of {', '.join(labels[:5])} are not finite, so the evaluation says nothing; "
+            f"look at the simulator"
+        )
     return (
-        torch.stack(returns, dim=1).cpu().double().numpy(),
+        episode_return.cpu().double().numpy(),
         torch.stack(successes, dim=1).cpu().double().numpy(),
     )
 

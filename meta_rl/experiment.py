@@ -74,11 +74,11 @@ class TrainedAgent:
 
 
 def load_trained(folder: RunFolder, which: str, device_name: str | None = None) -> TrainedAgent:
-    """Load a run's agent from its `latest` or `best` checkpoint."""
+    """Load a run's agent from its `latest` or `best` checkpoint, or from another file of it."""
     experiment = folder.experiment()
     device = resolve_device(device_name or experiment.device)
     set_threads(experiment)
-    state = checkpoint.load(folder.checkpoints / f"{which}.pt", device)
+    state = checkpoint.load(folder.checkpoint(which), device)
     check_same_sections(state, experiment)
     distribution = build_distribution(experiment)
     agent = build_agent(experiment, distribution.spec, device)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import types
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
@@ -78,6 +79,9 @@ class GymnasiumTaskEnv:
 
     A world that ended and is stepped nevertheless stays as it is, with zero reward and metrics.
     """
+
+    most_worlds = 64
+    """Worlds that an evaluation plays together: each is an object of tens of megabytes, say."""
 
     def __init__(
         self, family: GymnasiumFamily, spec: EnvSpec, device: torch.device, workers: int
@@ -201,7 +205,7 @@ class GymnasiumTaskEnv:
         plain = [
             WorldTask(task.name, task.index, task.params) for task in tasks for _ in range(copies)
         ]
-        seeds = [_world_seed(seed, world) for world in range(layout.worlds)]
+        seeds = _world_seeds(seed, plain)
         try:
             shares = _shares(layout.worlds, len(self._workers))
             for worker, share in zip(self._workers, shares, strict=True):
@@ -379,9 +383,15 @@ def _shares(worlds: int, workers: int) -> list[range]:
     return [range(first, last) for first, last in itertools.pairwise(cuts)]
 
 
-def _world_seed(seed: int, world: int) -> int:
-    """Return the seed of one world, which does not depend on how many others there are."""
-    return int(np.random.SeedSequence(seed, spawn_key=(world,)).generate_state(1)[0])
+def _world_seeds(seed: int, tasks: Sequence[WorldTask]) -> list[int]:
+    """Return a seed for each world, which does not depend on what other tasks there are."""
+    copies: Counter[tuple[str, int]] = Counter()
+    seeds = []
+    for task in tasks:
+        entropy = [seed, task.index, copies[task.name, task.index], *task.name.encode()]
+        seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        copies[task.name, task.index] += 1
+    return seeds
 
 
 def _fate(exit_code: int | None) -> str:

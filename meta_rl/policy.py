@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from meta_rl.seeding import standard_normal
+
 Params: TypeAlias = dict[str, Tensor]
 """A module's parameters by name; a leading axis M makes them one set for each task."""
 
@@ -25,12 +27,8 @@ class Gaussian(NamedTuple):
         """Draw actions; without a generator, return the mode."""
         if generator is None:
             return self.mean
-        noise = torch.randn(
-            self.mean.shape,
-            generator=generator,
-            device=self.mean.device,
-            dtype=self.mean.dtype,
-        )
+        mean = self.mean
+        noise = standard_normal(mean.shape, generator, mean.device, mean.dtype)
         return self.mean + self.log_std.exp() * noise
 
     def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:

@@ -36,8 +36,8 @@ class TaskEnv(Protocol):
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N O"]:
         """Put each task into `copies` worlds, reset all, and return the first observations.
 
-        What follows depends on the tasks, the seed and the actions alone: not on what the
-        simulator did before, nor on its number of workers or threads.
+        What a task's worlds do depends on the task, the seed and the actions alone: not on what
+        the simulator did before, nor on its number of workers or threads, nor on other tasks.
         """
         ...
 
@@ -121,7 +121,8 @@ class MetaAgent(Protocol):
         """Return actions, their log-probabilities and the moved context.
 
         Args:
-            generator: Source of the noise; None asks for the mode of the distribution.
+            generator: Source of the noise; None asks for the mode of the distribution. Drawn by
+                `Gaussian.sample` or `seeding.standard_normal`, it is each task's own in evaluation.
         """
         ...
 

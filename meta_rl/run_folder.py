@@ -37,10 +37,23 @@ class RunFolder:
         """`latest.pt`, and `best.pt` by evaluation."""
         return self.path / "checkpoints"
 
+    def checkpoint(self, which: str) -> Path:
+        """Return the file of the `latest` or `best` checkpoint, or the file that is named."""
+        if which in ("latest", "best"):
+            return self.checkpoints / f"{which}.pt"
+        if not which.endswith(".pt"):
+            raise UserError(f"checkpoint must be latest, best or a .pt file, got {which!r}")
+        return Path(which)
+
     @property
     def evaluations(self) -> Path:
         """One JSON summary and one npz of all cells for each evaluation."""
         return self.path / "evaluations"
+
+    @property
+    def legacy_metaworld(self) -> Path:
+        """Evaluations counted by metaworld's own code, apart from ours."""
+        return self.path / "legacy_metaworld"
 
     @property
     def rejected(self) -> Path:

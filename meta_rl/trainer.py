@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from meta_rl import catalog, checkpoint
 from meta_rl.comparison import Group, Run, shared_name
 from meta_rl.config import EvaluationConfig, Experiment, to_dict
-from meta_rl.errors import NonFiniteAction, UserError
+from meta_rl.errors import Interrupted, NonFiniteAction, UserError
 from meta_rl.evaluation import EvalResult, episode_success, evaluate, make_protocol
 from meta_rl.experiment import (
     build_agent,
@@ -43,12 +43,6 @@ class Rejected(Exception):  # noqa: N818
         super().__init__(reason)
         self.tasks = tasks
         self.rollouts = rollouts
-
-
-class Interrupted(UserError):  # noqa: N818
-    """The user, or the cluster, asked the run to stop; a checkpoint is written."""
-
-    exit_code = 130
 
 
 @dataclass

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from meta_rl.errors import NonFiniteAction
 from meta_rl.protocols import MetaAgent, TaskDistribution, TaskEnv
-from meta_rl.seeding import Streams
+from meta_rl.seeding import Streams, TaskStreams
 from meta_rl.types import Context, Phase, Rollout, Tasks, TimeStep
 
 
@@ -19,7 +19,7 @@ class RolloutWorker:
         distribution: TaskDistribution,
         env: TaskEnv,
         device: torch.device,
-        streams: Streams,
+        streams: Streams | TaskStreams,
     ) -> None:
         self.distribution = distribution
         self.env = env
@@ -46,7 +46,7 @@ class RolloutWorker:
             deterministic: Act by the mode of the policy.
         """
         env, spec = self.env, self.distribution.spec
-        generator = None if deterministic else self.streams.acting
+        generator = None if deterministic else self.streams.noise(tasks)
         steps = phase.episodes * spec.horizon
         obs = env.start(tasks, copies, self.streams.env_seed())
         worlds = obs.shape[:2]

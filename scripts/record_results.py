@@ -23,6 +23,7 @@ def record(run: Path) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     config, _, seed = run.name.rpartition("-seed")
     summary = newest_result(run, "test", "sampled").summary()
+    summary.pop("by_task", None)  # the run keeps each goal
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     described = dict(
         line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]

@@ -34,6 +34,24 @@ def show_result(result: EvalResult, title: str) -> None:
     )
 
 
+def show_by_task(result: EvalResult) -> None:
+    """Print a row for each task name and goal: its means after so many adaptation episodes."""
+    rows = result.by_task()
+    quantities = [name for name in ("episode_return", "success") if name in rows[0]]
+    table = Table(title="mean over a goal's episodes", title_justify="left")
+    table.add_column("task")
+    table.add_column("goal", justify="right")
+    for quantity in quantities:
+        for episodes in result.adaptation_episodes:
+            table.add_column(
+                f"{quantity.removeprefix('episode_')} after {episodes}", justify="right"
+            )
+    for row in rows:
+        values = [value for quantity in quantities for value in row[quantity]]
+        table.add_row(row["task"], str(row["goal"]), *(f"{value:.2f}" for value in values))
+    console().print(table)
+
+
 def interval(value: dict[str, float | None] | None) -> str:
     """Format a mean with its interval."""
     if value is None:

@@ -1,24 +1,39 @@
 """`meta-rl evaluate`."""
 
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from meta_rl.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from meta_rl.config import EvaluationConfig
+    from meta_rl.experiment import TrainedAgent
+    from meta_rl.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Measures how a run's policy adapts: before, between and after adaptation.
 
-    Every task, goal and copy counts. The result goes to the run's evaluations/. What is not given
-    is as in the run's config.
+    Every task, goal and copy counts. The result is printed and goes to the run's evaluations/, as
+    JSON (means, intervals, each goal) and npz (every episode). What is not given is as in the run's
+    config. An evaluation that was interrupted goes on when the same command is given again.
+
+    As Meta-World does it, 10 episodes to adapt from and then 3 to measure:
+    meta-rl evaluate RUN --copies 10 --evaluation-episodes 3 for MAML, whose 10 copies of a task
+    teach one policy; --copies 1 --adaptation-steps 10 --evaluation-episodes 3 for RL², whose
+    copies are trials of their own.
     """
 
     run: Annotated[str, tyro.conf.Positional]
     """The run's folder."""
-    checkpoint: Literal["latest", "best"] = "latest"
-    """Which of the run's checkpoints: the newest, or the best by evaluation while training."""
+    checkpoint: str = "latest"
+    """Which of the run's checkpoints: latest, best (by evaluation while training), or a file."""
     split: Literal["train", "test"] | None = None
     """Tasks trained on, or held-out ones."""
     goals: int | None = None
@@ -26,30 +41,79 @@ class Arguments:
     adaptation_steps: int | None = None
     """Times the agent adapts; performance is measured before, between and after."""
     copies: int | None = None
-    """Copies of each task's environment."""
-    actions: Literal["sampled", "deterministic"] | None = None
-    """Measure with actions drawn from the policy, or with its mode."""
+    """Copies of each task's environment, which play side by side."""
+    evaluation_episodes: int | None = None
+    """Measure each stage by so many episodes of its own that nothing is learned from; if neither
+    the command nor the config says how many, sampled actions are measured by the episodes that
+    the agent adapts from."""
+    actions: Literal["sampled", "deterministic", "both"] | None = None
+    """Measure with actions drawn from the policy, or with its mode, or write a result of each;
+    adaptation always draws."""
     seed: int | None = None
-    """Seed of the actions' noise."""
+    """Seed of the actions' noise; each task has noise of its own."""
+    by_task: bool = False
+    """Print a row for each task and goal, too."""
     device: str | None = None
     """Where the policy lives: cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads of torch."""
+    workers: int | None = None
+    """Threads of the native simulator, or processes of Gymnasium environments; 0 means one for
+    each CPU core."""
+    tasks_at_once: int | None = None
+    """Tasks to play together: fewer take less memory; none takes as many as fit. An interrupted
+    evaluation loses at most these."""
+    legacy_metaworld: bool = False
+    """Count as metaworld's own evaluation code does, on its own environments. Not comparable with
+    any other result here, and flattering: it ends an episode at success and counts, for each task
+    name, the first episodes to finish. Written to the run's legacy_metaworld/."""
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate a run."""
     given = tyro.cli(Arguments, args=arguments, prog="meta-rl evaluate")
-    from meta_rl.commands._show import show_result
-    from meta_rl.evaluation import evaluate
-    from meta_rl.experiment import load_trained, worker_count
+    if given.tasks_at_once is not None and given.tasks_at_once < 1:
+        raise UserError(f"--tasks-at-once must be at least 1, got {given.tasks_at_once}")
+    if given.legacy_metaworld and given.by_task:
+        raise UserError(
+            "metaworld's own count knows no goals: give --legacy-metaworld or --by-task"
+        )
+    from meta_rl.experiment import load_trained, set_threads
     from meta_rl.run_folder import RunFolder
 
     folder = RunFolder(Path(given.run))
     trained = load_trained(folder, given.checkpoint, given.device)
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(given, name)) is not None}
+
+    experiment = replace(trained.experiment, **chosen("threads", "workers"))
+    set_threads(experiment)
+    trained = replace(trained, experiment=experiment)
+    evaluation = replace(
+        experiment.evaluation,
+        **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
+    )
+    actions = given.actions or evaluation.actions
+    measure = measure_as_metaworld if given.legacy_metaworld else measure_all
+    for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
+        measure(folder, trained, replace(evaluation, actions=kind), given)
+    return 0
+
+
+def measure_all(
+    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
+) -> None:
+    """Evaluate, write the result and print it."""
+    from meta_rl.commands._show import show_by_task, show_result
+    from meta_rl.evaluation import evaluate
+    from meta_rl.experiment import worker_count
+
     experiment = trained.experiment
-    names = ("split", "goals", "adaptation_steps", "copies", "actions", "seed")
-    chosen = {name: value for name in names if (value := getattr(given, name)) is not None}
-    config = replace(experiment.evaluation, **chosen)
+    unfinished = folder.evaluations / f"partial-{identity(folder, trained, config, given)}.npz"
     env = trained.distribution.make_env(trained.device, worker_count(experiment))
+    if unfinished.exists():
+        print(f"going on from {unfinished}", flush=True)
     try:
         result = evaluate(
             trained.agent,
@@ -58,15 +122,24 @@ def main(arguments: list[str]) -> int:
             trained.device,
             config,
             config.copies or experiment.envs_per_task,
-            experiment.meta_batch_size,
+            given.tasks_at_once,
             trained.env_steps,
             trained.meta_iterations,
+            unfinished,
         )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped; the same command goes on after the tasks that were measured"
+        ) from None
     finally:
         env.close()
     result = replace(result, checkpoint=given.checkpoint)
     path = result.save(folder.evaluations)
-    show_result(result, f"{experiment.name}: adaptation to {config.split} tasks")
+    unfinished.unlink(missing_ok=True)
+    title = f"{experiment.name}: adaptation to {config.split} tasks, {config.actions} actions"
+    show_result(result, title)
+    if given.by_task:
+        show_by_task(result)
     selected_here = experiment.evaluation.every > 0 and experiment.evaluation.split == config.split
     if given.checkpoint == "best" and selected_here:
         print(
@@ -75,4 +148,51 @@ def main(arguments: list[str]) -> int:
             f"select on others"
         )
     print(f"written to {path}")
-    return 0
+
+
+def identity(
+    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
+) -> str:
+    """Return a hash of all that decides the cells of an evaluation, the agent's numbers included.
+
+    Unlike the protocol's fingerprint, which is the same for all agents and seeds.
+    """
+    from meta_rl.evaluation import make_protocol
+
+    copies = config.copies or trained.experiment.envs_per_task
+    protocol = make_protocol(trained.agent, trained.distribution, config, copies)
+    options = [protocol, asdict(config), copies, str(trained.device)]
+    content = json.dumps(options).encode() + folder.checkpoint(given.checkpoint).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def measure_as_metaworld(
+    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
+) -> None:
+    """Let metaworld's own code evaluate the agent, say what it flatters, and write its result."""
+    legacy = getattr(trained.distribution, "legacy_evaluation", None)
+    if legacy is None:
+        raise UserError(
+            f"--legacy-metaworld counts as metaworld does, but the run's tasks are of the family "
+            f"{trained.distribution.family}; leave the flag away"
+        )
+    copies = config.copies or trained.experiment.envs_per_task
+    summary = {
+        "env_steps": trained.env_steps,
+        "meta_iterations": trained.meta_iterations,
+        "checkpoint": given.checkpoint,
+        **legacy(trained.agent, trained.device, config, copies),
+    }
+    print(f"warning: {summary['warning']}")
+    for name, success in summary["success_by_name"].items():
+        print(f"{name:<32}success {success:.3f} by metaworld's own count")
+    print(f"mean success {summary['success']:.3f}, mean return {summary['episode_return']:.1f}")
+    options = hashlib.sha256(json.dumps(summary["options"]).encode()).hexdigest()[:12]
+    kind = f"{config.split}-{config.actions}-{options}"
+    path = folder.legacy_metaworld / f"legacy-{trained.env_steps}-{kind}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the evaluation {path}: {error}") from error
+    print(f"written to {path}")

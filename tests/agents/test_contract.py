@@ -5,13 +5,16 @@ import inspect
 import textwrap
 from dataclasses import fields, is_dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from envs.point_navigation import Config, PointNavigation
+from envs.point_navigation import Config, PointEnv, PointNavigation
 from meta_rl import catalog, checkpoint
+from meta_rl.config import EvaluationConfig
 from meta_rl.doctor import compare, probe
+from meta_rl.evaluation import evaluate
 from meta_rl.protocols import Inspectable, MetaAgent
 from meta_rl.seeding import Streams
 from meta_rl.types import MetaBatch, Phase, TimeStep
@@ -301,3 +304,20 @@ def test_how_many_tasks_are_played_together_does_not_matter(name, build_agent, d
         )
         alone = agent.act(agent.begin(tasks[[m]], COPIES), one, None)[0].detach()
         torch.testing.assert_close(alone[0], together[m], rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_does_not_depend_on_how_many_tasks_are_played_together(
+    name, build_agent, monkeypatch
+):
+    monkeypatch.setattr(PointEnv, "REACHED", 0.2)  # so that episodes have many lengths
+    family = PointNavigation(Config(horizon=8, test_goals=5))
+    agent = build_agent(name, family.spec)
+    config = EvaluationConfig(adaptation_steps=2)
+    alone, pairs, all_ = (
+        evaluate(agent, family, family.make_env(CPU, 1), CPU, config, COPIES, size, 0, 0)
+        for size in (1, 2, None)
+    )
+    for other in (pairs, all_):  # last bits depend on the sizes of matrices
+        np.testing.assert_allclose(other.episode_return, alone.episode_return, rtol=1e-4)
+        np.testing.assert_array_equal(other.success, alone.success)
+    assert 0 < alone.success.mean() < 1

@@ -1,8 +1,11 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -225,7 +228,18 @@ def test_adapt_knows_the_tasks_and_goals(meta_rl, run):
 
 
 def test_evaluate_refuses_bad_numbers(meta_rl, run):
-    meta_rl("evaluate", "runs/small", "--copies", 0).fails_with("evaluation.copies must be at lea")
+    for words, told in {
+        "--copies 0": "evaluation.copies must be at least 1, got 0",
+        "--evaluation-episodes 0": "evaluation.evaluation_episodes must be at least 1, got 0",
+        "--seed -1": "evaluation.seed must be at least 0, got -1",
+        "--tasks-at-once 0": "--tasks-at-once must be at least 1, got 0",
+        "--workers -1": "workers must be at least 0, got -1",
+        "--checkpoint newest": "checkpoint must be latest, best or a .pt file, got 'newest'",
+        "--checkpoint none.pt": "no checkpoint none.pt",
+        "--legacy-metaworld --by-task": "give --legacy-metaworld or --by-task",
+        "--legacy-metaworld": "the run's tasks are of the family point_navigation; leave the flag",
+    }.items():
+        meta_rl("evaluate", "runs/small", *words.split()).fails_with(told)
     shutil.rmtree(run.path / "evaluations")
     (run.path / "evaluations").touch()
     meta_rl("evaluate", "runs/small").fails_with("cannot write the evaluation runs/small/evaluat")
@@ -276,6 +290,70 @@ def test_evaluate_writes_what_it_prints(meta_rl, run):
     summary = json.loads(path.read_text())
     assert (summary["tasks"], len(summary["stages"])) == (2, 1)
     assert summary["fingerprint"] in outcome.out and path.name in outcome.out
+
+
+def test_evaluate_shows_each_goal_for_both_kinds_of_actions(meta_rl, run):
+    words = ("--actions", "both", "--evaluation-episodes", 3, "--by-task", "--threads", 1)
+    outcome = meta_rl("evaluate", "runs/small", *words, "--workers", 1).succeeds()
+    for kind in ("sampled", "deterministic"):
+        found = (run.path / "evaluations").glob(f"*-test-{kind}-*.json")
+        (summary,) = (
+            summary
+            for path in found
+            if (summary := json.loads(path.read_text()))["protocol"]["evaluation_episodes"] == 3
+        )
+        assert f"{kind} actions" in outcome.out and summary["fingerprint"] in outcome.out
+        assert [(row["task"], row["goal"]) for row in summary["by_task"]] == [
+            ("point", goal) for goal in range(3)
+        ]
+        for row in summary["by_task"]:
+            shown = [f"{value:.2f}" for value in (*row["episode_return"], *row["success"])]
+            assert any(all(cell in line for cell in shown) for line in outcome.out.splitlines())
+        for stage, row in enumerate(summary["stages"]):
+            by_task = [each["episode_return"][stage] for each in summary["by_task"]]
+            assert sum(by_task) / 3 == pytest.approx(row["episode_return"]["mean"])
+    assert not list((run.path / "evaluations").glob("partial-*"))
+
+
+def test_evaluate_takes_a_checkpoints_file(meta_rl, run, tmp_path):
+    kept = tmp_path / "kept.pt"
+    shutil.move(run.path / "checkpoints" / "latest.pt", kept)
+    outcome = meta_rl("evaluate", "runs/small", "--checkpoint", kept, "--seed", 3).succeeds()
+    path = run.path.parent.parent / outcome.out.split("written to ")[1].strip()
+    summary = json.loads(path.read_text())
+    assert (summary["checkpoint"], summary["seed"]) == (str(kept), 3)
+
+
+def test_a_stopped_evaluation_goes_on_to_the_identical_result(
+    meta_rl, meta_rl_process, small_config, tmp_path
+):
+    envs = {"name": "point_navigation", "horizon": 20, "test_goals": 30}
+    config = small_config(envs=envs, meta_iterations=1, meta_batch_size=1)
+    meta_rl("train", config).succeeds()  # and evaluates one task at a time
+    folder = tmp_path / "runs" / "small" / "evaluations"
+    words = ("evaluate", "runs/small", "--tasks-at-once", 1)
+    (cells,) = folder.glob("*.npz")
+    with np.load(cells) as read:
+        expected = dict(read)
+    cells.unlink()
+
+    process = meta_rl_process(*words)
+    while not (found := list(folder.glob("partial-*.npz"))) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == "meta-rl: stopped; the same command goes on after the tasks that were measured\n"
+    with np.load(found[0]) as read:
+        assert 0 < read["measured"].sum() < 30
+
+    outcome = meta_rl(*words).succeeds()
+    assert f"going on from {found[0].relative_to(tmp_path)}" in outcome.out
+    assert not list(folder.glob("partial-*"))
+    with np.load(cells) as read:
+        assert read.keys() == expected.keys()
+        for name, column in expected.items():
+            np.testing.assert_array_equal(read[name], column)
 
 
 def test_the_default_name_tells_config_and_seed(meta_rl, small_config, tmp_path):

@@ -16,8 +16,9 @@ from meta_rl.evaluation import (
     fingerprint,
     make_protocol,
     stage_episodes,
+    tasks_that_fit,
 )
-from meta_rl.seeding import Streams
+from meta_rl.seeding import TaskStreams, standard_normal
 from meta_rl.types import Phase, Rollout, Task, Tasks
 from meta_rl.worker import RolloutWorker
 
@@ -44,7 +45,7 @@ class Sweeper:
     def act(self, context, timestep, generator):
         action = self.DIRECTIONS[context].unsqueeze(1).expand(timestep.prev_action.shape)
         if generator is not None:
-            action = action + 0.1 * torch.randn(action.shape, generator=generator)
+            action = action + 0.1 * standard_normal(action.shape, generator)
         return action, torch.zeros(action.shape[:2]), context
 
     def adapt(self, context, rollout):
@@ -61,9 +62,9 @@ class Sweeper:
         pass
 
 
-def measure(agent, config, copies=2, tasks_at_once=3, family=FAMILY):
+def measure(agent, config, copies=2, tasks_at_once=3, family=FAMILY, unfinished=None):
     env = family.make_env(CPU, 1)
-    return evaluate(agent, family, env, CPU, config, copies, tasks_at_once, 100, 10)
+    return evaluate(agent, family, env, CPU, config, copies, tasks_at_once, 100, 10, unfinished)
 
 
 def sweep_return(goal, stage):
@@ -121,9 +122,8 @@ def test_stage_zero_is_the_agent_before_any_experience(name, actions, build_agen
     result = measure(agent, config, tasks_at_once=50)
 
     tasks = FAMILY.tasks("test")
-    worker = RolloutWorker(
-        FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(5, CPU, purpose="evaluation")
-    )
+    streams = TaskStreams(5, CPU, "evaluation/0/learning")
+    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, streams)
     rollout, _ = worker.collect(
         agent,
         agent.begin(tasks, 2),
@@ -153,9 +153,8 @@ def test_deterministic_episodes_are_forgotten(build_agent):
     config = EvaluationConfig(actions="deterministic")
     result = measure(agent, config, tasks_at_once=50)
 
-    worker = RolloutWorker(
-        FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(0, CPU, purpose="evaluation")
-    )
+    streams = TaskStreams(0, CPU, "evaluation/0/learning")
+    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, streams)
     rollout, context = worker.collect(agent, agent.begin(tasks, 2), tasks, 2, agent.phases[0])
     second, _ = worker.collect(
         agent, context, tasks, 2, agent.phases[0], previous=rollout, deterministic=True
@@ -212,6 +211,83 @@ def test_episodes_of_experience_count_copies_only_where_they_are_shared():
     assert measure(Sweeper(), EvaluationConfig(), copies=3).adaptation_episodes == (0, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("maml_trpo", (1, 3, 7, 5)), ("rl2_ppo", (5, 3, 7, 2))]
+)
+def test_evaluation_episodes_measure_the_same_policies_and_teach_them_nothing(
+    name, shape, build_agent
+):
+    agent = build_agent(name, FAMILY.spec)
+    usual = EvaluationConfig(adaptation_steps=2, actions="deterministic")
+    result = measure(agent, replace(usual, evaluation_episodes=5))
+    assert result.episode_return.shape == shape
+
+    policies = measure(agent, usual).episode_return
+    if agent.copies_share_experience:
+        policies = policies[..., :1]
+    # nothing is random here but adaptation, so that each episode is the first again
+    np.testing.assert_allclose(result.episode_return, np.broadcast_to(policies, shape), rtol=1e-5)
+
+
+def test_evaluation_episodes_are_counted_and_part_of_the_protocol_where_they_are_used():
+    def protocol(shared, **settings):
+        config = EvaluationConfig(**settings)
+        return make_protocol(Sweeper(copies_share_experience=shared), FAMILY, config, 10)
+
+    shared, trials = (protocol(kind, evaluation_episodes=3) for kind in (True, False))
+    assert (shared["adaptation_episodes"], shared["evaluation_episodes"]) == (10, 3)
+    assert (trials["adaptation_episodes"], trials["evaluation_episodes"]) == (1, 30)
+    usual = protocol(True)
+    assert shared.keys() - usual.keys() == {"evaluation_episodes_are_learned_from"}
+    # the fingerprint of results that were written before there was the choice
+    assert fingerprint(usual) == "586d2d236953"
+
+    result = measure(Sweeper(), EvaluationConfig(evaluation_episodes=3), copies=10)
+    assert result.adaptation_episodes == (0, 10)
+    assert len(np.unique(result.episode_return)) == result.episode_return.size == 2 * 7 * 3
+    assert result.summary()["cells_per_stage"] == 7 * 3
+
+
+class InterruptedAfter(Sweeper):
+    """Is stopped by the user in the middle of a later task's adaptation."""
+
+    def __init__(self, adaptations):
+        super().__init__()
+        self.left = adaptations
+
+    def adapt(self, context, rollout):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().adapt(context, rollout)
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"PK damaged"])
+def test_an_interrupted_evaluation_goes_on_to_the_identical_result(tmp_path, damage):
+    file = tmp_path / "evaluations" / "partial-x.npz"
+    expected = measure(Sweeper(), EvaluationConfig(), tasks_at_once=2)
+    with pytest.raises(KeyboardInterrupt):
+        measure(InterruptedAfter(2), EvaluationConfig(), tasks_at_once=2, unfinished=file)
+    assert [path.name for path in file.parent.iterdir()] == ["partial-x.npz"]
+    if damage is not None:
+        file.write_bytes(damage)
+
+    again = InterruptedAfter(2 if damage is None else 4)  # 7 tasks in 4 parts, of which 2 are kept
+    resumed = measure(again, EvaluationConfig(), tasks_at_once=2, unfinished=file)
+    assert again.left == 0
+    np.testing.assert_array_equal(resumed.episode_return, expected.episode_return)
+    np.testing.assert_array_equal(resumed.success, expected.success)
+
+
+def test_as_many_tasks_are_played_together_as_fit():
+    env = FAMILY.make_env(CPU, 1)
+    few, many = (tasks_that_fit(Sweeper(), FAMILY, env, copies) for copies in (40, 1))
+    assert many > 1000 and few == many // 40
+    assert tasks_that_fit(Sweeper(), FAMILY, env, 10**9) == 1
+    env.most_worlds = 64  # as for environments that are heavy objects
+    assert tasks_that_fit(Sweeper(), FAMILY, env, 10) == 6
+
+
 def test_goals_are_the_first_of_each_name():
     tasks = Tasks.stack([Task("f", name, i, (0.0,)) for i, name in enumerate("aabab")])
 
@@ -238,6 +314,7 @@ def test_the_fingerprint_changes_with_all_that_a_number_depends_on():
         print_of(actions="deterministic"),
         print_of(copies=3),
         print_of(agent=Sweeper(episodes=2)),
+        print_of(evaluation_episodes=2),
         *(
             print_of(family=PointNavigation(replace(FAMILY.config, **change)))
             for change in (

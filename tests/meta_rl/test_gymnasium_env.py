@@ -162,6 +162,16 @@ def test_results_do_not_depend_on_the_number_of_workers_or_on_history(make_env):
     assert not torch.equal(other_seed[0], expected[0])
 
 
+def test_a_worlds_chance_depends_on_its_task_and_copy_and_not_on_other_tasks(make_env):
+    tasks = tasks_of(("ledger", 0), ("other", 0), ("ledger", 0))
+    env = make_env(workers=1)
+    together = env.start(tasks, copies=3, seed=7)[..., 3].clone()
+    assert together.unique().numel() == 9
+    for m in range(3):
+        assert torch.equal(env.start(tasks[[m]], copies=3, seed=7)[0, :, 3], together[m])
+    assert env.start(tasks[[0, 0]], copies=3, seed=7)[..., 3].unique().numel() == 6
+
+
 def test_a_new_start_reuses_environments_and_keeps_no_more_than_were_ever_needed(make_env):
     env = make_env(workers=1)
 

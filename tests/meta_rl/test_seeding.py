@@ -2,7 +2,15 @@ from itertools import product
 
 import torch
 
-from meta_rl.seeding import Streams, derive_seed, make_generator
+from meta_rl.seeding import (
+    Streams,
+    TaskGenerators,
+    TaskStreams,
+    derive_seed,
+    make_generator,
+    standard_normal,
+)
+from meta_rl.types import Task, Tasks
 
 CPU = torch.device("cpu")
 
@@ -60,3 +68,24 @@ def test_streams_continue_from_their_saved_states():
     other.load_state_dict(state)
 
     assert draws(other) == expected
+
+
+def test_a_tasks_noise_does_not_depend_on_its_company():
+    tasks = Tasks.stack([Task("f", name, i, (0.0,)) for name in "ab" for i in range(3)])
+    together, alone = TaskStreams(0, CPU, "x").noise(tasks), TaskStreams(0, CPU, "x")
+    drawn = [standard_normal((6, 4, 2), together) for _ in range(3)]
+
+    for m in range(6):
+        own = alone.noise(tasks[[m]])
+        for noise in drawn:
+            assert torch.equal(standard_normal((1, 4, 2), own)[0], noise[m])
+    assert torch.cat(drawn).unique().numel() == 3 * 6 * 4 * 2
+    for other in (TaskStreams(1, CPU, "x"), TaskStreams(0, CPU, "y")):
+        assert (standard_normal((6, 4, 2), other.noise(tasks)) != drawn[0]).all()
+        assert other.env_seed() != alone.env_seed()
+
+
+def test_generators_of_tasks_serve_whoever_draws_for_all_at_once():
+    one, again = (TaskGenerators([3, 4], CPU) for _ in range(2))
+    assert isinstance(one, torch.Generator)
+    assert torch.equal(torch.rand(5, generator=one), torch.rand(5, generator=again))
