@@ -1,8 +1,9 @@
 """What the gradient-based agents share: a policy that adapts by policy-gradient steps (MAML)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,19 +28,13 @@ from meta_rl.types import EnvSpec, MetaBatch, Phase, Rollout, Tasks, TimeStep, m
 
 
 @dataclass(frozen=True)
-class MAMLConfig:
-    """Adaptation by policy-gradient steps from a learned initialization."""
+class PolicyGradientConfig:
+    """A Gaussian policy that takes policy-gradient steps on each task."""
 
     inner_lr: float = 0.1
     """Step size alpha of adaptation."""
-    later_inner_lr: float | None = None
-    """Step size of every adaptation step after the first; none means inner_lr."""
-    adaptation_steps: int = 1
-    """Inner gradient steps K; each needs fresh episodes."""
-    first_order: bool = False
-    """Drop the second derivatives from the meta-gradient (FOMAML)."""
     episodes_per_phase: int = 1
-    """Episodes that each copy plays before and after every adaptation step."""
+    """Episodes that each copy plays in one rollout: before, and after every adaptation step."""
     gamma: float = 0.99
     """Discount per environment step, in [0, 1]."""
     gae_lambda: float = 1.0
@@ -58,9 +53,10 @@ class MAMLConfig:
     """Floor of the standard deviation."""
 
     def __post_init__(self) -> None:
-        for name in ("adaptation_steps", "episodes_per_phase"):
-            if getattr(self, name) < 1:
-                raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        if self.episodes_per_phase < 1:
+            raise UserError(
+                f"agent.episodes_per_phase must be at least 1, got {self.episodes_per_phase}"
+            )
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
         for name in ("inner_lr", "initial_std", "min_std"):
@@ -70,10 +66,70 @@ class MAMLConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
 
-    def step_size(self, steps: Int[Tensor, "M"]) -> Float[Tensor, "M"]:
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The rollouts that a meta-update needs."""
+        return (Phase(self.episodes_per_phase),)
+
+    def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
+        """Return alpha for tasks that have adapted so many times."""
+        return torch.full_like(steps, self.inner_lr, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class AdaptationConfig(PolicyGradientConfig):
+    """Adaptation by policy-gradient steps from a learned initialization."""
+
+    later_inner_lr: float | None = None
+    """Step size of every adaptation step after the first; none means inner_lr."""
+    adaptation_steps: int = 1
+    """Inner gradient steps K; each needs fresh episodes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adaptation_steps < 1:
+            raise UserError(
+                f"agent.adaptation_steps must be at least 1, got {self.adaptation_steps}"
+            )
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """One rollout before adaptation, and one after each inner step."""
+        return super().phases * (self.adaptation_steps + 1)
+
+    def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
         """Return alpha for tasks that have adapted so many times."""
         later = self.inner_lr if self.later_inner_lr is None else self.later_inner_lr
         return torch.where(steps == 0, self.inner_lr, later)
+
+
+@dataclass(frozen=True)
+class MAMLConfig(AdaptationConfig):
+    """Adaptation whose outcome is differentiated: MAML and what others have added to it."""
+
+    first_order: bool = False
+    """Drop the second derivatives from the meta-gradient (FOMAML)."""
+    first_order_updates: int = 0
+    """Drop them from so many meta-updates at first (MAML++, derivative-order annealing)."""
+    adapt: Literal["all", "head"] = "all"
+    """What adapts: all parameters, or the last layer and log_std alone (ANIL)."""
+    step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
+    """Learn the inner steps' sizes with θ, each step its own, beginning at inner_lr: one for each
+    weight matrix and bias vector (MAML++), or one for each parameter (Meta-SGD)."""
+    multi_step_updates: int = 0
+    """Meta-updates over which the losses after the earlier inner steps fade from the objective,
+    all alike at first (MAML++, multi-step loss); 0 counts the last alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("first_order_updates", "multi_step_updates"):
+            if getattr(self, name) < 0:
+                raise UserError(f"agent.{name} must be at least 0, got {getattr(self, name)}")
+        if self.multi_step_updates and self.adaptation_steps == 1:
+            raise UserError(
+                "agent.multi_step_updates counts losses after several inner steps, but "
+                "agent.adaptation_steps is 1; raise it, or leave multi_step_updates at 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,9 +147,23 @@ class Samples:
     copies: int
     """N: the steps B of a task are its T time steps, each of all N copies."""
 
+    def mean(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
+        """The mean over each task's steps, and over tasks."""
+        return (self.weight * quantity).sum() / len(self.weight)
 
-def prepare(rollout: Rollout, config: MAMLConfig) -> Samples:
-    """Compute a rollout's advantages and lay its steps out task by task."""
+
+def prepare(
+    rollout: Rollout,
+    config: PolicyGradientConfig,
+    gamma: float | Float[Tensor, ""] | None = None,
+    lambda_: float | Float[Tensor, ""] | None = None,
+) -> Samples:
+    """Compute a rollout's advantages and lay its steps out task by task.
+
+    Args:
+        gamma: Discount instead of the config's; advantages are differentiable in it.
+        lambda_: Weight of longer backups instead of the config's, likewise.
+    """
     advantage = baseline_advantage(
         rollout.obs,
         rollout.next_obs,
@@ -102,8 +172,8 @@ def prepare(rollout: Rollout, config: MAMLConfig) -> Samples:
         rollout.terminated,
         rollout.truncated,
         rollout.valid,
-        config.gamma,
-        config.gae_lambda,
+        config.gamma if gamma is None else gamma,
+        config.gae_lambda if lambda_ is None else lambda_,
         config.bootstrap_at_horizon,
     )
     if config.normalize_advantage:
@@ -132,10 +202,6 @@ def thin(samples: Samples, stride: int) -> Samples:
     return replace(thinned, weight=thinned.weight / thinned.weight.sum(1, keepdim=True))
 
 
-OuterLoss: TypeAlias = Callable[[Params, Sequence[Samples], Samples], tuple[Tensor, Any]]
-"""θ, the experience of each adaptation, and that after the last ↦ loss, and what else is needed."""
-
-
 class GradientAdapter:
     """A policy whose context is one set of parameters for each task.
 
@@ -144,7 +210,9 @@ class GradientAdapter:
 
     copies_share_experience = True
 
-    def __init__(self, config: MAMLConfig, spec: EnvSpec, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, config: PolicyGradientConfig, spec: EnvSpec, device: torch.device, seed: int
+    ) -> None:
         self.gradient_config = config
         self.device = device
         self.policy = GaussianMLP(
@@ -156,12 +224,16 @@ class GradientAdapter:
             config.min_std,
         )
         self.theta = self.policy.initial_parameters(make_generator(seed, "init"), device)
-        self.phases = (Phase(config.episodes_per_phase),) * (config.adaptation_steps + 1)
+        self.meta_updates = 0
+        self.phases = config.phases
 
     def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
         """Start every task from the meta-learned parameters θ."""
-        steps = torch.zeros(len(tasks), dtype=torch.long, device=self.device)
-        return {"policy": for_each_task(self.theta, len(tasks)), "steps": steps}
+        return {"policy": for_each_task(self.theta, len(tasks)), "steps": self.none_yet(len(tasks))}
+
+    def none_yet(self, tasks: int) -> Int[Tensor, "M"]:
+        """How often tasks have adapted before they do."""
+        return torch.zeros(tasks, dtype=torch.long, device=self.device)
 
     def act(
         self, context: dict[str, Any], timestep: TimeStep, generator: torch.Generator | None
@@ -178,89 +250,238 @@ class GradientAdapter:
         return self.policy.batched(context["policy"], timestep.obs), context
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
-        """Take one policy-gradient step on each task (Finn et al. 2017, Alg. 3, lines 6-7)."""
-        alpha = self.gradient_config.step_size(context["steps"])
-        samples = prepare(rollout, self.gradient_config)
+        """Take one inner step on each task (Finn et al. 2017, Alg. 3, lines 6-7)."""
+        samples = self.support(rollout)
         with torch.no_grad():  # acting needs the values alone
-            phi = self.inner_step(context["policy"], samples, alpha)
+            phi = self.inner_step(context["policy"], samples, context["steps"])
         return {"policy": phi, "steps": context["steps"] + 1}
 
-    def inner_step(self, phi: Params, samples: Samples, alpha: Float[Tensor, "M"]) -> Params:
-        """One policy-gradient step on each task: φ' = φ - α ∇L(φ), differentiable in φ."""
-        gradient = grad(self.policy_loss)(phi, samples)
-        if self.gradient_config.first_order:
-            gradient = {name: value.detach() for name, value in gradient.items()}
-        return {
-            name: value - alpha.view(-1, *[1] * (value.dim() - 1)) * gradient[name]
-            for name, value in phi.items()
+    def support(self, rollout: Rollout) -> Samples:
+        """A rollout as an inner step learns from it."""
+        return prepare(rollout, self.gradient_config)
+
+    def inner_step(self, phi: Params, samples: Samples, steps: Int[Tensor, "M"]) -> Params:
+        """One policy-gradient step on each task: φ' = φ - α ∇L(φ).
+
+        Args:
+            steps: Adaptations of each task before this one.
+        """
+        gradient = self.inner_gradient(phi, samples)
+        return phi | {
+            name: phi[name] - self.step_size(phi, name, steps) * value
+            for name, value in gradient.items()
         }
+
+    def inner_gradient(self, phi: Params, samples: Samples) -> Params:
+        """∇L(φ) of each task, which the sum over tasks keeps apart."""
+        return grad(self.policy_loss)(phi, samples)
+
+    def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
+        """α of a parameter, in a shape that multiplies it."""
+        alpha = self.gradient_config.step_size(steps)
+        return alpha.view(-1, *[1] * (phi[name].dim() - 1))
 
     def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
         """L(φ) = -E[log π_φ(a|s) A], summed over tasks, which share no parameters here."""
         log_prob = self.policy.batched(phi, samples.obs).log_prob(samples.action)
         return -(samples.weight * log_prob * samples.advantage).sum()
 
-    def adapted(self, theta: Params, supports: Sequence[Samples]) -> Params:
-        """φ of each task after the inner steps on the recorded episodes, as a function of θ."""
-        tasks = len(supports[0].obs)
-        phi = for_each_task(theta, tasks)
-        steps = torch.zeros(tasks, dtype=torch.long, device=self.device)
+    def trajectory(self, theta: Params, supports: Sequence[Samples]) -> Iterator[Params]:
+        """φ of each task before the inner steps on the recorded episodes, and after each one."""
+        phi = for_each_task(theta, len(supports[0].obs))
+        steps = self.none_yet(len(supports[0].obs))
+        yield phi
         for k, samples in enumerate(supports):
-            phi = self.inner_step(phi, samples, self.gradient_config.step_size(steps + k))
+            phi = self.inner_step(phi, samples, steps + k)
+            yield phi
+
+    def adapted(self, theta: Params, supports: Sequence[Samples]) -> Params:
+        """φ of each task after all inner steps, as a function of θ."""
+        *_, phi = self.trajectory(theta, supports)
         return phi
-
-    def adapted_policy(
-        self, theta: Params, supports: Sequence[Samples], obs: Float[Tensor, "M B O"]
-    ) -> Gaussian:
-        """The policies after adaptation, in the given states, as a function of θ."""
-        return self.policy.batched(self.adapted(theta, supports), obs)
-
-    def open_surrogate(self, batch: MetaBatch, outer_loss: OuterLoss) -> Surrogate:
-        """Show an outer update's objective, for inspection."""
-        config = self.gradient_config
-        *supports, query = (prepare(rollout, config) for rollout in batch.rollouts)
-
-        def loss(theta: Params) -> Tensor:
-            return outer_loss(theta, supports, query)[0]
-
-        def log_ratio(theta: Params) -> Tensor:
-            policy = self.adapted_policy(theta, supports, query.obs)
-            return from_by_task(policy.log_prob(query.action) - query.log_prob, query.copies)
-
-        return Surrogate(
-            theta=self.theta,
-            loss=loss,
-            log_ratio=log_ratio,
-            advantage=from_by_task(query.advantage, query.copies),
-            rollout=batch.rollouts[-1],
-            gamma=config.gamma,
-            across_episodes=False,
-            approximation="first-order bias" if config.first_order else None,
-        )
 
     def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:
         """How large the inner and the outer step are, and how far the first one moves θ."""
         support = thin(supports[0], 5)  # an average for the log needs no more
-        before = for_each_task(self.theta, len(support.obs))
-        after = self.adapted(self.theta, [support])
-        alpha = self.gradient_config.inner_lr
-        moved = [((after[name] - before[name]) / alpha).flatten(1) for name in before]
+        before, after = self.trajectory(self.theta, [support])
+        inner = [value.flatten(1) for value in self.inner_gradient(before, support).values()]
         divergence = self.policy.batched(before, support.obs).kl(
             self.policy.batched(after, support.obs)
         )
         return {
-            "inner/gradient_norm": torch.cat(moved, dim=1).norm(dim=1).mean(),
-            "inner/kl": (support.weight * divergence).sum(1).mean(),
+            "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),
+            "inner/kl": support.mean(divergence),
             "outer/gradient_norm": ravel(gradient).norm(),
             "policy/std": self.theta["log_std"].exp().mean(),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ."""
-        return {"theta": self.theta}
+        """Return θ and how many updates made it."""
+        return {"theta": self.theta, "meta_updates": self.meta_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore θ, as a copy: an optimizer may write into it."""
         self.theta = {
             name: value.to(self.device, copy=True) for name, value in state["theta"].items()
         }
+        self.meta_updates = state.get("meta_updates", 0)  # the first checkpoints did not count
+
+
+class MAML(GradientAdapter):
+    """Learns the θ from which adaptation leads furthest, by the gradient through the inner steps.
+
+    θ holds the policy's parameters and, if they are learned, the inner steps' sizes, under names
+    that begin with `STEP_SIZES`: they are part of the same outer step, and of the context.
+    """
+
+    gradient_config: MAMLConfig
+
+    STEP_SIZES = "step_sizes."
+
+    def __init__(self, config: MAMLConfig, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, spec, device, seed)
+        if config.step_sizes != "fixed":
+            self.theta |= self.initial_step_sizes()
+
+    def initial_step_sizes(self) -> Params:
+        """α of the K inner steps for all that adapts: (K, 1, ...) a tensor, or (K, *its shape)."""
+        config = self.gradient_config
+        alpha = config.step_size(torch.arange(config.adaptation_steps, device=self.device))
+        learned = {}
+        for name, value in self.theta.items():
+            if self.adapts(name):
+                scalar = config.step_sizes == "per_layer"
+                shape = [1] * value.dim() if scalar else value.shape
+                learned[self.STEP_SIZES + name] = (
+                    alpha.view(-1, *[1] * value.dim()).expand(-1, *shape).clone()
+                )
+        return learned
+
+    def adapts(self, name: str) -> bool:
+        """Whether the inner step moves this part of θ.
+
+        If only the head does (ANIL, Raghu et al. 2020), log_std is part of it: it is to the
+        deviation what the last layer's bias is to the mean.
+        """
+        if name.startswith(self.STEP_SIZES):
+            return False
+        return self.gradient_config.adapt == "all" or name.startswith(self.policy.head)
+
+    @property
+    def first_order(self) -> bool:
+        """Whether this meta-update takes the inner gradients for constants."""
+        config = self.gradient_config
+        return config.first_order or self.meta_updates < config.first_order_updates
+
+    def inner_gradient(self, phi: Params, samples: Samples) -> Params:
+        """∇L(φ) with respect to what adapts, differentiable in φ unless first order."""
+        if self.first_order:
+            phi = {name: value.detach() for name, value in phi.items()}
+        adapting = {name: value for name, value in phi.items() if self.adapts(name)}
+        return grad(lambda moving: self.policy_loss(phi | moving, samples))(adapting)
+
+    def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
+        """α of a parameter; steps beyond those learned take the last one's."""
+        learned = phi.get(self.STEP_SIZES + name)
+        if learned is None:
+            return super().step_size(phi, name, steps)
+        return learned[torch.arange(len(steps)), steps.clamp(max=learned.shape[1] - 1)]
+
+    def shares(self) -> dict[int, float]:
+        """Which stages the objective counts, by their inner steps, and how much.
+
+        Multi-step loss (Antoniou et al. 2019, §4): all stages alike at first, in the end the last.
+        """
+        last, fading = (
+            self.gradient_config.adaptation_steps,
+            self.gradient_config.multi_step_updates,
+        )
+        spread = max(0.0, 1 - self.meta_updates / fading) if fading else 0.0
+        shares = {k: spread / last for k in range(1, last + 1) if spread > 0}
+        return shares | {last: spread / last + 1 - spread}
+
+    def policies(
+        self, theta: Params, episodes: Sequence[Samples], stages: Collection[int]
+    ) -> dict[int, Gaussian]:
+        """The policies after so many inner steps, each on its own episodes, as functions of θ."""
+        *supports, _ = episodes
+        return {
+            k: self.policy.batched(phi, episodes[k].obs)
+            for k, phi in enumerate(self.trajectory(theta, supports))
+            if k in stages
+        }
+
+    def collectors(
+        self, episodes: Sequence[Samples], stages: Collection[int]
+    ) -> dict[int, Gaussian]:
+        """The policies that played the episodes, in the episodes' precision."""
+        dtype = episodes[0].obs.dtype
+        with torch.no_grad():
+            theta = {name: value.to(dtype) for name, value in self.theta.items()}
+            return self.policies(theta, episodes, stages)
+
+    def open_surrogate(
+        self,
+        batch: MetaBatch,
+        episodes: Sequence[Samples],
+        loss: Callable[[Params], tuple[Tensor, Any]],
+    ) -> Surrogate:
+        """Show an outer update's objective, for inspection."""
+        last, query = len(episodes) - 1, episodes[-1]
+
+        def log_ratio(theta: Params) -> Tensor:
+            policy = self.policies(theta, episodes, [last])[last]
+            return from_by_task(policy.log_prob(query.action) - query.log_prob, query.copies)
+
+        return Surrogate(
+            theta=self.theta,
+            loss=lambda theta: loss(theta)[0],
+            log_ratio=log_ratio,
+            advantage=from_by_task(query.advantage, query.copies),
+            rollout=batch.rollouts[-1],
+            gamma=self.gradient_config.gamma,
+            across_episodes=False,
+            approximation="first-order bias" if self.first_order else None,
+        )
+
+    def divergence(
+        self,
+        old: Mapping[int, Gaussian],
+        new: Mapping[int, Gaussian],
+        episodes: Sequence[Samples],
+    ) -> Float[Tensor, ""]:
+        """How far the policies that the objective counts have moved, in nats."""
+        shares = self.shares().items()
+        return torch.stack(
+            [share * episodes[k].mean(old[k].kl(new[k])) for k, share in shares]
+        ).sum()
+
+    def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:
+        """Add the mean of the step sizes, if they are learned."""
+        metrics = super().diagnostics(gradient, supports)
+        learned = [value for name, value in self.theta.items() if name.startswith(self.STEP_SIZES)]
+        if learned:
+            metrics["inner/step_size"] = torch.cat([value.flatten() for value in learned]).mean()
+        return metrics
+
+
+class OptimizerStep(GradientAdapter):
+    """Moves θ by one of torch's optimizers, whose state is part of the agent's."""
+
+    optimizer: torch.optim.Optimizer
+
+    def descend(self, gradient: Params) -> None:
+        """Take one step against a gradient."""
+        for name, parameter in self.theta.items():
+            parameter.grad = gradient[name]
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return θ and the optimizer's moments."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore θ and the optimizer's moments."""
+        super().load_state_dict(state)
+        self.optimizer.param_groups[0]["params"] = list(self.theta.values())
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the tensors

@@ -1,21 +1,22 @@
 """MAML with PPO's clipped objective as the outer step."""
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from agents._maml import GradientAdapter, MAMLConfig, Samples, prepare
+from agents._maml import MAML, MAMLConfig, OptimizerStep, Samples, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.ppo import clipped_surrogate
 from meta_rl.protocols import Surrogate
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
+
+OuterLoss: TypeAlias = Callable[[Params], tuple[Tensor, Metrics]]
+"""θ ↦ the loss of an epoch, and what is measured beside it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Config(MAMLConfig):
                 raise UserError(f"agent.{name} must be above 0, got {value}")
 
 
-class MAMLPPO(GradientAdapter):
+class MAMLPPO(OptimizerStep, MAML):
     """Moves θ by several clipped gradient steps through the adaptation."""
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
@@ -51,61 +52,66 @@ class MAMLPPO(GradientAdapter):
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Several epochs of PPO on the return after adaptation."""
-        *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
-        tasks = len(query.obs)
-        loss = partial(self.outer_loss, supports=supports, query=query)
+        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        return self.take_epochs(self.outer_loss(episodes), episodes)
 
-        def measure(value: Tensor, policy: Gaussian, clipped: Tensor) -> Metrics:
-            return {
-                "outer/loss_after": value,
-                "outer/kl": (query.weight * old.kl(policy)).sum() / tasks,
-                "outer/clipped_share": (query.weight * clipped).sum() / tasks,
-            }
+    def outer_loss(self, episodes: Sequence[Samples]) -> OuterLoss:
+        """What every epoch descends, on the same episodes."""
+        shares = self.shares()
+        old = self.collectors(episodes, shares)
 
-        metrics: Metrics = {}
-        limit = self.config.target_kl
-        epochs = 0
-        for _ in range(self.config.epochs):
-            gradient, (value, (policy, clipped)) = grad_and_value(loss, has_aux=True)(self.theta)
-            if epochs == 0:  # still at the θ that collected
-                old = policy
-                metrics = self.diagnostics(gradient, supports) | {"outer/loss_before": value}
-            latest = measure(value, policy, clipped)
-            if limit is not None and latest["outer/kl"] > limit:
-                break
-            for name, parameter in self.theta.items():
-                parameter.grad = gradient[name]
-            self.optimizer.step()
-            epochs += 1
-        else:  # the last step has not been measured yet
-            with torch.no_grad():
-                value, (policy, clipped) = loss(self.theta)
-            latest = measure(value, policy, clipped)
-        return metrics | latest | {"outer/epochs": torch.tensor(float(epochs))}
+        def loss(theta: Params) -> tuple[Tensor, Metrics]:
+            return self.clipped_loss(old, self.policies(theta, episodes, shares), episodes)
 
-    def outer_loss(
-        self, theta: Params, supports: Sequence[Samples], query: Samples
-    ) -> tuple[Tensor, tuple[Gaussian, Tensor]]:
-        """Minus PPO's objective after adaptation, and the adapted policies and what is clipped."""
-        policy = self.adapted_policy(theta, supports, query.obs)
-        ratio = (policy.log_prob(query.action) - query.log_prob).exp()
-        objective = clipped_surrogate(ratio, query.advantage, self.config.clip)
-        clipped = ((ratio - 1).abs() > self.config.clip).float()
-        return -(query.weight * objective).sum() / len(query.obs), (policy, clipped)
+        return loss
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the outer steps for inspection."""
-        return self.open_surrogate(batch, self.outer_loss)
+        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        return self.open_surrogate(batch, episodes, self.outer_loss(episodes))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return θ and Adam's moments."""
-        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+    def clipped_loss(
+        self,
+        old: Mapping[int, Gaussian],
+        new: Mapping[int, Gaussian],
+        episodes: Sequence[Samples],
+    ) -> tuple[Tensor, Metrics]:
+        """Minus PPO's objective after adaptation, and what tells how far the policies moved."""
+        loss = clipped_share = torch.zeros((), device=self.device)
+        for k, share in self.shares().items():
+            samples = episodes[k]
+            ratio = (new[k].log_prob(samples.action) - samples.log_prob).exp()
+            objective = clipped_surrogate(ratio, samples.advantage, self.config.clip)
+            loss = loss - share * samples.mean(objective)
+            clipped = ((ratio - 1).abs() > self.config.clip).float()
+            clipped_share = clipped_share + share * samples.mean(clipped)
+        return loss, {
+            "outer/kl": self.divergence(old, new, episodes),
+            "outer/clipped_share": clipped_share,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore θ and Adam's moments."""
-        super().load_state_dict(state)
-        self.optimizer = torch.optim.Adam(self.theta.values(), lr=self.config.outer_lr)
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam would keep the tensors
+    def take_epochs(self, loss: OuterLoss, episodes: Sequence[Samples]) -> Metrics:
+        """Descend a loss for some epochs, or until the target divergence."""
+        limit = self.config.target_kl
+        metrics: Metrics = {}
+        epochs = 0
+        for _ in range(self.config.epochs):
+            gradient, (value, measured) = grad_and_value(loss, has_aux=True)(self.theta)
+            if epochs == 0:  # still at the θ that collected
+                metrics = self.diagnostics(gradient, episodes) | {"outer/loss_before": value}
+            if limit is not None and measured["outer/kl"] > limit:
+                break
+            self.descend(gradient)
+            epochs += 1
+        else:  # the last step has not been measured yet
+            with torch.no_grad():
+                value, measured = loss(self.theta)
+        self.meta_updates += 1
+        return (
+            metrics
+            | measured
+            | {"outer/loss_after": value, "outer/epochs": torch.tensor(float(epochs))}
+        )
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLPPO:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from agents._maml import GradientAdapter, MAMLConfig, Samples, prepare, thin
+from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
 from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.protocols import Surrogate
@@ -39,8 +39,12 @@ class Config(MAMLConfig):
             )
 
 
-class MAMLTRPO(GradientAdapter):
-    """Moves θ to where one adaptation helps most, within a trust region."""
+class MAMLTRPO(MAML):
+    """Moves θ to where one adaptation helps most, within a trust region.
+
+    Step sizes that are learned join θ in that step: the region bounds how far the policies after
+    adaptation move, and those depend on the step sizes as they do on the initial parameters.
+    """
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
@@ -48,57 +52,66 @@ class MAMLTRPO(GradientAdapter):
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """One TRPO step on the return after adaptation (Finn et al. 2017, Alg. 3, line 10)."""
-        *supports, query = (prepare(rollout, self.config) for rollout in batch.rollouts)
-        tasks = len(query.obs)
-
-        outer_loss = partial(self.outer_loss, supports=supports, query=query)
+        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        outer_loss = partial(self.outer_loss, episodes=episodes)
         gradient, (loss_before, old) = grad_and_value(outer_loss, has_aux=True)(self.theta)
 
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
-            loss, policy = outer_loss(theta)
-            return loss, (query.weight * old.kl(policy)).sum() / tasks
+            loss, new = outer_loss(theta)
+            return loss, self.divergence(old, new, episodes)
 
-        metrics = self.diagnostics(gradient, supports)
+        metrics = self.diagnostics(gradient, episodes)
         self.theta, outcome = trust_region_step(
             self.theta,
             ravel(gradient),
             loss_before,
-            self.divergence_curvature(supports, query),
+            self.divergence_curvature(episodes),
             loss_and_kl,
             self.config.trust_region,
         )
+        self.meta_updates += 1
         return metrics | outcome
 
     def outer_loss(
-        self, theta: Params, supports: Sequence[Samples], query: Samples
-    ) -> tuple[Tensor, Gaussian]:
+        self, theta: Params, episodes: Sequence[Samples]
+    ) -> tuple[Tensor, dict[int, Gaussian]]:
         """Minus the return after adaptation, by importance sampling, and the adapted policies."""
-        policy = self.adapted_policy(theta, supports, query.obs)
-        ratio = (policy.log_prob(query.action) - query.log_prob).exp()
-        return -(query.weight * ratio * query.advantage).sum() / len(query.obs), policy
+        shares = self.shares()
+        policies = self.policies(theta, episodes, shares)
+        loss = torch.zeros((), device=self.device)
+        for k, policy in policies.items():
+            ratio = (policy.log_prob(episodes[k].action) - episodes[k].log_prob).exp()
+            loss = loss - shares[k] * episodes[k].mean(ratio * episodes[k].advantage)
+        return loss, policies
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the outer step for inspection."""
-        return self.open_surrogate(batch, self.outer_loss)
+        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        return self.open_surrogate(batch, episodes, partial(self.outer_loss, episodes=episodes))
 
-    def divergence_curvature(self, supports: Sequence[Samples], query: Samples) -> Product:
+    def divergence_curvature(self, episodes: Sequence[Samples]) -> Product:
         """The Hessian at θ of the mean divergence between the policies after adaptation.
 
         `curvature_stride` thins the experience that it is taken on, before and after adaptation
         alike; the gradient and the line search always use all of it.
         """
-        stride = self.config.curvature_stride
-        supports, query = [thin(samples, stride) for samples in supports], thin(query, stride)
-        weight = query.weight / len(query.obs)
+        episodes = [thin(samples, self.config.curvature_stride) for samples in episodes]
+        shares, tasks = self.shares(), len(episodes[0].obs)
 
-        def outputs(theta: Params) -> Gaussian:
-            return self.adapted_policy(theta, supports, query.obs)
+        def outputs(theta: Params) -> dict[int, Gaussian]:
+            return self.policies(theta, episodes, shares)
 
-        def fisher(policy: Gaussian, tangent: Gaussian) -> Gaussian:
+        def fisher(
+            policies: dict[int, Gaussian], tangents: dict[int, Gaussian]
+        ) -> dict[int, Gaussian]:
             # Of a Gaussian: 1/σ² for the mean and 2 for log σ.
-            on_mean = weight.unsqueeze(-1) * tangent.mean * (-2 * policy.log_std).exp()
-            return Gaussian(on_mean, 2 * tangent.log_std / len(query.obs))
+            products = {}
+            for k, tangent in tangents.items():
+                weight = shares[k] / tasks * episodes[k].weight.unsqueeze(-1)
+                on_mean = weight * tangent.mean * (-2 * policies[k].log_std).exp()
+                products[k] = Gaussian(on_mean, 2 * shares[k] / tasks * tangent.log_std)
+            return products
 
         return curvature_product(outputs, fisher, self.theta, self.config.trust_region.damping)
 

@@ -43,8 +43,8 @@ def baseline_advantage(
     terminated: Bool[Tensor, "T M N"],
     truncated: Bool[Tensor, "T M N"],
     valid: Bool[Tensor, "T M N"],
-    gamma: float,
-    lambda_: float,
+    gamma: float | Float[Tensor, ""],
+    lambda_: float | Float[Tensor, ""],
     bootstrap_at_horizon: bool,
 ) -> Float[Tensor, "T M N"]:
     """Advantages over a baseline fitted to these very steps, each task on its own.

@@ -72,6 +72,11 @@ class GaussianMLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.min_log_std = log(min_std)
 
+    @property
+    def head(self) -> tuple[str, ...]:
+        """How the names begin of what makes a distribution of the last features."""
+        return f"layers.{len(self.layers) - 1}.", "log_std"
+
     def initial_parameters(self, generator: torch.Generator, device: torch.device) -> Params:
         """Draw Xavier-uniform weights and zero biases, and return all parameters as data."""
         for layer in self.layers:

@@ -28,7 +28,46 @@ CUDA = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 )
 
-pytestmark = pytest.mark.parametrize("name", catalog.names("agents"))
+OPTIONS = (
+    {},
+    {"adapt": "head"},
+    {"step_sizes": "per_layer", "first_order_updates": 2, "multi_step_updates": 4},  # MAML++
+    {"step_sizes": "per_parameter", "first_order": True},
+    {"outer_optimizer": "adam", "outer_lr": 1e-3, "annealing_updates": 4, "inner_epochs": 2},
+)
+"""What changes an agent's structure; tried on every agent whose Config has all of the settings."""
+
+
+def pytest_generate_tests(metafunc):
+    """Run each test for every agent of the catalog, and for every option if it builds one."""
+    names = catalog.names("agents")
+    if "build_agent" not in metafunc.fixturenames:
+        metafunc.parametrize("name", names)
+        return
+    known = {
+        name: {field.name for field in fields(catalog.load("agents", name).Config)}
+        for name in names
+    }
+    metafunc.parametrize(
+        ("name", "options"),
+        [
+            pytest.param(name, options, id="-".join([name, *options]))
+            for name in names
+            for options in OPTIONS
+            if options.keys() <= known[name]
+        ],
+    )
+
+
+@pytest.fixture
+def build_agent(build_agent, options):
+    """Build a small agent of the catalog with the options under test."""
+    several = {"adaptation_steps": 2} if "multi_step_updates" in options else {}
+
+    def build(name, spec, device="cpu", seed=0):
+        return build_agent(name, spec, device, seed, **options, **several)
+
+    return build
 
 
 def make_worker(seed=0, device=CPU):

@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call, hessian, jacrev
 
 from agents import maml_ppo, maml_trpo
-from agents._maml import GradientAdapter, MAMLConfig, Samples, prepare, thin
+from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.errors import UserError
@@ -117,11 +117,17 @@ def flat_gradient(loss, params, **options):
 ALONG_THE_GRADIENT = TrustRegionConfig(damping=1e9, max_kl=1e-3)
 
 
+def adapted_policy(agent, theta, supports, query):
+    """The policies after all inner steps, on the episodes that they played."""
+    episodes = [*supports, query]
+    return agent.policies(theta, episodes, [len(supports)])[len(supports)]
+
+
 def flat_outputs(agent, supports, query):
     """The adapted policies' mean and log σ in one vector, as a function of raveled θ."""
 
     def outputs(vector):
-        policy = agent.adapted_policy(unravel(vector, agent.theta), supports, query.obs)
+        policy = adapted_policy(agent, unravel(vector, agent.theta), supports, query)
         return torch.cat([policy.mean.flatten(), policy.log_std.flatten()])
 
     return outputs
@@ -130,7 +136,7 @@ def flat_outputs(agent, supports, query):
 # The inner step on a quadratic loss.
 
 
-class Quadratic(GradientAdapter):
+class Quadratic(MAML):
     """L(φ) = ½ a |φ - c|² with the c of each task in the samples' observations."""
 
     a = 3.0
@@ -326,7 +332,7 @@ def test_before_the_update_the_recomputed_ratio_of_the_query_episodes_is_one(ada
     batch = meta_batch(agent)
     *supports, query = (prepare(rollout, agent.config) for rollout in batch.rollouts)
 
-    policy = agent.adapted_policy(agent.theta, supports, query.obs)
+    policy = adapted_policy(agent, agent.theta, supports, query)
 
     torch.testing.assert_close(policy.log_prob(query.action), query.log_prob, atol=1e-5, rtol=1e-5)
 
@@ -417,7 +423,7 @@ def test_the_curvature_is_the_hessian_of_the_divergence_after_adaptation(
     theta = ravel(agent.theta)
     size = len(theta)
 
-    product = agent.divergence_curvature(supports, query)
+    product = agent.divergence_curvature([*supports, query])
     dense = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)], dim=1)
 
     undamped = dense - damping * torch.eye(size, dtype=torch.float64)
@@ -426,13 +432,13 @@ def test_the_curvature_is_the_hessian_of_the_divergence_after_adaptation(
 
     outputs = flat_outputs(agent, supports, query)
     jacobian = jacrev(outputs)(theta)
-    old = agent.adapted_policy(agent.theta, supports, query.obs)
+    old = adapted_policy(agent, agent.theta, supports, query)
     on_mean = (query.weight / 2).unsqueeze(-1) * (-2 * old.log_std).exp()  # 1/σ², mean over tasks
     metric = torch.cat([on_mean.flatten(), torch.full((2 * 2,), 2 / 2, dtype=torch.float64)])
     torch.testing.assert_close(undamped, jacobian.T @ (metric.unsqueeze(1) * jacobian))
 
     def divergence(vector):
-        policy = agent.adapted_policy(unravel(vector, agent.theta), supports, query.obs)
+        policy = adapted_policy(agent, unravel(vector, agent.theta), supports, query)
         return (query.weight * old.kl(policy)).sum() / 2
 
     torch.testing.assert_close(undamped, hessian(divergence)(theta))
@@ -443,25 +449,25 @@ def test_a_thinned_curvature_is_that_of_the_thinned_experience():
     *supports, query = (prepare(rollout, whole.config) for rollout in meta_batch(whole).rollouts)
     vector = torch.randn(ravel(whole.theta).shape, generator=torch.Generator().manual_seed(0))
 
-    product = thinned.divergence_curvature(supports, query)(vector)
+    product = thinned.divergence_curvature([*supports, query])(vector)
 
     kept = [thin(samples, 3) for samples in supports]
-    expected = whole.divergence_curvature(kept, thin(query, 3))(vector)
+    expected = whole.divergence_curvature([*kept, thin(query, 3)])(vector)
     torch.testing.assert_close(product, expected)
-    assert not torch.allclose(product, whole.divergence_curvature(supports, query)(vector))
+    assert not torch.allclose(product, whole.divergence_curvature([*supports, query])(vector))
 
 
 def test_an_accepted_outer_step_lowers_the_surrogate_and_keeps_the_divergence():
     agent = make_agent()
     batch = meta_batch(agent)
     *supports, query = (prepare(rollout, agent.config) for rollout in batch.rollouts)
-    old = agent.adapted_policy(agent.theta, supports, query.obs)
+    old = adapted_policy(agent, agent.theta, supports, query)
     before = surrogate(agent, agent.theta, supports, query)
 
     metrics = agent.meta_update(batch)
 
     after = surrogate(agent, agent.theta, supports, query)
-    new = agent.adapted_policy(agent.theta, supports, query.obs)
+    new = adapted_policy(agent, agent.theta, supports, query)
     assert metrics["outer/accepted"] == 1
     assert after < before - 1e-4
     torch.testing.assert_close(metrics["outer/loss_after"], after, atol=1e-5, rtol=1e-3)

@@ -112,8 +112,8 @@ def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, mod
 def test_a_wrong_sign_in_the_loss_is_found(doctor, monkeypatch):
     right = maml_trpo.MAMLTRPO.outer_loss
 
-    def wrong(self, theta, supports, query):
-        loss, policy = right(self, theta, supports, query)
+    def wrong(self, theta, episodes):
+        loss, policy = right(self, theta, episodes)
         return -loss, policy
 
     monkeypatch.setattr(maml_trpo.MAMLTRPO, "outer_loss", wrong)

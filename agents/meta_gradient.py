@@ -1,0 +1,175 @@
+"""Meta-gradient reinforcement learning: the return itself is learned while the policy is."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad, grad_and_value, jacfwd
+
+from agents._maml import GradientAdapter, PolicyGradientConfig, Samples, prepare
+from meta_rl.errors import UserError
+from meta_rl.policy import Params, for_each_task
+from meta_rl.types import EnvSpec, MetaBatch, Metrics, Rollout
+
+
+@dataclass(frozen=True)
+class Config(PolicyGradientConfig):
+    """An actor-critic whose discount and lambda are learned online (Xu et al. 2018)."""
+
+    gae_lambda: float = 0.95
+    """Weight of longer backups in the advantages, in [0, 1]; 1 is Monte Carlo."""
+    learn_gamma: bool = True
+    """Learn gamma, from where it is set."""
+    learn_lambda: bool = True
+    """Learn gae_lambda, from where it is set."""
+    learn_step_size: bool = False
+    """Learn inner_lr, from where it is set."""
+    outer_gamma: float = 0.99
+    """Discount of the objective that judges them, in [0, 1]."""
+    outer_lambda: float = 1.0
+    """Weight of longer backups in that objective's advantages, in [0, 1]."""
+    outer_lr: float = 1e-2
+    """Step size beta of Adam on the logits of gamma and gae_lambda and the log of inner_lr."""
+    trace_decay: float = 0.0
+    """How much of their influence on earlier updates is still counted (mu), in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("outer_gamma", "outer_lambda", "trace_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not self.outer_lr > 0:
+            raise UserError(f"agent.outer_lr must be above 0, got {self.outer_lr}")
+        learned = (("gamma", self.learn_gamma), ("gae_lambda", self.learn_lambda))
+        for name, learns in learned:
+            if learns and not 0 < getattr(self, name) < 1:
+                raise UserError(
+                    f"agent.{name} must lie between 0 and 1 to be learned, got "
+                    f"{getattr(self, name)}; choose another, or leave it as it is with "
+                    f"learn_{name.removeprefix('gae_')}: false"
+                )
+        if not (self.learn_gamma or self.learn_lambda or self.learn_step_size):
+            raise UserError(
+                "agent.learn_gamma, agent.learn_lambda or agent.learn_step_size must be true"
+            )
+
+
+class MetaGradient(GradientAdapter):
+    """Learns one policy θ for all its tasks, and the return η that makes it learn best.
+
+    θ takes one policy-gradient step a meta-batch. The critic is the linear baseline, refitted in
+    closed form, so it belongs to the γ of the moment and needs no γ for an input, as the paper's
+    does. On a new task the policy goes on learning, alone, by the same step.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, spec, device, seed)
+        self.config = config
+        self.eta = self.initial_eta()
+        self.optimizer = torch.optim.Adam(self.eta.values(), lr=config.outer_lr)
+        self.trace = {
+            name: {each: torch.zeros_like(value) for each in self.eta}
+            for name, value in self.theta.items()
+        }
+
+    def initial_eta(self) -> Params:
+        """What is learned of the return and the step, unbounded."""
+        config = self.config
+        gamma, lambda_, inner_lr = torch.tensor(
+            [config.gamma, config.gae_lambda, config.inner_lr], device=self.device
+        )
+        eta = {}
+        if config.learn_gamma:
+            eta["gamma"] = gamma.logit()
+        if config.learn_lambda:
+            eta["gae_lambda"] = lambda_.logit()
+        if config.learn_step_size:
+            eta["inner_lr"] = inner_lr.log()
+        return eta
+
+    def setting(self, eta: Params, name: str) -> Float[Tensor, ""]:
+        """γ, λ or α under η, or as configured."""
+        if name not in eta:
+            return torch.tensor(getattr(self.config, name), device=self.device)
+        return eta[name].exp() if name == "inner_lr" else eta[name].sigmoid()
+
+    def support(self, rollout: Rollout) -> Samples:
+        """A rollout with the advantages of the learned return."""
+        return self.estimate(rollout, self.eta)
+
+    def estimate(self, rollout: Rollout, eta: Params) -> Samples:
+        """A rollout with the advantages of the return η, differentiable in η."""
+        gamma, lambda_ = self.setting(eta, "gamma"), self.setting(eta, "gae_lambda")
+        return prepare(rollout, self.config, gamma, lambda_)
+
+    def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
+        """The learned α."""
+        alpha = self.setting(self.eta, "inner_lr")
+        return alpha.expand(len(steps), *[1] * (phi[name].dim() - 1))
+
+    def shared_loss(self, theta: Params, samples: Samples) -> Float[Tensor, ""]:
+        """L(θ), the mean over tasks that share θ."""
+        tasks = len(samples.obs)
+        return self.policy_loss(for_each_task(theta, tasks), samples) / tasks
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Improve η by what the last step did for this batch, and take the next (§1)."""
+        (rollout,) = batch.rollouts
+
+        # Δη = -β ∂J'(τ', θ', η')/∂θ' dθ'/dη
+        judged = prepare(rollout, self.config, self.config.outer_gamma, self.config.outer_lambda)
+        slope = grad(self.shared_loss)(self.theta, judged)
+        for each, parameter in self.eta.items():
+            products = [(slope[name] * self.trace[name][each]).sum() for name in slope]
+            parameter.grad = torch.stack(products).sum()
+        self.optimizer.step()
+
+        # θ' = θ + f(τ, θ, η), and the trace z' = μ z + ∂f/∂η
+        def f(eta: Params) -> tuple[Params, tuple[Params, Tensor]]:
+            samples = self.estimate(rollout, eta)
+            gradient, loss = grad_and_value(self.shared_loss)(self.theta, samples)
+            alpha = self.setting(eta, "inner_lr")
+            change = {name: -alpha * value for name, value in gradient.items()}
+            return change, (change, loss)
+
+        influence, (change, loss) = jacfwd(f, has_aux=True)(self.eta)
+        self.theta = {name: value + change[name] for name, value in self.theta.items()}
+        self.trace = {
+            name: {each: self.config.trace_decay * z[each] + influence[name][each] for each in z}
+            for name, z in self.trace.items()
+        }
+        self.meta_updates += 1
+        settings = {
+            f"policy/{name}": self.setting(self.eta, name)
+            for name in ("gamma", "gae_lambda", "inner_lr")
+        }
+        return settings | {
+            "outer/loss": loss,
+            "outer/step_norm": torch.cat([value.flatten() for value in change.values()]).norm(),
+            "policy/std": self.theta["log_std"].exp().mean(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return θ, η, its trace and Adam's moments."""
+        own = {"eta": self.eta, "trace": self.trace, "optimizer": self.optimizer.state_dict()}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        for each, value in state["eta"].items():
+            self.eta[each].copy_(value)
+        self.trace = {
+            name: {each: value.to(self.device) for each, value in z.items()}
+            for name, z in state["trace"].items()
+        }
+        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the tensors
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MetaGradient:
+    """Make the agent with its initial parameters."""
+    return MetaGradient(config, spec, device, seed)

@@ -1,0 +1,100 @@
+"""ProMP: meta-gradients of low variance, by several clipped steps that stay near their samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents import maml_ppo
+from agents._maml import Samples
+from meta_rl.errors import UserError
+from meta_rl.policy import Params
+from meta_rl.types import EnvSpec, MetaBatch, Metrics
+
+
+@dataclass(frozen=True)
+class Config(maml_ppo.Config):
+    """Proximal meta-policy search (Rothfuss et al. 2019, Alg. 1)."""
+
+    target_kl: float | None = None
+    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
+    inner_kl_coefficient: float = 5e-4
+    """Weight eta, at first, of the divergence between the policies that collected before each
+    inner step and those that θ has come to make of them."""
+    target_inner_kl: float | None = 0.01
+    """Double or halve eta when that divergence, in nats, is beyond 1.5 times this or below it by
+    as much; none keeps eta."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("inner_kl_coefficient", "target_inner_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"agent.{name} must be above 0, got {value}")
+
+
+class ProMP(maml_ppo.MAMLPPO):
+    """Learns also what to do before adaptation, and stays near the policies that did it."""
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, spec, device, seed)
+        self.config: Config = config
+        self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
+
+    def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
+        """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A], summed over tasks (Rothfuss et al. 2019, §5-6).
+
+        Its gradient where φ collected is that of -E[log π A], so the agent adapts as MAML does;
+        its curvature E[∇²π/π A] also counts how φ changes which actions are taken.
+        """
+        log_prob = self.policy.batched(phi, samples.obs).log_prob(samples.action)
+        ratio = (log_prob - samples.log_prob).exp()
+        return -(samples.weight * ratio * samples.advantage).sum()
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Epochs on J^ProMP, then the next η (Alg. 1)."""
+        metrics = super().meta_update(batch)
+        inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
+        metrics["outer/kl_coefficient"] = self.eta.mean()
+        self.eta = self.adapted_eta(torch.stack(inner_kl))
+        return metrics
+
+    def outer_loss(self, episodes: Sequence[Samples]) -> maml_ppo.OuterLoss:
+        """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
+        stages = range(len(episodes))
+        old = self.collectors(episodes, stages)
+
+        def loss(theta: Params) -> tuple[Tensor, Metrics]:
+            new = self.policies(theta, episodes, stages)
+            clipped, measured = self.clipped_loss(old, new, episodes)
+            inner_kl = torch.stack([episodes[k].mean(old[k].kl(new[k])) for k in stages[:-1]])
+            by_stage = {f"outer/kl_stage_{k}": value for k, value in enumerate(inner_kl)}
+            return clipped + (self.eta * inner_kl).mean(), measured | by_stage
+
+        return loss
+
+    def adapted_eta(self, inner_kl: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
+        """η of the next meta-update, as in PPO's adaptive penalty and the authors' code."""
+        target = self.config.target_inner_kl
+        if target is None:
+            return self.eta
+        eta = torch.where(inner_kl > 1.5 * target, 2 * self.eta, self.eta)
+        eta = torch.where(inner_kl < target / 1.5, eta / 2, eta)
+        return eta.clamp(min=1e-6)  # a zero could never be doubled again
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return θ, Adam's moments and η."""
+        return super().state_dict() | {"eta": self.eta}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore θ, Adam's moments and η."""
+        super().load_state_dict(state)
+        self.eta = state["eta"].to(self.device)
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> ProMP:
+    """Make the agent with its initial parameters."""
+    return ProMP(config, spec, device, seed)
