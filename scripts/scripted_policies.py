@@ -56,7 +56,7 @@ class Metaworld:
         """Start an episode; return the observation and where the goal is."""
         self._family.assign(self._env, WorldTask(self._name, goal, tuple(self._goals[goal])))
         obs, _ = self._env.reset()
-        return obs, self._env.unwrapped._get_pos_goal()
+        return obs, self._env.unwrapped._get_pos_goal().copy()  # often a view of the simulator
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool]:
         """Return observation, reward and success."""
