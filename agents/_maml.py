@@ -221,7 +221,9 @@ class PolicyAgent:
 
     copies_share_experience = True
 
-    def __init__(self, config: PolicyConfig, spec: EnvSpec, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, config: PolicyConfig, spec: EnvSpec, device: torch.device, seed: int
+    ) -> None:
         self.device = device
         self.policy = GaussianMLP(
             spec.observation_size,
