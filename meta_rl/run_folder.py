@@ -117,6 +117,8 @@ class RunFolder:
         data = self._config()
         agent = data.get("agent")
         if isinstance(agent, dict) and not catalog.has("agents", str(agent.get("name"))):
+            if missing := {"name", "seed", "envs"} - data.keys():
+                raise UserError(f"{self.path / 'config.yaml'} lacks {', '.join(sorted(missing))}")
             return data
         return to_dict(self.experiment())
 

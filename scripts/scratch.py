@@ -6,7 +6,8 @@ A new model meets each task by itself, learns from as many episodes as meta-lear
 from, and is measured by episodes that it does not learn from. The result lies in a run folder
 that `meta-rl compare` reads; its stages are the budgets in `--episodes`.
 
-To set an agent beside it: meta-rl evaluate RUN --copies 10 --evaluation-episodes 3
+An agent is measured alike by `meta-rl evaluate RUN --evaluation-episodes 3`, with such `--copies`
+that it adapts from as many episodes.
 """
 
 import sys

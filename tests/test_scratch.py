@@ -58,6 +58,8 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     assert "small-sb3_ppo" in compared.out and "probability_of_improvement" in compared.out
     with pytest.raises(UserError, match="exists already"):
         scratch.main(args)
+    (folder / "config.yaml").write_text("agent: {name: sb3_ppo}")
+    meta_rl("compare", folder).fails_with("config.yaml lacks envs, name, seed")
 
 
 def test_it_repeats_itself_and_measures_each_budget_on_the_way(scratch, small_config):
