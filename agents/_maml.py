@@ -28,11 +28,9 @@ from meta_rl.types import EnvSpec, MetaBatch, Phase, Rollout, Tasks, TimeStep, m
 
 
 @dataclass(frozen=True)
-class PolicyGradientConfig:
-    """A Gaussian policy that takes policy-gradient steps on each task."""
+class PolicyConfig:
+    """A Gaussian policy, and how advantages are made of its rollouts."""
 
-    inner_lr: float = 0.1
-    """Step size alpha of adaptation."""
     episodes_per_phase: int = 1
     """Episodes that each copy plays in one rollout: before, and after every adaptation step."""
     gamma: float = 0.99
@@ -59,7 +57,7 @@ class PolicyGradientConfig:
             )
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
-        for name in ("inner_lr", "initial_std", "min_std"):
+        for name in ("initial_std", "min_std"):
             if not getattr(self, name) > 0:
                 raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
         for name in ("gamma", "gae_lambda"):
@@ -70,6 +68,19 @@ class PolicyGradientConfig:
     def phases(self) -> tuple[Phase, ...]:
         """The rollouts that a meta-update needs."""
         return (Phase(self.episodes_per_phase),)
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig(PolicyConfig):
+    """A Gaussian policy that takes policy-gradient steps on each task."""
+
+    inner_lr: float = 0.1
+    """Step size alpha of adaptation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.inner_lr > 0:
+            raise UserError(f"agent.inner_lr must be above 0, got {self.inner_lr}")
 
     def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
         """Return alpha for tasks that have adapted so many times."""
@@ -154,7 +165,7 @@ class Samples:
 
 def prepare(
     rollout: Rollout,
-    config: PolicyGradientConfig,
+    config: PolicyConfig,
     gamma: float | Float[Tensor, ""] | None = None,
     lambda_: float | Float[Tensor, ""] | None = None,
 ) -> Samples:
@@ -202,18 +213,17 @@ def thin(samples: Samples, stride: int) -> Samples:
     return replace(thinned, weight=thinned.weight / thinned.weight.sum(1, keepdim=True))
 
 
-class GradientAdapter:
-    """A policy whose context is one set of parameters for each task.
+class PolicyAgent:
+    """One Gaussian policy θ; the context is a set of its parameters for each task.
 
-    The context is `{"policy": parameters with leading axis M, "steps": adaptations so far (M,)}`.
+    The context is `{"policy": parameters with leading axis M}`.
     """
 
     copies_share_experience = True
 
     def __init__(
-        self, config: PolicyGradientConfig, spec: EnvSpec, device: torch.device, seed: int
+        self, config: PolicyConfig, spec: EnvSpec, device: torch.device, seed: int
     ) -> None:
-        self.gradient_config = config
         self.device = device
         self.policy = GaussianMLP(
             spec.observation_size,
@@ -228,12 +238,8 @@ class GradientAdapter:
         self.phases = config.phases
 
     def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
-        """Start every task from the meta-learned parameters θ."""
-        return {"policy": for_each_task(self.theta, len(tasks)), "steps": self.none_yet(len(tasks))}
-
-    def none_yet(self, tasks: int) -> Int[Tensor, "M"]:
-        """How often tasks have adapted before they do."""
-        return torch.zeros(tasks, dtype=torch.long, device=self.device)
+        """Start every task from the learned parameters θ."""
+        return {"policy": for_each_task(self.theta, len(tasks))}
 
     def act(
         self, context: dict[str, Any], timestep: TimeStep, generator: torch.Generator | None
@@ -248,6 +254,38 @@ class GradientAdapter:
     ) -> tuple[Gaussian, dict[str, Any]]:
         """Return each task's own policy in the given states."""
         return self.policy.batched(context["policy"], timestep.obs), context
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return θ and how many updates made it."""
+        return {"theta": self.theta, "meta_updates": self.meta_updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore θ, as a copy: an optimizer may write into it."""
+        self.theta = {
+            name: value.to(self.device, copy=True) for name, value in state["theta"].items()
+        }
+        self.meta_updates = state.get("meta_updates", 0)  # the first checkpoints did not count
+
+
+class GradientAdapter(PolicyAgent):
+    """A policy that takes a policy-gradient step on each task's own experience.
+
+    The context also counts them: `"steps": adaptations so far (M,)`.
+    """
+
+    def __init__(
+        self, config: PolicyGradientConfig, spec: EnvSpec, device: torch.device, seed: int
+    ) -> None:
+        super().__init__(config, spec, device, seed)
+        self.gradient_config = config
+
+    def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
+        """Start every task from θ, not adapted yet."""
+        return super().begin(tasks, copies) | {"steps": self.none_yet(len(tasks))}
+
+    def none_yet(self, tasks: int) -> Int[Tensor, "M"]:
+        """How often tasks have adapted before they do."""
+        return torch.zeros(tasks, dtype=torch.long, device=self.device)
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
         """Take one inner step on each task (Finn et al. 2017, Alg. 3, lines 6-7)."""
@@ -314,17 +352,6 @@ class GradientAdapter:
             "outer/gradient_norm": ravel(gradient).norm(),
             "policy/std": self.theta["log_std"].exp().mean(),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return θ and how many updates made it."""
-        return {"theta": self.theta, "meta_updates": self.meta_updates}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore θ, as a copy: an optimizer may write into it."""
-        self.theta = {
-            name: value.to(self.device, copy=True) for name, value in state["theta"].items()
-        }
-        self.meta_updates = state.get("meta_updates", 0)  # the first checkpoints did not count
 
 
 class MAML(GradientAdapter):
@@ -465,7 +492,7 @@ class MAML(GradientAdapter):
         return metrics
 
 
-class OptimizerStep(GradientAdapter):
+class OptimizerStep(PolicyAgent):
     """Moves θ by one of torch's optimizers, whose state is part of the agent's."""
 
     optimizer: torch.optim.Optimizer

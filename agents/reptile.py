@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agents._maml import AdaptationConfig, OptimizerStep, Samples, prepare
+from agents._maml import AdaptationConfig, GradientAdapter, OptimizerStep, Samples, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Params
 from meta_rl.ppo import clipped_surrogate
@@ -42,7 +42,7 @@ class Config(AdaptationConfig):
                 raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
 
 
-class Reptile(OptimizerStep):
+class Reptile(OptimizerStep, GradientAdapter):
     """Moves θ to where every task is near.
 
     Every rollout gives an inner step, also the one played by the adapted policies: their gradient

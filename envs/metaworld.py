@@ -18,7 +18,7 @@ import torch
 from meta_rl.config import EvaluationConfig
 from meta_rl.errors import UserError, did_you_mean
 from meta_rl.evaluation import choose_tasks
-from meta_rl.protocols import MetaAgent, Split, TaskEnv
+from meta_rl.protocols import Expert, MetaAgent, Split, TaskEnv
 from meta_rl.types import EnvSpec, Task, Tasks
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,13 @@ def build(config: Config) -> "MetaworldDistribution":
     return MetaworldDistribution(config, _goals(config))
 
 
+def expert() -> Expert:
+    """Return Meta-World's scripted policies, for all 50 classes."""
+    from envs._metaworld_expert import MetaworldExpert
+
+    return MetaworldExpert()
+
+
 class MetaworldDistribution:
     """A benchmark of Meta-World: up to 45 classes of training tasks, 50 hidden goals each.
 
@@ -163,6 +170,7 @@ class MetaworldDistribution:
             action_low=(-1.0,) * 4,
             action_high=(1.0,) * 4,
             horizon=config.horizon,
+            family=self.family,
         )
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:

@@ -63,7 +63,7 @@ class PointNavigation:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), config.horizon)
+        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family)
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw fresh goals; for the test split, some of the held-out ones."""
@@ -161,6 +161,19 @@ class PointEnv:
         """Nothing to release."""
 
 
+class PointExpert:
+    """Goes straight to the goal, as fast as it can."""
+
+    def brief(self, tasks: Tasks) -> Float[Tensor, "M 2"]:
+        """Return the goals, in metres."""
+        return tasks.params.float()
+
+    def act(self, brief: Float[Tensor, "M 2"], obs: Float[Tensor, "M N 2"]) -> Tensor:
+        """Return the velocity to the goal; near it, the one that arrives with the next step."""
+        missing = (brief.unsqueeze(1) - obs) / PointEnv.SPEED
+        return missing / missing.abs().amax(-1, keepdim=True).clamp(min=1)
+
+
 def _pixel(x: float, y: float) -> tuple[float, float]:
     """Return where in the picture a position is; those far outside of it are at its edge."""
     half = PICTURE_SIZE / 2
@@ -171,3 +184,8 @@ def _pixel(x: float, y: float) -> tuple[float, float]:
 def build(config: Config) -> PointNavigation:
     """Make the task distribution."""
     return PointNavigation(config)
+
+
+def expert() -> PointExpert:
+    """Make who knows the way."""
+    return PointExpert()

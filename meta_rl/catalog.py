@@ -36,6 +36,11 @@ def names(package: Package) -> list[str]:
     )
 
 
+def has(package: Package, name: str) -> bool:
+    """Return whether `load` would look for a module of that name."""
+    return name in _plugins or name in names(package)
+
+
 def load(package: Package, name: str) -> ModuleType:
     """Import the module of an agent or a family.
 

@@ -128,7 +128,7 @@ class Group:
 def load_run(path: Path, split: str, actions: str) -> Run:
     """Read a run's experiment and its newest evaluation."""
     result = newest_result(path, split, actions)
-    return Run(path, to_dict(RunFolder(path).experiment()), result)
+    return Run(path, RunFolder(path).description(), result)
 
 
 def newest_result(run: Path, split: str, actions: str) -> EvalResult:

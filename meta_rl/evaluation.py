@@ -185,17 +185,31 @@ def make_protocol(
     copies: int,
 ) -> dict[str, Any]:
     """Return all that a number depends on beside the agent: only equals may be compared."""
-    tasks = choose_tasks(distribution, config.split, config.goals)
+    return describe_protocol(
+        distribution,
+        config,
+        stage_episodes(agent, config, copies)[-1],
+        int(np.prod(measured_episodes(agent, config, copies))),
+    )
+
+
+def describe_protocol(
+    distribution: TaskDistribution,
+    config: EvaluationConfig,
+    adaptation_episodes: int,
+    evaluation_episodes: int,
+) -> dict[str, Any]:
+    """Return the protocol of so many episodes a task, before the last stage and at each."""
     apart = config.evaluation_episodes is not None
     return {
         "family": distribution.family,
         **distribution.protocol(),
         "split": config.split,
-        "tasks": len(tasks),
+        "tasks": len(choose_tasks(distribution, config.split, config.goals)),
         "success_rule": SUCCESS_RULE if "success" in distribution.metric_names else None,
         "actions": config.actions,
-        "adaptation_episodes": stage_episodes(agent, config, copies)[-1],
-        "evaluation_episodes": int(np.prod(measured_episodes(agent, config, copies))),
+        "adaptation_episodes": adaptation_episodes,
+        "evaluation_episodes": evaluation_episodes,
         **({"evaluation_episodes_are_learned_from": False} if apart else {}),
     }
 

@@ -99,6 +99,24 @@ class OpenDistribution(TaskDistribution, Protocol):
 
 
 @runtime_checkable
+class Expert(Protocol):
+    """Who knows how to solve a family's tasks: the family's module may make one by `expert()`.
+
+    For oracle controls alone, since experts see what the tasks hide. They have no memory.
+    """
+
+    def brief(self, tasks: Tasks) -> Float[Tensor, "M K"]:
+        """Return all that an expert must know of each task, as numbers."""
+        ...
+
+    def act(
+        self, brief: Float[Tensor, "M K"], obs: Float[Tensor, "M N O"]
+    ) -> Float[Tensor, "M N A"]:
+        """Return what an expert with that knowledge does, within the action's bounds."""
+        ...
+
+
+@runtime_checkable
 class MetaAgent(Protocol):
     """A learning algorithm.
 

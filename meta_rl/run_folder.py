@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from meta_rl import catalog
-from meta_rl.config import Experiment, experiment_from_dict, save_experiment
+from meta_rl.config import Experiment, experiment_from_dict, save_experiment, to_dict
 from meta_rl.errors import UserError
 
 
@@ -107,6 +107,22 @@ class RunFolder:
 
     def experiment(self) -> Experiment[Any, Any]:
         """Read the run's experiment."""
+        return experiment_from_dict(self._config(), str(self.path / "config.yaml"))
+
+    def description(self) -> dict[str, Any]:
+        """Read the run's experiment as plain data, also where its agent is not one of ours.
+
+        Results of other programs, and of plugins, can so be compared: nothing is loaded for it.
+        """
+        data = self._config()
+        agent = data.get("agent")
+        if isinstance(agent, dict) and not catalog.has("agents", str(agent.get("name"))):
+            if missing := {"name", "seed", "envs"} - data.keys():
+                raise UserError(f"{self.path / 'config.yaml'} lacks {', '.join(sorted(missing))}")
+            return data
+        return to_dict(self.experiment())
+
+    def _config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         if not path.is_file():
             raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
@@ -116,7 +132,7 @@ class RunFolder:
             raise UserError(f"cannot read {path}: {error}") from error
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it must hold `key: value` lines")
-        return experiment_from_dict(data, str(path))
+        return data
 
     def environment(self) -> dict[str, str]:
         """Read what the run was made with: the command, the commit, and each package's version.

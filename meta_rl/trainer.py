@@ -323,6 +323,8 @@ class Trainer:
 
     def _fetch(self, metrics: Metrics) -> dict[str, float]:
         """Bring all metrics to the host at once."""
+        if not metrics:  # an agent that learns nothing may have nothing to say
+            return {}
         stacked = torch.stack(
             [value.detach().float().to(self.device) for value in metrics.values()]
         )

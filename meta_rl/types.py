@@ -183,6 +183,8 @@ class EnvSpec:
     action_high: tuple[float, ...]
     horizon: int
     """Most steps of one episode."""
+    family: str = ""
+    """The family's name in the catalog, by which oracle controls find its expert."""
 
     @property
     def action_size(self) -> int:

@@ -91,10 +91,13 @@ def _films(groups: "Sequence[Group]", given: Arguments) -> "list[Video]":
 def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
     """Record the report in W&B, in the project of the first run."""
     from meta_rl.commands._page import anchor
-    from meta_rl.run_folder import RunFolder
-    from meta_rl.sinks import WandbSink
+    from meta_rl.config import from_dict
+    from meta_rl.sinks import TrackingConfig, WandbSink
 
-    tracking = RunFolder(groups[0].runs[0].path).experiment().tracking
+    first = groups[0].runs[0]
+    tracking = from_dict(
+        TrackingConfig, first.experiment["tracking"], "tracking", str(first.path / "config.yaml")
+    )
     if tracking.mode == "off":
         tracking = replace(tracking, mode="auto")
     tracking = replace(tracking, group=None, tags=(*tracking.tags, "report"))

@@ -186,7 +186,8 @@ def test_its_mode_is_repeatable_and_draws_nothing(name, build_agent):
         first, again = (agent.act(context, some_steps(), None)[0] for _ in range(2))
         drawn = agent.act(context, some_steps(), torch.Generator().manual_seed(0))[0]
     assert torch.equal(first, again)
-    assert not torch.equal(first, drawn)
+    # Who has something to learn must try something.
+    assert not torch.equal(first, drawn) or not agent.state_dict()
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -198,7 +199,7 @@ def test_the_same_seed_gives_the_same_agent_and_the_same_rollouts(name, build_ag
         batches.append(play(agent, make_worker(noise), some_tasks())[0])
     first, again, other = ([vars(rollout) for rollout in batch.rollouts] for batch in batches)
     assert identical(first, again)
-    assert not identical(first, other)
+    assert not identical(first, other) or not agent.state_dict()
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -320,4 +321,4 @@ def test_an_evaluation_does_not_depend_on_how_many_tasks_are_played_together(
     for other in (pairs, all_):  # last bits depend on the sizes of matrices
         np.testing.assert_allclose(other.episode_return, alone.episode_return, rtol=1e-4)
         np.testing.assert_array_equal(other.success, alone.success)
-    assert 0 < alone.success.mean() < 1
+    assert alone.success.any() and len(np.unique(alone.episode_return)) > 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from meta_rl import catalog
-from meta_rl.protocols import TaskDistribution, TaskEnv
+from meta_rl.protocols import Expert, TaskDistribution, TaskEnv
 
 CPU = torch.device("cpu")
 HORIZON = 4
@@ -189,3 +189,22 @@ def test_actions_beyond_the_bounds_are_clipped(name, started):
     beyond = env.step(high + 7)
     assert torch.equal(at_the_bound.next_obs, beyond.next_obs)
     assert torch.equal(at_the_bound.reward, beyond.reward)
+
+
+def test_the_expert_that_it_may_have_knows_each_task_and_keeps_to_the_bounds(name):
+    family, module = build(name), catalog.load("envs", name)
+    if not hasattr(module, "expert"):
+        pytest.skip("the family has none")
+    assert family.spec.family == name  # or the expert would not be found
+    tasks, expert = family.tasks("test")[[0, 1, 0]], module.expert()
+    assert isinstance(expert, Expert)
+
+    brief = expert.brief(tasks)
+    obs = torch.randn(3, 2, family.spec.observation_size, generator=generator())
+    action = expert.act(brief, obs[[0, 0, 0]])
+
+    assert action.shape == (3, 2, family.spec.action_size) and action.dtype == torch.float32
+    low, high = torch.tensor(family.spec.action_low), torch.tensor(family.spec.action_high)
+    assert ((low <= action) & (action <= high)).all()
+    assert torch.equal(brief[0], brief[2]) and not torch.equal(brief[0], brief[1])
+    assert torch.equal(action[0], action[2])

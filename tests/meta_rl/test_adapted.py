@@ -21,7 +21,8 @@ from meta_rl.seeding import Streams
 from meta_rl.types import EnvSpec, Phase, TimeStep
 from meta_rl.worker import RolloutWorker
 
-AGENTS = catalog.names("agents")
+AGENTS = sorted(set(catalog.names("agents")) - {"multitask_ppo", "random", "scripted"})
+"""Those that adapt."""
 
 LOOP = """
 import json, sys

@@ -1,0 +1,66 @@
+"""The family's own experts, who see the goal: the ceiling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from meta_rl import catalog
+from meta_rl.errors import UserError
+from meta_rl.protocols import Expert
+from meta_rl.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+
+
+@dataclass(frozen=True)
+class Config:
+    """Oracle control: the family's own experts, who are shown each task: the ceiling."""
+
+
+class Scripted:
+    """Does what the expert does; has nothing to learn."""
+
+    copies_share_experience = True
+    phases = (Phase(),)
+
+    def __init__(self, expert: Expert, device: torch.device) -> None:
+        self.expert, self.device = expert, device
+
+    def begin(self, tasks: Tasks, copies: int) -> dict[str, Tensor]:
+        """Let the expert look at the tasks."""
+        return {"brief": self.expert.brief(tasks).to(self.device)}
+
+    def act(
+        self, context: dict[str, Tensor], timestep: TimeStep, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
+        """Act as the expert; there is no noise, so the log-probability says nothing."""
+        action = self.expert.act(context["brief"], timestep.obs)
+        return action, torch.zeros_like(timestep.prev_reward), context
+
+    def adapt(self, context: dict[str, Tensor], rollout: Rollout) -> dict[str, Tensor]:
+        """Learn nothing."""
+        return context
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Learn nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """There is no state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """There is no state."""
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Scripted:
+    """Make the agent, if the family has experts."""
+    expert = getattr(catalog.load("envs", spec.family), "expert", None) if spec.family else None
+    if expert is None:
+        raise UserError(
+            f"the family {spec.family or 'of these tasks'} has no expert for the agent scripted; "
+            f"choose another agent, or add expert() to its module: see meta_rl.protocols.Expert"
+        )
+    return Scripted(expert(), device)

@@ -1,0 +1,169 @@
+"""Trains Stable-Baselines3 from scratch on each held-out task: what no meta-training achieves.
+
+    python scripts/scratch.py CONFIG [--algorithm sac] [--episodes 10 100] [--goals 20]
+
+A new model meets each task by itself, learns from as many episodes as meta-learned agents adapt
+from, and is measured by episodes that it does not learn from. The result lies in a run folder
+that `meta-rl compare` reads; its stages are the budgets in `--episodes`.
+
+An agent is measured alike by `meta-rl evaluate RUN --evaluation-episodes 3`, with such `--copies`
+that it adapts from as many episodes.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+import yaml
+from numpy.typing import NDArray
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+import envs
+from meta_rl.catalog import name_of
+from meta_rl.config import load_experiment, plain, to_dict
+from meta_rl.errors import UserError
+from meta_rl.evaluation import EvalResult, choose_tasks, describe_protocol
+from meta_rl.experiment import build_distribution, set_threads
+from meta_rl.run_folder import RunFolder
+from meta_rl.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train Stable-Baselines3 from scratch on each task, and measure it as an agent is."""
+
+    config: Annotated[str, tyro.conf.Positional]
+    """Experiment whose tasks to train on: a file, or a name of configs/."""
+    algorithm: Literal["ppo", "sac"] = "ppo"
+    """Which of Stable-Baselines3's, with its own settings."""
+    episodes: tuple[int, ...] = (10,)
+    """Budgets of each task, in episodes of the whole horizon; each is measured, and so is 0."""
+    evaluation_episodes: int = 3
+    """Episodes that measure each budget; nothing is learned from them."""
+    actions: Literal["sampled", "deterministic"] = "sampled"
+    """Measure with actions drawn from the policy, or with its mode."""
+    split: Literal["train", "test"] = "test"
+    """Tasks that agents are trained on, or held-out ones."""
+    goals: int | None = None
+    """Take only the first so many goals of each task name; none is as the config says."""
+    seed: int = 0
+    """Seed of the networks, the noise and the order of learning."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves it to torch."""
+    runs: str = "runs"
+    """Folder that holds the run folders."""
+
+    def __post_init__(self) -> None:
+        budgets = (0, *self.episodes)
+        if len(budgets) < 2 or any(after <= before for before, after in pairwise(budgets)):
+            raise UserError(f"--episodes must be above 0 and rise, got {self.episodes}")
+        if self.evaluation_episodes < 1:
+            raise UserError(
+                f"--evaluation-episodes must be at least 1, got {self.evaluation_episodes}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return f"{Path(self.config).stem}-sb3_{self.algorithm}-seed{self.seed}"
+
+
+def make_model(algorithm: str, vec: VecEnv, horizon: int, budget: int, seed: int) -> BaseAlgorithm:
+    """Make an untrained model with Stable-Baselines3's settings, and sizes that fit the budget."""
+    if algorithm == "sac":
+        return SAC("MlpPolicy", vec, buffer_size=budget * horizon, seed=seed, device="cpu")
+    # A rollout is one episode, so that exactly the budget is used, and whole minibatches fill it.
+    batch = next(size for size in range(64, 0, -1) if horizon % size == 0)
+    return PPO("MlpPolicy", vec, n_steps=horizon, batch_size=batch, seed=seed, device="cpu")
+
+
+def measure(
+    model: BaseAlgorithm, vec: VecEnv, deterministic: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Play one episode in each world; return their returns and successes, NaN if not defined."""
+    returns, successes = np.zeros(vec.num_envs), np.full(vec.num_envs, np.nan)
+    playing = np.ones(vec.num_envs, dtype=np.bool_)
+    obs = vec.reset()
+    while playing.any():
+        action, _ = model.predict(obs, deterministic=deterministic)  # type: ignore[arg-type]
+        obs, reward, done, infos = vec.step(action)
+        returns += np.where(playing, reward, 0)
+        for world in np.flatnonzero(playing & done):
+            successes[world] = infos[world].get("is_success", np.nan)
+        playing &= ~done
+    return returns, successes
+
+
+def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
+    """Return the experiment as plain data, and what was measured."""
+    experiment = replace(load_experiment(args.config), seed=args.seed, threads=args.threads)
+    set_threads(experiment)
+    distribution = build_distribution(experiment)
+    config = replace(
+        experiment.evaluation,
+        split=args.split,
+        goals=args.goals or experiment.evaluation.goals,
+        actions=args.actions,
+        evaluation_episodes=args.evaluation_episodes,
+    )
+    tasks = choose_tasks(distribution, config.split, config.goals)
+    budgets, horizon = (0, *args.episodes), distribution.spec.horizon
+    family, fields = name_of(experiment.envs), plain(asdict(experiment.envs))
+    shape = (1, len(budgets), len(tasks), args.evaluation_episodes)
+    returns, successes = np.zeros(shape), np.zeros(shape)
+    learning = envs.make_sb3(family, tasks=tasks[[0]], workers=1, **fields)
+    measuring = envs.make_sb3(family, tasks=tasks[[0] * args.evaluation_episodes], **fields)
+    for m, task in enumerate(tasks):
+        learning.set_options({"tasks": tasks[[m]]})
+        seed = derive_seed(args.seed, f"scratch/{task.label}") % 2**32
+        model = make_model(args.algorithm, learning, horizon, budgets[-1], seed)
+        for stage, (before, budget) in enumerate(pairwise((0, *budgets))):
+            if budget:
+                model.learn((budget - before) * horizon, reset_num_timesteps=False)
+            measuring.set_options({"tasks": tasks[[m] * args.evaluation_episodes]})
+            cells = measure(model, measuring, args.actions == "deterministic")
+            returns[0, stage, m], successes[0, stage, m] = cells
+        told = ", ".join(f"{value:.1f}" for value in returns[0, :, m].mean(-1))
+        print(
+            f"{task.label}  return after {', '.join(map(str, budgets))} episodes: {told}",
+            flush=True,
+        )
+    learning.close()
+    measuring.close()
+    result = EvalResult(
+        names=tasks.names,
+        index=tuple(tasks.index.tolist()),
+        episode_return=returns,
+        success=successes,
+        adaptation_episodes=budgets,
+        protocol=describe_protocol(distribution, config, budgets[-1], args.evaluation_episodes),
+        env_steps=0,  # none before the tasks themselves
+        meta_iterations=0,
+    )
+    agent = {"name": f"sb3_{args.algorithm}", "episodes": list(args.episodes)}
+    return to_dict(replace(experiment, name=args.name)) | {"agent": agent}, result
+
+
+def main(args: Args) -> Path:
+    """Train, measure, write the run folder and return where it lies."""
+    folder = RunFolder(Path(args.runs) / args.name)
+    if folder.path.exists():
+        raise UserError(f"{folder.path} exists already; choose another --runs, or remove it")
+    experiment, result = train_and_measure(args)
+    path = result.save(folder.evaluations)
+    (folder.path / "config.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    print(f"written to {path}")
+    return folder.path
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except UserError as error:
+        sys.exit(f"scratch: {error}")
