@@ -34,6 +34,7 @@ def record(run: Path) -> dict[str, Any]:
         "command": re.sub(r" --runs \S+", "", described["command"]),
         "commit": described["commit"],
         "wall_time_s": round(last["wall_time_s"]),
+        "evaluation_seed": summary.pop("seed"),
         **summary,
     }
 
