@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from torch.utils import _pytree as pytree
 from meta_rl import catalog, checkpoint
 
 ROOT = Path(__file__).parents[1]
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs have it,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and their children would
 
 SMALL = {
     "hidden_sizes": [8],
