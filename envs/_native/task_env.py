@@ -8,14 +8,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs._native import row
+from envs._native.compiling import compiled
 from envs._native.engine import Engine
 from envs._native.picture import PictureMaker
+from envs._native.row import OBS, OBSERVATION_SIZE, REWARD, SUCCESS
 from envs._native.scene import scene
 from meta_rl.errors import NonFiniteAction, UserError
 from meta_rl.types import EnvSpec, Picture, Step, Tasks
 
-OBSERVATION = slice(row.OBS, row.OBS + row.OBSERVATION_SIZE)
+OBSERVATION = slice(OBS, OBS + OBSERVATION_SIZE)
 
 
 class NativeTaskEnv:
@@ -52,7 +53,7 @@ class NativeTaskEnv:
         self._copies = 0
         self._picture_maker: PictureMaker | None = None
         self._episode_steps: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._obs: NDArray[np.float32] = np.zeros((0, row.OBSERVATION_SIZE), dtype=np.float32)
+        self._obs: NDArray[np.float32] = np.zeros((0, OBSERVATION_SIZE), dtype=np.float32)
 
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N O"]:
         """Put each task into `copies` worlds, reset all, and return the first observations.
@@ -80,25 +81,31 @@ class NativeTaskEnv:
         if not np.isfinite(drawn).all():
             raise NonFiniteAction(self._describe_non_finite(drawn))
         np.clip(drawn, -1.0, 1.0, out=engine.actions)
-        live = ~engine.frozen
         engine.step()
-        diverged = engine.diverged & live
-        self._episode_steps += live
-        engine.frozen |= (self._episode_steps >= self._horizon) | diverged
-        good = live & ~diverged
-        self._obs = np.where(good[:, None], engine.rows[:, OBSERVATION], self._obs).astype(
-            np.float32
+        worlds = len(drawn)
+        self._obs, before = np.empty_like(self._obs), self._obs
+        reward, success, cut = np.empty((3, worlds), dtype=np.float32)
+        truncated = np.empty(worlds, dtype=np.bool_)
+        settle(
+            engine.rows,
+            engine.outputs,
+            engine.diverged,
+            engine.frozen,
+            self._episode_steps,
+            self._horizon,
+            before,
+            self._obs,
+            reward,
+            success,
+            cut,
+            truncated,
         )
-        outputs = np.where(good[:, None], engine.outputs, 0.0).astype(np.float32)
         return Step(
             next_obs=self._shape(self._obs),
-            reward=self._shape(outputs[:, row.REWARD]),
-            terminated=self._shape(np.zeros_like(live)),
-            truncated=self._shape(engine.frozen.copy()),
-            metrics={
-                "success": self._shape(outputs[:, row.SUCCESS]),
-                "diverged": self._shape(diverged.astype(np.float32)),
-            },
+            reward=self._shape(reward),
+            terminated=self._shape(np.zeros(worlds, dtype=np.bool_)),
+            truncated=self._shape(truncated),
+            metrics={"success": self._shape(success), "diverged": self._shape(cut)},
         )
 
     def reset_ended(self) -> Float[Tensor, "M N O"]:
@@ -156,3 +163,34 @@ class NativeTaskEnv:
             f"either the policy has diverged (a lower inner_lr or learning rate may help), or an "
             f"observation or reward that it was shown was not finite"
         )
+
+
+@compiled
+def settle(
+    rows,
+    outputs,
+    diverged,
+    frozen,
+    episode_steps,
+    horizon,
+    before,
+    obs,
+    reward,
+    success,
+    cut,
+    truncated,
+):
+    """Tell what a step has made of each world, and freeze those whose episode ends with it."""
+    for world in range(len(frozen)):
+        live = not frozen[world]
+        good = live and not diverged[world]
+        for place in range(OBSERVATION_SIZE):
+            obs[world, place] = rows[world, OBS + place] if good else before[world, place]
+        reward[world] = outputs[world, REWARD] if good else 0.0
+        success[world] = outputs[world, SUCCESS] if good else 0.0
+        cut[world] = 1.0 if live and diverged[world] else 0.0
+        if live:
+            episode_steps[world] += 1
+        if diverged[world] or episode_steps[world] >= horizon:
+            frozen[world] = True
+        truncated[world] = frozen[world]
