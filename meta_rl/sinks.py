@@ -200,7 +200,7 @@ class WandbSink:
 
         folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            dir=folder,
+            dir=folder.resolve(),  # W&B's own process may have begun in another directory
             id=self.run_id,
             resume="allow",
             mode="online" if mode == "online" else "offline",

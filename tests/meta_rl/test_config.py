@@ -64,7 +64,7 @@ def test_a_bare_off_in_yaml_switches_tracking_off():
             r"x.yaml: unknown key 'meta_batchsize'; did you mean 'meta_batch_s",
         ),
         ({"evaluation": {"evry": 2}}, "unknown key 'evaluation.evry'; did you mean 'every'?"),
-        ({"agent": {"name": "maml_ppo", "lr": 1}}, "unknown key 'agent.lr'; There are: inner_lr"),
+        ({"agent": {"name": "maml_ppo", "lr": 1}}, "unknown key 'agent.lr'; There are: .*inner_lr"),
         ({"meta_batch_size": "many"}, "x.yaml: meta_batch_size must be an int, got 'many'"),
         ({"meta_batch_size": 2.5}, "meta_batch_size must be an int, got 2.5"),
         ({"meta_batch_size": True}, "meta_batch_size must be an int, got True"),

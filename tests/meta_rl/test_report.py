@@ -158,7 +158,7 @@ def test_settings_versions_and_commands_are_told(opened, runs):
 
     assert ["agent.name", "maml_ppo", "maml_trpo"] in settings
     assert not any(row[0].startswith(("envs.", "seed", "name")) for row in settings)
-    assert len(commands) == 4 and all(command.startswith("meta-rl ") for command in commands)
+    assert len(commands) == 4 and all(command.startswith("meta-rl") for command in commands)
     assert re.match(r"2\.\d+", torch[1])
 
 
