@@ -121,7 +121,10 @@ class Config:
             raise UserError(f"train_goal_sets must be at least 1, got {self.train_goal_sets}")
         last = self.goal_seed + 2 * (self.train_goal_sets - 1)
         if self.goal_seed < 0 or last >= 2**32 - 1:
-            raise UserError(f"goal_seed must be between 0 and 2**32 - 2, got {self.goal_seed}")
+            raise UserError(
+                f"goal_seed, and the last of the seeds of train_goal_sets, must be between 0 and "
+                f"2**32 - 2, got {self.goal_seed} to {last}"
+            )
 
 
 def build(config: Config) -> "MetaworldDistribution":
@@ -142,7 +145,7 @@ class MetaworldDistribution:
     With `train_goal_sets` there are more training goals, which the benchmark does not have.
 
     Task: the vector that Meta-World draws for a goal (and, in most classes, an object) position,
-    in metres; the first 50 indices are training goals, the next 50 test goals.
+    in metres; training goals have the first indices, the 50 test goals those after them.
     Observation (39,): hand position in metres, gripper opening, up to two objects' positions and
     quaternions; the same of the step before; three zeros where the goal would be.
     Action (4,): displacement of the hand as a fraction of 1 cm, gripper effort.

@@ -1,7 +1,7 @@
 """The cells of an evaluation: filled task by task, and kept in case it is interrupted."""
 
 import contextlib
-import os
+import io
 import zipfile
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from meta_rl.errors import UserError
+from meta_rl import checkpoint
 
 
 class Cells:
@@ -57,16 +57,11 @@ class Cells:
             vars(self).update(columns)
 
     def _save(self, path: Path) -> None:
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                np.savez(
-                    file,
-                    episode_return=self.episode_return,
-                    success=self.success,
-                    measured=self.measured,
-                )
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write the evaluation {path}: {error}") from error
+        content = io.BytesIO()
+        np.savez(
+            content,
+            episode_return=self.episode_return,
+            success=self.success,
+            measured=self.measured,
+        )
+        checkpoint.write(content.getbuffer(), path, "the unfinished evaluation")

@@ -155,6 +155,11 @@ class WandbSink:
         except Exception as error:
             self._warn(str(error))
 
+    @property
+    def recording(self) -> bool:
+        """Whether there is a run in W&B, for which figures are worth drawing."""
+        return self._run is not None
+
     def log(self, metrics: Mapping[str, float], env_steps: int, meta_iterations: int) -> None:
         """Add a point to every metric's chart."""
         self._last_step = meta_iterations

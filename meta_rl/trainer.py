@@ -26,12 +26,11 @@ from meta_rl.experiment import (
     set_threads,
     worker_count,
 )
-from meta_rl.figures import adaptation_curves
 from meta_rl.protocols import MetaAgent
 from meta_rl.returns import episode_sums
 from meta_rl.run_folder import RunFolder
 from meta_rl.seeding import Streams
-from meta_rl.sinks import ConsoleSink, JsonlSink, WandbSink
+from meta_rl.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
 from meta_rl.types import MetaBatch, Metrics, Rollout, Tasks, all_finite, map_tensors
 from meta_rl.worker import RolloutWorker
 
@@ -114,7 +113,7 @@ class Trainer:
             self.counters.meta_iterations,
             self.counters.env_steps,
         )
-        sinks = (self.jsonl, self.wandb, console)
+        sinks: tuple[Sink, ...] = (self.jsonl, self.wandb, console)
         succeeded = False
         before = self._state()
         try:
@@ -331,6 +330,10 @@ class Trainer:
         return dict(zip(metrics, stacked.tolist(), strict=True))
 
     def _record_final(self, result: EvalResult) -> None:
+        if not self.wandb.recording:
+            return
+        from meta_rl.figures import adaptation_curves  # takes matplotlib half a second to import
+
         columns, rows = evaluation_table(result)
         self.wandb.log_table("evaluation/final", columns, rows)
         run = Run(self.folder.path, to_dict(self.experiment), result)

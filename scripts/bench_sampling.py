@@ -249,6 +249,13 @@ class RolloutContender:
     `mj_forward` does. Between the calls numpy moves the hand's target, as `act` does.
     """
 
+    PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
+    CONTROLS = (
+        mujoco.mjtState.mjSTATE_CTRL.value
+        | mujoco.mjtState.mjSTATE_MOCAP_POS.value
+        | mujoco.mjtState.mjSTATE_MOCAP_QUAT.value
+    )
+
     mb_per_world: float | None = None
     kb_per_further_world: float | None = None
 
@@ -270,13 +277,6 @@ class RolloutContender:
             self._targets.append(data.mocap_pos[0].copy())
         self._data = [mujoco.MjData(self._model) for _ in range(threads)]
         self._rollout = rollout.Rollout(nthread=threads)
-
-    PHYSICS = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
-    CONTROLS = (
-        mujoco.mjtState.mjSTATE_CTRL.value
-        | mujoco.mjtState.mjSTATE_MOCAP_POS.value
-        | mujoco.mjtState.mjSTATE_MOCAP_QUAT.value
-    )
 
     def play(self) -> float:
         """Play one episode in every world, 6 sub-steps a call."""
