@@ -1,10 +1,10 @@
 """RL²: a recurrent policy that learns within its memory, trained by PPO."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from math import log
+from math import ceil, log
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Config:
     max_gradient_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
     bptt_steps: int = 250
-    """Steps that gradients flow back through the memory; the memory itself is never cut."""
+    """Longest piece that gradients flow back through; trials are cut into equal ones."""
     gamma: float = 0.99
     """Discount per environment step, across the episodes of a trial, in [0, 1]."""
     gae_lambda: float = 0.95
@@ -124,27 +124,34 @@ class RecurrentPolicy(nn.Module):
 
 @dataclass(frozen=True)
 class Trials:
-    """Trials as the update sees them: one column each, without padding between episodes."""
+    """Trials as the update sees them: B columns of T steps without padding between episodes.
 
-    inputs: Float[Tensor, "T B I"]
-    action: Float[Tensor, "T B A"]
-    log_prob: Float[Tensor, "T B"]
-    advantage: Float[Tensor, "T B"]
-    valid: Bool[Tensor, "T B"]
+    `pieces` cuts T into C pieces of L steps, (L, C, B), for the policy to play side by side.
+    """
 
-    def columns(self, which: Int[Tensor, "C"]) -> "Trials":
-        """Return some of the trials."""
-        return Trials(**{field.name: getattr(self, field.name)[:, which] for field in fields(self)})
+    inputs: Float[Tensor, "*T B I"]
+    action: Float[Tensor, "*T B A"]
+    log_prob: Float[Tensor, "*T B"]
+    advantage: Float[Tensor, "*T B"]
+    valid: Bool[Tensor, "*T B"]
 
-    def chunks(self, steps: int) -> Iterator["Trials"]:
-        """Cut the trials into pieces of so many steps, in order."""
-        for start in range(0, len(self.valid), steps):
-            yield Trials(
-                **{
-                    field.name: getattr(self, field.name)[start : start + steps]
-                    for field in fields(self)
-                }
-            )
+    def pieces(self, longest: int) -> "Trials":
+        """Cut the trials into as few pieces of one length as have at most so many steps."""
+        count = ceil(len(self.valid) / longest)
+        length = ceil(len(self.valid) / count)
+
+        def cut(column: Tensor) -> Tensor:
+            padding = column.new_zeros(count * length - len(column), *column.shape[1:])
+            return torch.cat([column, padding]).unflatten(0, (count, length)).transpose(0, 1)
+
+        return self._map(cut)
+
+    def of(self, which: Int[Tensor, "D"]) -> "Trials":
+        """Return the pieces of some of the trials."""
+        return self._map(lambda column: column[:, :, which])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Trials":
+        return Trials(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 def packed(rollout: Rollout) -> Rollout:
@@ -226,17 +233,23 @@ class RL2PPO:
         )
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs of clipped policy gradients on whole trials, their memory recomputed."""
+        """Epochs of clipped policy gradients on whole trials, their memory recomputed.
+
+        Trials are cut into pieces that are played side by side, because a long trial of few
+        columns keeps no processor busy. A piece begins with what the one before ended with when it
+        was last played: exact in the first epoch, an epoch old in the others.
+        """
         rollout = Rollout.concatenate(batch.rollouts)
-        trials = self.prepare(rollout)
-        count = trials.valid.shape[1]
+        trials = self.prepare(rollout).pieces(self.config.bptt_steps)
+        memory = self.memories(trials)
+        count = trials.valid.shape[-1]
         totals: dict[str, Tensor] = {}
         steps, epochs = 0, 0
         for _ in range(self.config.epochs):
             order = torch.randperm(count, generator=self.generator).to(self.device)
             divergences = []
             for which in order.tensor_split(min(self.config.minibatches, count)):
-                metrics = self.step(trials.columns(which))
+                metrics, memory[:, which] = self.step(trials.of(which), memory[:, which])
                 divergences.append(metrics["outer/kl"])
                 totals = {name: totals.get(name, 0) + value for name, value in metrics.items()}
                 steps += 1
@@ -251,41 +264,50 @@ class RL2PPO:
             "outer/epochs": torch.tensor(float(epochs))
         }
 
-    def step(self, trials: Trials) -> Metrics:
-        """One Adam step on a minibatch of trials."""
-        total = trials.valid.sum()
-        sums = dict.fromkeys(
-            ("outer/loss", "outer/kl", "outer/clipped_share", "policy/entropy"),
-            torch.zeros((), device=self.device),
-        )
+    def step(
+        self, trials: Trials, memory: Float[Tensor, "C B H"]
+    ) -> tuple[Metrics, Float[Tensor, "C B H"]]:
+        """One Adam step on a minibatch of trials; return their memories as `play` does."""
+        policy, memory = self.play(trials, memory, self.policy)
         self.optimizer.zero_grad()
-        for chunk, policy in self.recall(trials, self.policy):
-            loss, parts = self.loss(chunk, policy, total)
-            loss.backward()
-            sums = {name: sums[name] + part for name, part in parts.items()}
+        loss, metrics = self.loss(trials, policy)
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
-        return sums | {"outer/gradient_norm": norm}
+        return metrics | {"outer/gradient_norm": norm}, memory
 
-    def recall(
-        self, trials: Trials, policy: Callable[[Tensor, Tensor], tuple[Gaussian, Tensor]]
-    ) -> Iterator[tuple[Trials, Gaussian]]:
-        """Play the trials through the memory again: the policy in each chunk of them, in order."""
-        size = (trials.valid.shape[1], self.config.memory_size)
-        hidden = torch.zeros(size, dtype=trials.inputs.dtype, device=self.device)
-        for chunk in trials.chunks(self.config.bptt_steps):
-            acting, hidden = policy(chunk.inputs, hidden)
-            hidden = hidden.detach()  # truncated backpropagation through time
-            yield chunk, acting
+    @torch.no_grad()
+    def memories(self, trials: Trials) -> Float[Tensor, "C B H"]:
+        """Return what the policy remembers at the start of each piece."""
+        size = (trials.valid.shape[-1], self.config.memory_size)
+        memory = [torch.zeros(size, dtype=trials.inputs.dtype, device=self.device)]
+        for inputs in trials.inputs.unbind(1)[:-1]:
+            memory.append(self.policy(inputs, memory[-1])[1])
+        return torch.stack(memory)
 
-    def loss(
-        self, chunk: Trials, policy: Gaussian, total: Int[Tensor, ""]
-    ) -> tuple[Float[Tensor, ""], Metrics]:
-        """A chunk's part of the loss, a mean over `total` steps, and of what is logged."""
-        weight = chunk.valid / total
-        log_ratio = policy.log_prob(chunk.action) - chunk.log_prob
+    def play(
+        self,
+        trials: Trials,
+        memory: Float[Tensor, "C B H"],
+        policy: Callable[[Tensor, Tensor], tuple[Gaussian, Tensor]],
+    ) -> tuple[Gaussian, Float[Tensor, "C B H"]]:
+        """Play all pieces at once, each from its memory; return the policy in them, (L, C, B, A).
+
+        Also the memories to begin with the next time: what the piece before ended with, now. No
+        gradient flows through them: truncated backpropagation through time.
+        """
+        side_by_side = memory.shape[:2]
+        acting, last = policy(trials.inputs.flatten(1, 2), memory.flatten(0, 1))
+        acting = Gaussian(*(part.unflatten(1, side_by_side) for part in acting))
+        last = last.detach().unflatten(0, side_by_side)
+        return acting, torch.cat([memory[:1], last[:-1]])
+
+    def loss(self, trials: Trials, policy: Gaussian) -> tuple[Float[Tensor, ""], Metrics]:
+        """Mean loss over all steps, and what is logged."""
+        weight = trials.valid / trials.valid.sum()
+        log_ratio = policy.log_prob(trials.action) - trials.log_prob
         ratio = log_ratio.exp()
-        objective = clipped_surrogate(ratio, chunk.advantage, self.config.clip)
+        objective = clipped_surrogate(ratio, trials.advantage, self.config.clip)
         entropy = policy.entropy()
         loss = -(weight * (objective + self.config.entropy_coefficient * entropy)).sum()
         parts = {
@@ -300,30 +322,31 @@ class RL2PPO:
         """Open the objective of the first epoch, on all trials at once, for inspection."""
         rollout = packed(Rollout.concatenate(batch.rollouts))
         trials = self.prepare(rollout)
+        pieces = trials.pieces(self.config.bptt_steps)
+        memory = self.memories(pieces)
         # A copy, for a GRU keeps hold of the last parameters that it was called with.
         policy = deepcopy(self.policy)
 
-        def recall(theta: Params) -> Iterator[tuple[Trials, Gaussian]]:
-            return self.recall(trials, lambda *given: functional_call(policy, theta, given))
-
-        def loss(theta: Params) -> Tensor:
-            total = trials.valid.sum()
-            return torch.stack([self.loss(*part, total)[0] for part in recall(theta)]).sum()
+        def play(theta: Params) -> Gaussian:
+            acting, _ = self.play(
+                pieces, memory, lambda *given: functional_call(policy, theta, given)
+            )
+            return acting
 
         def log_ratio(theta: Params) -> Tensor:
-            log_prob = torch.cat([acting.log_prob(chunk.action) for chunk, acting in recall(theta)])
-            return (log_prob - trials.log_prob).unflatten(1, rollout.reward.shape[1:])
+            log_prob = play(theta).log_prob(pieces.action) - pieces.log_prob
+            in_order = log_prob.transpose(0, 1).flatten(0, 1)[: len(trials.valid)]
+            return in_order.unflatten(1, rollout.reward.shape[1:])
 
-        cut = len(trials.valid) > self.config.bptt_steps
         return Surrogate(
             theta={name: value.detach() for name, value in policy.named_parameters()},
-            loss=loss,
+            loss=lambda theta: self.loss(pieces, play(theta))[0],
             log_ratio=log_ratio,
             advantage=trials.advantage.unflatten(1, rollout.reward.shape[1:]),
             rollout=rollout,
             gamma=self.config.gamma,
             across_episodes=True,
-            approximation="bias of truncated backpropagation (bptt_steps)" if cut else None,
+            approximation=None,
         )
 
     def prepare(self, rollout: Rollout) -> Trials:

@@ -58,15 +58,11 @@ def time_step(first=False, valid=True, seed=0):
     )
 
 
-def recomputed(agent, trials, bptt_steps):
-    """Log-probabilities under the present parameters, by chunks as the update takes them."""
-    hidden = torch.zeros(trials.valid.shape[1], agent.config.memory_size)
-    parts = []
+def recomputed(agent, trials, memory):
+    """Log-probabilities (L, C, B) under the present parameters, by pieces as the update plays."""
     with torch.no_grad():
-        for chunk in trials.chunks(bptt_steps):
-            policy, hidden = agent.policy(chunk.inputs, hidden)
-            parts.append(policy.log_prob(chunk.action))
-    return torch.cat(parts)
+        policy, _ = agent.play(trials, memory, agent.policy)
+    return policy.log_prob(trials.action)
 
 
 def test_a_memory_outlives_the_episode_and_other_tasks_begin_with_an_empty_one():
@@ -140,13 +136,57 @@ def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_s
     assert gaps.any()  # padding lies between episodes
 
     trials = agent.prepare(rollout)
-    log_ratio = recomputed(agent, trials, bptt_steps) - trials.log_prob
+    pieces = trials.pieces(bptt_steps)
+    memory = agent.memories(pieces)
+    log_ratio = recomputed(agent, pieces, memory) - pieces.log_prob
 
-    assert trials.valid.sum() == rollout.valid.sum()
+    assert trials.valid.sum() == rollout.valid.sum() == pieces.valid.sum()
     assert len(trials.valid) == rollout.valid.sum(0).max() > bptt_steps or bptt_steps == 250
-    assert log_ratio[trials.valid].abs().max() < 1e-5
-    metrics = agent.step(trials)
+    assert log_ratio[pieces.valid].abs().max() < 1e-5
+    metrics, _ = agent.step(pieces, memory)
     assert metrics["outer/kl"].abs() < 1e-7 and metrics["outer/clipped_share"] == 0
+
+
+@pytest.mark.parametrize("bptt_steps", [1, 5, 12, 36, 250])
+def test_pieces_hold_the_trials_in_order_and_are_of_one_length(early_ends, bptt_steps):
+    agent = make_agent(episodes_per_trial=3)
+    batch, _ = trial(agent, make_worker(), some_tasks())
+    trials = agent.prepare(Rollout.concatenate(batch.rollouts))
+    pieces = trials.pieces(bptt_steps)
+    length, count, columns = pieces.valid.shape
+    steps = len(trials.valid)
+    assert columns == TASKS * COPIES and length <= bptt_steps
+    assert count == -(-steps // bptt_steps) and 0 <= length * count - steps < count
+    in_order = pieces.inputs.transpose(0, 1).flatten(0, 1)
+    assert torch.equal(in_order[:steps], trials.inputs) and not in_order[steps:].any()
+    assert not pieces.valid.transpose(0, 1).flatten(0, 1)[steps:].any()
+    which = torch.tensor([2, 0])
+    assert torch.equal(pieces.of(which).action, pieces.action[:, :, which])
+
+
+def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
+    agent = make_agent(episodes_per_trial=3)
+    batch, _ = trial(agent, make_worker(), some_tasks())
+    pieces = agent.prepare(Rollout.concatenate(batch.rollouts)).pieces(10)
+
+    def whole_trial(steps):
+        inputs = pieces.inputs.transpose(0, 1).flatten(0, 1)[:steps]
+        with torch.no_grad():
+            return agent.policy(inputs, torch.zeros(TASKS * COPIES, 8))[1]
+
+    memory = agent.memories(pieces)
+    length, count, _ = pieces.valid.shape
+    assert count > 3 and not memory[0].any()
+    for piece in range(1, count):
+        torch.testing.assert_close(memory[piece], whole_trial(piece * length))
+
+    with torch.no_grad():
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.1)
+    for passes in range(1, count):  # each pass brings one more piece up to date
+        _, memory = agent.play(pieces, memory, agent.policy)
+        torch.testing.assert_close(memory[passes], whole_trial(passes * length))
+    torch.testing.assert_close(memory, agent.memories(pieces))
 
 
 def test_trials_are_packed_without_gaps_and_in_order(early_ends):
