@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
+
 if TYPE_CHECKING:
     from envs._faces import make_vec
     from envs._sb3_face import make_sb3

@@ -7,6 +7,9 @@ CONFIG and fields are those of `meta-rl train`. The run folder is a temporary on
 last rollout's actions are replayed in the simulator alone: how much acting and recording slow it.
 """
 
+import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
+
+# isort: split
 import json
 import os
 import resource

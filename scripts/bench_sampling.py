@@ -9,6 +9,9 @@ actions: five `mj_step` and one `mj_forward` a step, with nothing read or writte
 in MuJoCo is that of such steps; what metaworld's resets simulate counts as not in it.
 """
 
+import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
+
+# isort: split
 import json
 import os
 import platform

@@ -8,6 +8,9 @@ units, and then updates itself from a copy of its state, so each repetition does
 Each runs in a process of its own, whose peak memory is its own.
 """
 
+import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
+
+# isort: split
 import json
 import multiprocessing
 import os

@@ -10,6 +10,9 @@ An agent is measured alike by `meta-rl evaluate RUN --evaluation-episodes 3`, wi
 that it adapts from as many episodes.
 """
 
+import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
+
+# isort: split
 import sys
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
