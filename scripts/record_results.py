@@ -1,28 +1,49 @@
 """Gathers the newest evaluations of finished runs into one small JSON file and a table.
 
-    .venv/bin/python scripts/record_results.py OUTPUT.json RUN RUN ...
+    python scripts/record_results.py OUTPUT.json RUN RUN ... [--splits test train]
+                                     [--actions sampled deterministic]
 
 Runs are expected in folders named CONFIG-seedN, as `meta-rl train CONFIG --seed N` makes them.
 Prints a markdown table: for each config the mean over its seeds at every stage of adaptation.
 """
 
+import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
+
+# isort: split
+
 import json
 import os
 import platform
 import re
-import sys
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from meta_rl.comparison import newest_result
 
 
-def record(run: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Args:
+    """Gather the newest evaluations of finished runs."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """JSON file to write."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    splits: tuple[Literal["test", "train"], ...] = ("test",)
+    """Tasks whose evaluations to take."""
+    actions: tuple[Literal["sampled", "deterministic"], ...] = ("sampled",)
+    """Kinds of actions whose evaluations to take."""
+
+
+def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     config, _, seed = run.name.rpartition("-seed")
-    summary = newest_result(run, "test", "sampled").summary()
+    summary = newest_result(run, split, actions).summary()
     summary.pop("by_task", None)  # the run keeps each goal
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     described = dict(
@@ -30,6 +51,8 @@ def record(run: Path) -> dict[str, Any]:
     )
     return {
         "config": config,
+        "split": split,
+        "actions": actions,
         "seed": int(seed),
         "command": re.sub(r" --runs \S+", "", described["command"]),
         "commit": described["commit"],
@@ -39,15 +62,21 @@ def record(run: Path) -> dict[str, Any]:
     }
 
 
+def kind(entry: dict[str, Any]) -> tuple[str, str, str]:
+    """What entries that differ by their seed alone have in common."""
+    return entry["config"], entry["split"], entry["actions"]
+
+
 def table(records: list[dict[str, Any]]) -> str:
     """Return a markdown table, one row for each config and stage."""
     lines = [
-        "| config | seeds | env steps | adaptation episodes | return: mean over seeds (each) "
-        "| success: mean over seeds (each) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| config | tasks, actions | seeds | env steps | adaptation episodes "
+        "| return: mean over seeds (each) | success: mean over seeds (each) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for config in dict.fromkeys(entry["config"] for entry in records):
-        group = [entry for entry in records if entry["config"] == config]
+    for row_of in dict.fromkeys(map(kind, records)):
+        group = [entry for entry in records if kind(entry) == row_of]
+        config, split, actions = row_of
         steps = np.mean([entry["env_steps"] for entry in group]) / 1e6
         for stage, row in enumerate(group[0]["stages"]):
             cells = []
@@ -56,23 +85,23 @@ def table(records: list[dict[str, Any]]) -> str:
                 each = ", ".join(f"{value:.{digits}f}" for value in values)
                 cells.append(f"{np.mean(values):.{digits}f} ({each})")
             lines.append(
-                f"| {config} | {len(group)} | {steps:.2f} M | {row['adaptation_episodes']} "
-                f"| {cells[0]} | {cells[1]} |"
+                f"| {config} | {split}, {actions} | {len(group)} | {steps:.2f} M "
+                f"| {row['adaptation_episodes']} | {cells[0]} | {cells[1]} |"
             )
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(args: Args) -> None:
     """Write the file and print the table."""
-    output, *runs = map(Path, sys.argv[1:])
+    found = product(args.runs, args.splits, args.actions)
     records = sorted(
-        (record(run) for run in runs), key=lambda entry: (entry["config"], entry["seed"])
+        (record(*which) for which in found), key=lambda entry: (*kind(entry), entry["seed"])
     )
     machine = f"{platform.machine()} virtual machine, {os.cpu_count()} cores, no GPU"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"machine": machine, "runs": records}, indent=1) + "\n")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps({"machine": machine, "runs": records}, indent=1) + "\n")
     print(table(records))
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

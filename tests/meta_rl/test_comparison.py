@@ -3,7 +3,6 @@ import importlib.util
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -329,18 +328,16 @@ def test_an_older_run_without_a_newer_field_belongs_to_its_group(runs):
     assert isinstance(group, Group) and len(group.runs) == 2
 
 
-def test_results_are_recorded_from_runs(runs, tmp_path, monkeypatch, capsys):
+def test_results_are_recorded_from_runs(runs, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("record", ROOT / "scripts" / "record_results.py")
     record = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(record)
     output = tmp_path / "results.json"
-    seeds = [str(runs / f"maml-seed{seed}") for seed in (1, 0)]
-    monkeypatch.setattr(sys, "argv", ["record_results.py", str(output), *seeds])
-    record.main()
+    record.main(record.Args(output, tuple(runs / f"maml-seed{seed}" for seed in (1, 0))))
     recorded = json.loads(output.read_text())["runs"]
     assert [(entry["config"], entry["seed"]) for entry in recorded] == [("maml", 0), ("maml", 1)]
     mean = np.mean([entry["stages"][1]["success"]["mean"] for entry in recorded])
-    assert "| maml | 2 | " in capsys.readouterr().out and 0 <= mean <= 1
+    assert "| maml | test, sampled | 2 | " in capsys.readouterr().out and 0 <= mean <= 1
 
 
 def test_seeds_share_a_name_that_other_settings_do_not(small_config):
