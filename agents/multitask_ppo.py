@@ -11,7 +11,7 @@ from torch.func import grad
 from agents._maml import OptimizerStep, PolicyConfig, Samples, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Params, for_each_task, from_by_task
-from meta_rl.ppo import clipped_surrogate
+from meta_rl.ppo import clipped_surrogate, run_epochs
 from meta_rl.protocols import Surrogate
 from meta_rl.seeding import make_generator
 from meta_rl.trust_region import ravel
@@ -61,25 +61,17 @@ class MultitaskPPO(OptimizerStep):
         """Epochs of clipped policy gradients on minibatches."""
         (rollout,) = batch.rollouts
         samples = prepare(rollout, self.config)
-        count = samples.obs.shape[1]
-        history: list[Metrics] = []
-        epochs = 0
-        for _ in range(self.config.epochs):
-            order = torch.randperm(count, generator=self.generator).to(self.device)
-            parts = order.tensor_split(min(self.config.minibatches, count))
-            history += [self.step(self.some(samples, which)) for which in parts]
-            epochs += 1
-            limit = self.config.target_kl
-            latest = torch.stack([metrics["outer/kl"] for metrics in history[-len(parts) :]])
-            if limit is not None and latest.mean() > limit:
-                break
+        config = self.config
+        metrics = run_epochs(
+            lambda which: self.step(self.some(samples, which.to(self.device))),
+            samples.obs.shape[1],
+            config.epochs,
+            config.minibatches,
+            config.target_kl,
+            self.generator,
+        )
         self.meta_updates += 1
-        return {
-            name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]
-        } | {
-            "outer/epochs": torch.tensor(float(epochs)),
-            "policy/std": self.theta["log_std"].exp().mean(),
-        }
+        return metrics | {"policy/std": self.theta["log_std"].exp().mean()}
 
     def some(self, samples: Samples, which: Tensor) -> Samples:
         """Return some of every task's steps."""

@@ -16,7 +16,7 @@ from meta_rl.baseline import baseline_advantage, normalize_by_task
 from meta_rl.errors import UserError
 from meta_rl.normalization import RunningMoments
 from meta_rl.policy import Gaussian, Params
-from meta_rl.ppo import clipped_surrogate
+from meta_rl.ppo import clipped_surrogate, run_epochs
 from meta_rl.protocols import Surrogate
 from meta_rl.returns import episode_step
 from meta_rl.seeding import derive_seed, make_generator
@@ -242,27 +242,25 @@ class RL2PPO:
         rollout = Rollout.concatenate(batch.rollouts)
         trials = self.prepare(rollout).pieces(self.config.bptt_steps)
         memory = self.memories(trials)
-        count = trials.valid.shape[-1]
-        totals: dict[str, Tensor] = {}
-        steps, epochs = 0, 0
-        for _ in range(self.config.epochs):
-            order = torch.randperm(count, generator=self.generator).to(self.device)
-            divergences = []
-            for which in order.tensor_split(min(self.config.minibatches, count)):
-                metrics, memory[:, which] = self.step(trials.of(which), memory[:, which])
-                divergences.append(metrics["outer/kl"])
-                totals = {name: totals.get(name, 0) + value for name, value in metrics.items()}
-                steps += 1
-            epochs += 1
-            limit = self.config.target_kl
-            if limit is not None and torch.stack(divergences).mean() > limit:
-                break
+
+        def step(which: Int[Tensor, "D"]) -> Metrics:
+            which = which.to(self.device)
+            metrics, memory[:, which] = self.step(trials.of(which), memory[:, which])
+            return metrics
+
+        config = self.config
+        metrics = run_epochs(
+            step,
+            trials.valid.shape[-1],
+            config.epochs,
+            config.minibatches,
+            config.target_kl,
+            self.generator,
+        )
         if self.config.normalize_inputs:  # only now: the trials were played with the old moments
             self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
             self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
-        return {name: value / steps for name, value in totals.items()} | {
-            "outer/epochs": torch.tensor(float(epochs))
-        }
+        return metrics
 
     def step(
         self, trials: Trials, memory: Float[Tensor, "C B H"]
