@@ -117,8 +117,8 @@ class EvalResult:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write `<env_steps>-<split>-<actions>-<fingerprint>.json`, and all cells as npz."""
-        kind = f"{self.protocol['split']}-{self.protocol['actions']}"
+        """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz."""
+        kind = f"{self.protocol['split']}-{self.protocol['actions']}-seed{self.seed}"
         stem = f"{self.env_steps}-{kind}-{self.fingerprint}"
         path = folder / f"{stem}.json"
         try:
@@ -151,7 +151,8 @@ class EvalResult:
                     protocol=summary["protocol"],
                     env_steps=summary["env_steps"],
                     meta_iterations=summary["meta_iterations"],
-                    checkpoint=summary.get("checkpoint", "latest"),  # older files do not say
+                    checkpoint=summary.get("checkpoint", "latest"),  # older files say neither
+                    seed=summary.get("seed", 0),
                 )
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise UserError(

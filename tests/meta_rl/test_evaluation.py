@@ -353,7 +353,11 @@ def test_the_fingerprint_does_not_know_the_run(meta_rl, small_config, tmp_path):
 def test_a_result_comes_back_from_its_files(tmp_path):
     result = measure(Sweeper(2), EvaluationConfig(adaptation_steps=1))
     path = result.save(tmp_path / "evaluations")
-    assert path.name == f"100-test-sampled-{result.fingerprint}.json"
+    assert path.name == f"100-test-sampled-seed0-{result.fingerprint}.json"
+    loaded, other = EvalResult.load(path), replace(result, seed=3)
+    assert loaded.summary() == result.summary()
+    beside = other.save(tmp_path / "evaluations")  # another evaluation seed overwrites nothing
+    assert beside != path and EvalResult.load(beside).seed == 3
 
     summary = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as cells:
