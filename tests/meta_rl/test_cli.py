@@ -242,7 +242,9 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
         meta_rl("evaluate", "runs/small", *words.split()).fails_with(told)
     shutil.rmtree(run.path / "evaluations")
     (run.path / "evaluations").touch()
-    meta_rl("evaluate", "runs/small").fails_with("cannot write the evaluation runs/small/evaluat")
+    meta_rl("evaluate", "runs/small").fails_with(
+        "cannot write the unfinished evaluation runs/small/"
+    )
 
 
 def test_compare_refuses_different_protocols_and_names_them(meta_rl, run, tmp_path):
