@@ -124,7 +124,8 @@ def build_agent():
 def small_config(tmp_path_factory):
     """Write a small experiment as YAML and return its path.
 
-    Sections are given as dictionaries, which are merged; a value of None takes a key away.
+    Sections are given as dictionaries, which are merged, or stand alone if they have a name; a
+    value of None takes a key away.
     """
 
     def write(agent="maml_trpo", /, **changes):
@@ -142,13 +143,31 @@ def small_config(tmp_path_factory):
             "tracking": {"mode": "off"},
         }
         for key, value in changes.items():
-            data[key] = data.get(key, {}) | value if isinstance(value, dict) else value
+            merged = isinstance(value, dict) and "name" not in value
+            data[key] = data.get(key, {}) | value if merged else value
         data = {key: value for key, value in data.items() if value is not None}
         path = tmp_path_factory.mktemp("config") / "small.yaml"
         path.write_text(yaml.safe_dump(data))
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def can_draw(environment):
+    """Skip where MuJoCo cannot draw; asked in a process of its own, for OpenGL may end one."""
+    script = """
+from meta_rl.opengl import choose_opengl
+choose_opengl()
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+mujoco.Renderer(model).close()
+"""
+    outcome = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    if outcome.returncode != 0:
+        pytest.skip(f"MuJoCo cannot draw here: {(outcome.stderr.splitlines() or ['it died'])[-1]}")
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ CHROMEDRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
-def runs(small_config, tmp_path_factory):
-    """Two agents on 2-D navigation, two seeds each."""
+def runs(can_draw, small_config, tmp_path_factory):
+    """Two agents on ML1 reach-v3, three seeds each, of short episodes."""
     folder = tmp_path_factory.mktemp("runs")
+    reach = {"name": "metaworld", "benchmark": "ML1", "task": "reach-v3", "horizon": 10}
     for agent in ("maml_ppo", "maml_trpo"):
-        config = small_config(agent, name="", runs=str(folder))
-        for seed in (0, 1):
+        config = small_config(agent, name="", runs=str(folder), envs=reach, evaluation={"goals": 3})
+        for seed in (0, 1, 2):
             name = f"{agent}-seed{seed}"
             assert main(["train", str(config), "--seed", str(seed), "--name", name]) == 0
     return sorted(folder.iterdir())
@@ -103,7 +104,7 @@ def test_every_figure_is_drawn_and_nothing_is_wider_than_the_page(opened, width)
     for alt, drawn_width, drawn_height, marks in figures:
         assert len(alt) > 20
         assert drawn_width > 250 and drawn_height > 80 and marks > 0, alt
-    assert {"maml_ppo, 2 seeds", "maml_trpo, 2 seeds"} <= set(texts)
+    assert {"maml_ppo, 3 seeds", "maml_trpo, 3 seeds"} <= set(texts)
     assert script("return document.documentElement.scrollWidth") <= width
 
 
@@ -141,10 +142,10 @@ def test_results_are_the_evaluations(opened, runs):
         *(["maml_ppo", "0"], ["maml_ppo", "2"]),
         *(["maml_trpo", "0"], ["maml_trpo", "2"]),
     ]
-    for row, pair, stage in zip(
-        rows[1:], (seeds[:2],) * 2 + (seeds[2:],) * 2, (0, 1) * 2, strict=True
+    for row, group, stage in zip(
+        rows[1:], (seeds[:3],) * 2 + (seeds[3:],) * 2, (0, 1) * 2, strict=True
     ):
-        mean = np.mean([seed.episode_return[:, stage].mean() for seed in pair])
+        mean = np.mean([seed.episode_return[:, stage].mean() for seed in group])
         value, low, high = (float(x) for x in re.findall(r"-?[\d.]+", row[3]))
         assert value == pytest.approx(mean, abs=0.01) and low <= value <= high
 
@@ -158,7 +159,7 @@ def test_settings_versions_and_commands_are_told(opened, runs):
 
     assert ["agent.name", "maml_ppo", "maml_trpo"] in settings
     assert not any(row[0].startswith(("envs.", "seed", "name")) for row in settings)
-    assert len(commands) == 4 and all(command.startswith("meta-rl") for command in commands)
+    assert len(commands) == 6 and all(command.startswith("meta-rl") for command in commands)
     assert re.match(r"2\.\d+", torch[1])
 
 
