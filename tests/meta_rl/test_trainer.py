@@ -283,7 +283,7 @@ def test_a_run_folder_holds_what_describes_and_continues_the_run(
         assert {"return/before", "return/after", "evaluation/return/stage_1"} < row.keys()
     steps = [row["env_steps"] for row in run.rows]
     stems = {path.stem.rpartition("-")[0] for path in (run.path / "evaluations").glob("*.json")}
-    assert stems == {f"{count}-test-sampled" for count in steps}
+    assert stems == {f"{count}-test-sampled-seed0" for count in steps}
     best = torch.load(run.path / "checkpoints" / "best.pt", weights_only=True)
     quantities = ("success", "return")
     scores = [[row[f"evaluation/{name}/stage_1"] for name in quantities] for row in run.rows]
