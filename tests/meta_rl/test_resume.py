@@ -165,7 +165,8 @@ def test_a_resumed_run_is_the_same_run_to_wandb(
         meta_rl("train", "--resume", "runs/small", "--meta-iterations", 3).succeeds()
 
     assert run_id and run.latest["wandb_run_id"] == run_id
-    recorded = {path.name.rpartition("-")[2] for path in run.path.glob("wandb/offline-run-*")}
+    # offline-run-<second>-<id>, and a number behind it if another began in the same second
+    recorded = {path.name.split("-")[3] for path in run.path.glob("wandb/offline-run-*")}
     assert recorded == {run_id}
     group = shared_name(RunFolder(run.path).experiment())
     logs = run.path.glob("wandb/offline-run-*/*.wandb")
