@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, log
 from typing import Any
@@ -53,7 +53,7 @@ class Config:
     max_gradient_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
     bptt_steps: int = 250
-    """Longest piece that gradients flow back through; trials are cut into equal ones."""
+    """Most steps that gradients flow back through; trials are cut into equal pieces as long."""
     gamma: float = 0.99
     """Discount per environment step, across the episodes of a trial, in [0, 1]."""
     gae_lambda: float = 0.95
@@ -144,14 +144,11 @@ class Trials:
             padding = column.new_zeros(count * length - len(column), *column.shape[1:])
             return torch.cat([column, padding]).unflatten(0, (count, length)).transpose(0, 1)
 
-        return self._map(cut)
+        return map_tensors(cut, self)
 
     def of(self, which: Int[Tensor, "D"]) -> "Trials":
         """Return the pieces of some of the trials."""
-        return self._map(lambda column: column[:, :, which])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Trials":
-        return Trials(*(change(getattr(self, field.name)) for field in fields(self)))
+        return map_tensors(lambda column: column[:, :, which], self)
 
 
 def packed(rollout: Rollout) -> Rollout:
@@ -237,7 +234,7 @@ class RL2PPO:
 
         Trials are cut into pieces that are played side by side, because a long trial of few
         columns keeps no processor busy. A piece begins with what the one before ended with when it
-        was last played: exact in the first epoch, an epoch old in the others.
+        was last played: in the first epoch by the policy that collected, later an epoch ago.
         """
         rollout = Rollout.concatenate(batch.rollouts)
         trials = self.prepare(rollout).pieces(self.config.bptt_steps)

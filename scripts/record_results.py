@@ -7,10 +7,6 @@ Runs are expected in folders named CONFIG-seedN, as `meta-rl train CONFIG --seed
 Prints a markdown table: for each config the mean over its seeds at every stage of adaptation.
 """
 
-import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
-
-# isort: split
-
 import json
 import os
 import platform

@@ -278,6 +278,7 @@ def test_sb3_trains_on_it_through_its_wrappers():
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_documents_snippets_run(number):
     text = (ROOT / "docs" / "vector_envs.md").read_text()
+    assert len(text.splitlines()) <= 40
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(snippets) == 2
     exec(compile(snippets[number], f"vector_envs.md[{number}]", "exec"), {})

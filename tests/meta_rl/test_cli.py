@@ -243,7 +243,7 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
     shutil.rmtree(run.path / "evaluations")
     (run.path / "evaluations").touch()
     meta_rl("evaluate", "runs/small").fails_with(
-        "cannot write the unfinished evaluation runs/small/"
+        "cannot write the unfinished evaluation runs/small/evaluations/partial-"
     )
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def runs(can_draw, small_config, tmp_path_factory):
         config = small_config(agent, name="", runs=str(folder), envs=reach, evaluation={"goals": 3})
         for seed in (0, 1, 2):
             name = f"{agent}-seed{seed}"
-            assert main(["train", str(config), "--seed", str(seed), "--name", name]) == 0
+            words = ["train", str(config), "--seed", str(seed), "--name", name]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["meta-rl", *words])
+                assert main(words) == 0
     return sorted(folder.iterdir())
 
 
@@ -159,7 +163,7 @@ def test_settings_versions_and_commands_are_told(opened, runs):
 
     assert ["agent.name", "maml_ppo", "maml_trpo"] in settings
     assert not any(row[0].startswith(("envs.", "seed", "name")) for row in settings)
-    assert len(commands) == 6 and all(command.startswith("meta-rl") for command in commands)
+    assert len(commands) == 6 and all(command.startswith("meta-rl train ") for command in commands)
     assert re.match(r"2\.\d+", torch[1])
 
 
