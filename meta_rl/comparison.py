@@ -76,6 +76,16 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
 
+    @property
+    def wall_time_s(self) -> float | None:
+        """Time that training took until the checkpoint that was measured; none if not logged."""
+        times = [
+            row["wall_time_s"]
+            for row in self.metrics
+            if "wall_time_s" in row and row["env_steps"] <= self.result.env_steps
+        ]
+        return max(times, default=None)
+
     @cached_property
     def description(self) -> dict[str, Any]:
         """All that must be equal for runs to be seeds of one agent, under dotted names."""

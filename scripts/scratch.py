@@ -35,6 +35,7 @@ from meta_rl.evaluation import EvalResult, choose_tasks, describe_protocol
 from meta_rl.experiment import build_distribution, set_threads
 from meta_rl.run_folder import RunFolder
 from meta_rl.seeding import derive_seed
+from meta_rl.sinks import JsonlSink
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,10 @@ def main(args: Args) -> Path:
     folder = RunFolder(Path(args.runs) / args.name)
     if folder.path.exists():
         raise UserError(f"{folder.path} exists already; choose another --runs, or remove it")
+    clock = JsonlSink(folder.metrics)
     experiment, result = train_and_measure(args)
     path = result.save(folder.evaluations)
+    clock.log({}, result.env_steps, result.meta_iterations)
     (folder.path / "config.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     print(f"written to {path}")
     return folder.path

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import envs
+from meta_rl.comparison import load_run
 from meta_rl.errors import UserError
 from meta_rl.evaluation import EvalResult
 
@@ -56,6 +57,7 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     assert (result.episode_return < 0).all() and np.isfinite(result.success).all()
     compared = meta_rl("compare", "runs/small", folder, "--format", "csv").succeeds()
     assert "small-sb3_ppo" in compared.out and "probability_of_improvement" in compared.out
+    assert load_run(folder, "test", "sampled").wall_time_s > 0
     with pytest.raises(UserError, match="exists already"):
         scratch.main(args)
     (folder / "config.yaml").write_text("agent: {name: sb3_ppo}")

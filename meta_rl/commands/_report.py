@@ -1,7 +1,6 @@
 """What a report says of groups of runs: results, curves, settings, and how they were made."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
 
 import numpy as np
 import yaml
@@ -12,7 +11,7 @@ from meta_rl import __version__, figures
 from meta_rl.commands import compare
 from meta_rl.commands._page import STYLE, Figure, Folded, Page, Section, Video
 from meta_rl.commands._table import TextTable
-from meta_rl.commands.compare import TITLES
+from meta_rl.commands.compare import TITLES, told_time
 from meta_rl.comparison import (
     Group,
     Quantity,
@@ -324,7 +323,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
                         environment.get("commit", "–"),
                         f"{run.result.meta_iterations:,}",
                         f"{run.result.env_steps:,}",
-                        _wall_time(run),
+                        "–" if run.wall_time_s is None else told_time(run.wall_time_s),
                     ]
                     for run, environment in zip(runs, made_with, strict=True)
                 ],
@@ -349,11 +348,6 @@ def _provenance(runs: Sequence[Run]) -> Section:
             ),
         ],
     )
-
-
-def _wall_time(run: Run) -> str:
-    seconds = figures.logged(run.metrics, "env_steps", "wall_time_s")[1]
-    return str(timedelta(seconds=round(seconds[-1]))) if len(seconds) else "–"
 
 
 def _from_to(group: Group, quantity: Quantity) -> str:

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["markdown", "csv", "latex"]
 FORMATS: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 CSV_COLUMNS = (
-    *("group", "other", "seeds", "env_steps", "stage", "adaptation_episodes", "task"),
-    *("quantity", "statistic", "value", "low", "high", "over"),
+    *("group", "other", "seeds", "env_steps", "wall_time_s", "stage", "adaptation_episodes"),
+    *("task", "quantity", "statistic", "value", "low", "high", "over"),
 )
 TITLES: "dict[Quantity, str]" = {"success": "success", "episode_return": "return"}
 
@@ -209,6 +210,7 @@ def aggregates_table(quantity: "Quantity", rows: "Sequence[Row]") -> "TextTable"
             row.group.label,
             str(len(row.group.runs)),
             _env_steps(row.group),
+            _wall_time(row.group),
             str(row.group.first.adaptation_episodes[row.stage]),
             *(told(found) for found in row.aggregates.values()),
             _over(row.over),
@@ -216,7 +218,10 @@ def aggregates_table(quantity: "Quantity", rows: "Sequence[Row]") -> "TextTable"
         for row in rows
         if row.quantity == quantity and row.task is None
     ]
-    columns = ("group", "seeds", "env steps", "adaptation episodes", *AGGREGATES, "interval over")
+    columns = (
+        *("group", "seeds", "env steps", "wall time", "adaptation episodes"),
+        *(*AGGREGATES, "interval over"),
+    )
     return TextTable(TITLES[quantity], columns, lines)
 
 
@@ -262,8 +267,22 @@ def _improvement(
 
 
 def _env_steps(group: "Group") -> str:
-    steps = sorted({run.result.env_steps for run in group.runs})
-    return " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
+    steps = sorted(run.result.env_steps for run in group.runs)
+    return _from_to(f"{steps[0]:,}", f"{steps[-1]:,}")
+
+
+def _wall_time(group: "Group") -> str:
+    times = sorted(run.wall_time_s for run in group.runs if run.wall_time_s is not None)
+    return _from_to(told_time(times[0]), told_time(times[-1])) if times else "-"
+
+
+def _from_to(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
+
+
+def told_time(seconds: float) -> str:
+    """Return a duration as h:mm:ss."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def told(found: "Estimate") -> str:
@@ -290,6 +309,7 @@ def _csv(groups: "Sequence[Group]", rows: "Sequence[Row]", given: Arguments) -> 
                     "group": row.group.label,
                     "seeds": " ".join(str(run.seed) for run in row.group.runs),
                     "env_steps": " ".join(str(run.result.env_steps) for run in row.group.runs),
+                    "wall_time_s": " ".join(str(run.wall_time_s or "-") for run in row.group.runs),
                     "stage": row.stage,
                     "adaptation_episodes": row.group.first.adaptation_episodes[row.stage],
                     "task": row.task or "",

@@ -156,6 +156,24 @@ def test_tables_hold_the_statistics_of_the_saved_cells(meta_rl, runs):
     assert "two to four seeds" in told.err and "comparison.png" in told.err
 
 
+def test_wall_time_is_that_of_the_checkpoint_that_was_measured(meta_rl, runs):
+    trained = load(runs, "maml-seed0")[0].result.env_steps
+    times = [(0, 5.0), (trained, 59.6), (trained + 1, 90.0)]
+    write_metrics(
+        runs / "maml-seed0",
+        [{"env_steps": steps, "wall_time_s": time} for steps, time in times],
+    )
+    write_metrics(runs / "maml-seed1", [{"env_steps": trained, "wall_time_s": 3725.2}])
+    (runs / "slower-seed0" / "metrics.jsonl").unlink()
+    assert load(runs, "maml-seed0")[0].wall_time_s == 59.6
+    told = meta_rl("compare", *runs.glob("maml*"), runs / "slower-seed0", "--format", "csv")
+    rows = list(csv.DictReader(told.succeeds().out.splitlines()))
+    shown = {row["group"]: set(row["wall_time_s"].split()) for row in rows if not row["other"]}
+    assert shown == {"maml": {"59.6", "3725.2"}, "slower": {"-"}}
+    page = meta_rl("compare", *runs.glob("maml*"), "--format", "markdown").succeeds().out
+    assert "| 0:01:00 to 1:02:05 |" in page
+
+
 def test_the_terminal_and_the_page_show_the_same(meta_rl, runs, tmp_path):
     both = ("compare", *sorted(runs.glob("maml*")), runs / "slower-seed0")
     terminal = meta_rl(*both).succeeds().out
@@ -170,7 +188,7 @@ def test_the_terminal_and_the_page_show_the_same(meta_rl, runs, tmp_path):
     assert "tasks only" in terminal and "seeds and tasks" in terminal
 
     latex = meta_rl(*both, "--format", "latex").succeeds().out
-    assert latex.count(r"\begin{tabular}{lrrrrrrr}") == 2
+    assert latex.count(r"\begin{tabular}{lrrrrrrrr}") == 2
     (head,) = {line for line in latex.splitlines() if line.startswith("group & seeds")}
     body = [line for line in latex.splitlines() if line.startswith(("maml &", "slower &"))]
     assert all(line.endswith(r"\\") for line in body)
