@@ -1,11 +1,12 @@
-"""Measures one outer update of each gradient-based agent and option, beside its own sampling.
+"""Measures one update of each agent that learns by policy gradients, beside its own sampling.
 
     python scripts/bench_update.py [--tasks 20] [--episodes 10] [--steps 500] [--envs metaworld]
                                    [--only maml_trpo promp ...] [--output FILE] ...
 
 Every agent plays one meta-batch (M tasks, so many episodes a task and phase) with a policy of 2×128
 units, and then updates itself from a copy of its state, so each repetition does the same work.
-Each runs in a process of its own, whose peak memory is its own.
+Each runs in a process of its own, whose peak memory is its own. RL²'s whole iteration is measured
+by `bench_iteration.py`.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -53,13 +54,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "promp": ("promp", {}),
     "reptile": ("reptile", {}),
     "reptile, 3 epochs": ("reptile", {"inner_epochs": 3}),
+    "meta_gradient": ("meta_gradient", {}),
+    "multitask_ppo": ("multitask_ppo", {}),
 }
 """What is measured; early stopping is off, so that all epochs count."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One outer update of each gradient-based agent and option."""
+    """One update of each agent that learns by policy gradients, and of its options."""
 
     tasks: int = 20
     """Tasks of the meta-batch (M)."""
