@@ -23,6 +23,7 @@ from meta_rl.policy import (
 from meta_rl.protocols import Surrogate
 from meta_rl.returns import episode_step
 from meta_rl.seeding import make_generator
+from meta_rl.settings import check_above_zero, check_at_least, check_within_unit
 from meta_rl.trust_region import ravel
 from meta_rl.types import EnvSpec, MetaBatch, Phase, Rollout, Tasks, TimeStep, map_tensors
 
@@ -51,18 +52,16 @@ class PolicyConfig:
     """Floor of the standard deviation."""
 
     def __post_init__(self) -> None:
-        if self.episodes_per_phase < 1:
-            raise UserError(
-                f"agent.episodes_per_phase must be at least 1, got {self.episodes_per_phase}"
-            )
+        check_at_least(1, self, "episodes_per_phase")
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
-        for name in ("initial_std", "min_std"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
+        check_above_zero(self, "initial_std", "min_std")
+        if self.initial_std < self.min_std:
+            raise UserError(
+                f"agent.initial_std must be at least min_std, which is {self.min_std}, got "
+                f"{self.initial_std}: below it nothing is learned of it"
+            )
+        check_within_unit(self, "gamma", "gae_lambda")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -79,8 +78,7 @@ class PolicyGradientConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.inner_lr > 0:
-            raise UserError(f"agent.inner_lr must be above 0, got {self.inner_lr}")
+        check_above_zero(self, "inner_lr")
 
     def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
         """Return alpha for tasks that have adapted so many times."""
@@ -98,10 +96,8 @@ class AdaptationConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.adaptation_steps < 1:
-            raise UserError(
-                f"agent.adaptation_steps must be at least 1, got {self.adaptation_steps}"
-            )
+        check_above_zero(self, "later_inner_lr")
+        check_at_least(1, self, "adaptation_steps")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -133,9 +129,12 @@ class MAMLConfig(AdaptationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("first_order_updates", "multi_step_updates"):
-            if getattr(self, name) < 0:
-                raise UserError(f"agent.{name} must be at least 0, got {getattr(self, name)}")
+        check_at_least(0, self, "first_order_updates", "multi_step_updates")
+        if self.step_sizes != "fixed" and self.adaptation_steps == 1 and self.later_inner_lr:
+            raise UserError(
+                "agent.later_inner_lr has no effect where the size of a single inner step is "
+                "learned: later steps take it, too; leave it out, or raise adaptation_steps"
+            )
         if self.multi_step_updates and self.adaptation_steps == 1:
             raise UserError(
                 "agent.multi_step_updates counts losses after several inner steps, but "
@@ -157,6 +156,10 @@ class Samples:
     weight: Float[Tensor, "M B"]
     copies: int
     """N: the steps B of a task are its T time steps, each of all N copies."""
+
+    def log_ratio(self, policy: Gaussian) -> Float[Tensor, "M B"]:
+        """Log π(a|s) - log π_o(a|s), π_o being the policy that collected."""
+        return policy.log_prob(self.action) - self.log_prob
 
     def mean(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
         """The mean over each task's steps, and over tasks."""
@@ -224,6 +227,7 @@ class PolicyAgent:
     def __init__(
         self, config: PolicyConfig, spec: EnvSpec, device: torch.device, seed: int
     ) -> None:
+        self.config = config
         self.device = device
         self.policy = GaussianMLP(
             spec.observation_size,
@@ -273,11 +277,7 @@ class GradientAdapter(PolicyAgent):
     The context also counts them: `"steps": adaptations so far (M,)`.
     """
 
-    def __init__(
-        self, config: PolicyGradientConfig, spec: EnvSpec, device: torch.device, seed: int
-    ) -> None:
-        super().__init__(config, spec, device, seed)
-        self.gradient_config = config
+    config: PolicyGradientConfig
 
     def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
         """Start every task from θ, not adapted yet."""
@@ -296,7 +296,7 @@ class GradientAdapter(PolicyAgent):
 
     def support(self, rollout: Rollout) -> Samples:
         """A rollout as an inner step learns from it."""
-        return prepare(rollout, self.gradient_config)
+        return prepare(rollout, self.config)
 
     def inner_step(self, phi: Params, samples: Samples, steps: Int[Tensor, "M"]) -> Params:
         """One policy-gradient step on each task: φ' = φ - α ∇L(φ).
@@ -316,7 +316,7 @@ class GradientAdapter(PolicyAgent):
 
     def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
         """α of a parameter, in a shape that multiplies it."""
-        alpha = self.gradient_config.step_size(steps)
+        alpha = self.config.step_size(steps)
         return alpha.view(-1, *[1] * (phi[name].dim() - 1))
 
     def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
@@ -361,7 +361,7 @@ class MAML(GradientAdapter):
     that begin with `STEP_SIZES`: they are part of the same outer step, and of the context.
     """
 
-    gradient_config: MAMLConfig
+    config: MAMLConfig
 
     STEP_SIZES = "step_sizes."
 
@@ -372,7 +372,7 @@ class MAML(GradientAdapter):
 
     def initial_step_sizes(self) -> Params:
         """α of the K inner steps for all that adapts: (K, 1, ...) a tensor, or (K, *its shape)."""
-        config = self.gradient_config
+        config = self.config
         alpha = config.step_size(torch.arange(config.adaptation_steps, device=self.device))
         learned = {}
         for name, value in self.theta.items():
@@ -392,12 +392,12 @@ class MAML(GradientAdapter):
         """
         if name.startswith(self.STEP_SIZES):
             return False
-        return self.gradient_config.adapt == "all" or name.startswith(self.policy.head)
+        return self.config.adapt == "all" or name.startswith(self.policy.head)
 
     @property
     def first_order(self) -> bool:
         """Whether this meta-update takes the inner gradients for constants."""
-        config = self.gradient_config
+        config = self.config
         return config.first_order or self.meta_updates < config.first_order_updates
 
     def inner_gradient(self, phi: Params, samples: Samples) -> Params:
@@ -419,10 +419,7 @@ class MAML(GradientAdapter):
 
         Multi-step loss (Antoniou et al. 2019, §4): all stages alike at first, in the end the last.
         """
-        last, fading = (
-            self.gradient_config.adaptation_steps,
-            self.gradient_config.multi_step_updates,
-        )
+        last, fading = self.config.adaptation_steps, self.config.multi_step_updates
         spread = max(0.0, 1 - self.meta_updates / fading) if fading else 0.0
         shares = {k: spread / last for k in range(1, last + 1) if spread > 0}
         return shares | {last: spread / last + 1 - spread}
@@ -458,7 +455,7 @@ class MAML(GradientAdapter):
 
         def log_ratio(theta: Params) -> Tensor:
             policy = self.policies(theta, episodes, [last])[last]
-            return from_by_task(policy.log_prob(query.action) - query.log_prob, query.copies)
+            return from_by_task(query.log_ratio(policy), query.copies)
 
         return Surrogate(
             theta=self.theta,
@@ -466,7 +463,7 @@ class MAML(GradientAdapter):
             log_ratio=log_ratio,
             advantage=from_by_task(query.advantage, query.copies),
             rollout=batch.rollouts[-1],
-            gamma=self.gradient_config.gamma,
+            gamma=self.config.gamma,
             across_episodes=False,
             approximation="first-order bias" if self.first_order else None,
         )

@@ -17,6 +17,8 @@ class Config(PolicyGradientConfig, multitask_ppo.Config):
 class FineTune(GradientAdapter, multitask_ppo.MultitaskPPO):
     """Adapts as MAML does, from a θ that is good at once and was not made for being adapted."""
 
+    config: Config
+
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> FineTune:
     """Make the agent with its initial parameters."""

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, OptimizerStep, Samples, prepare
-from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
-from meta_rl.ppo import clipped_surrogate
+from meta_rl.ppo import clipped_loss
 from meta_rl.protocols import Surrogate
+from meta_rl.settings import check_above_zero, check_at_least
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 OuterLoss: TypeAlias = Callable[[Params], tuple[Tensor, Metrics]]
@@ -34,20 +34,17 @@ class Config(MAMLConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 1:
-            raise UserError(f"agent.epochs must be at least 1, got {self.epochs}")
-        for name in ("outer_lr", "clip", "target_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"agent.{name} must be above 0, got {value}")
+        check_at_least(1, self, "epochs")
+        check_above_zero(self, "outer_lr", "clip", "target_kl")
 
 
 class MAMLPPO(OptimizerStep, MAML):
     """Moves θ by several clipped gradient steps through the adaptation."""
 
+    config: Config
+
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
-        self.config = config
         self.optimizer = torch.optim.Adam(self.theta.values(), lr=config.outer_lr)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
@@ -80,11 +77,11 @@ class MAMLPPO(OptimizerStep, MAML):
         loss = clipped_share = torch.zeros((), device=self.device)
         for k, share in self.shares().items():
             samples = episodes[k]
-            ratio = (new[k].log_prob(samples.action) - samples.log_prob).exp()
-            objective = clipped_surrogate(ratio, samples.advantage, self.config.clip)
-            loss = loss - share * samples.mean(objective)
-            clipped = ((ratio - 1).abs() > self.config.clip).float()
-            clipped_share = clipped_share + share * samples.mean(clipped)
+            weight = samples.weight / len(samples.weight)
+            log_ratio = samples.log_ratio(new[k])
+            each, measured = clipped_loss(log_ratio, samples.advantage, weight, self.config.clip)
+            loss = loss + share * each
+            clipped_share = clipped_share + share * measured["outer/clipped_share"]
         return loss, {
             "outer/kl": self.divergence(old, new, episodes),
             "outer/clipped_share": clipped_share,

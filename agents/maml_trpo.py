@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
-from meta_rl.errors import UserError
 from meta_rl.policy import Gaussian, Params
 from meta_rl.protocols import Surrogate
+from meta_rl.settings import check_at_least
 from meta_rl.trust_region import (
     Product,
     TrustRegionConfig,
@@ -33,10 +33,7 @@ class Config(MAMLConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.curvature_stride < 1:
-            raise UserError(
-                f"agent.curvature_stride must be at least 1, got {self.curvature_stride}"
-            )
+        check_at_least(1, self, "curvature_stride")
 
 
 class MAMLTRPO(MAML):
@@ -46,9 +43,7 @@ class MAMLTRPO(MAML):
     adaptation move, and those depend on the step sizes as they do on the initial parameters.
     """
 
-    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, spec, device, seed)
-        self.config = config
+    config: Config
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """One TRPO step on the return after adaptation (Finn et al. 2017, Alg. 3, line 10)."""
@@ -81,7 +76,7 @@ class MAMLTRPO(MAML):
         policies = self.policies(theta, episodes, shares)
         loss = torch.zeros((), device=self.device)
         for k, policy in policies.items():
-            ratio = (policy.log_prob(episodes[k].action) - episodes[k].log_prob).exp()
+            ratio = episodes[k].log_ratio(policy).exp()
             loss = loss - shares[k] * episodes[k].mean(ratio * episodes[k].advantage)
         return loss, policies
 

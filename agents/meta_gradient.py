@@ -13,6 +13,7 @@ from torch.func import grad, grad_and_value, jacfwd
 from agents._maml import GradientAdapter, PolicyGradientConfig, Samples, prepare
 from meta_rl.errors import UserError
 from meta_rl.policy import Params, for_each_task
+from meta_rl.settings import check_above_zero, check_within_unit
 from meta_rl.types import EnvSpec, MetaBatch, Metrics, Rollout
 
 
@@ -39,11 +40,8 @@ class Config(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("outer_gamma", "outer_lambda", "trace_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
-        if not self.outer_lr > 0:
-            raise UserError(f"agent.outer_lr must be above 0, got {self.outer_lr}")
+        check_within_unit(self, "outer_gamma", "outer_lambda", "trace_decay")
+        check_above_zero(self, "outer_lr")
         learned = (("gamma", self.learn_gamma), ("gae_lambda", self.learn_lambda))
         for name, learns in learned:
             if learns and not 0 < getattr(self, name) < 1:
@@ -66,9 +64,10 @@ class MetaGradient(GradientAdapter):
     does. On a new task the policy goes on learning, alone, by the same step.
     """
 
+    config: Config
+
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
-        self.config = config
         self.eta = self.initial_eta()
         self.optimizer = torch.optim.Adam(self.eta.values(), lr=config.outer_lr)
         self.trace = {
@@ -148,8 +147,8 @@ class MetaGradient(GradientAdapter):
             for name in ("gamma", "gae_lambda", "inner_lr")
         }
         return settings | {
-            "outer/loss": loss,
-            "outer/step_norm": torch.cat([value.flatten() for value in change.values()]).norm(),
+            "inner/loss": loss,
+            "inner/step_norm": torch.cat([value.flatten() for value in change.values()]).norm(),
             "policy/std": self.theta["log_std"].exp().mean(),
         }
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.func import grad
 
 from agents._maml import OptimizerStep, PolicyConfig, Samples, prepare
-from meta_rl.errors import UserError
 from meta_rl.policy import Params, for_each_task, from_by_task
-from meta_rl.ppo import clipped_surrogate, run_epochs
+from meta_rl.ppo import PPOConfig, clipped_loss, run_epochs
 from meta_rl.protocols import Surrogate
 from meta_rl.seeding import make_generator
 from meta_rl.trust_region import ravel
@@ -19,37 +18,21 @@ from meta_rl.types import EnvSpec, MetaBatch, Metrics, Rollout, map_tensors
 
 
 @dataclass(frozen=True)
-class Config(PolicyConfig):
+class Config(PolicyConfig, PPOConfig):
     """Control: one policy for all tasks by PPO (Schulman et al. 2017), which never adapts."""
-
-    learning_rate: float = 1e-3
-    """Step size of Adam."""
-    epochs: int = 10
-    """Passes over each meta-batch."""
-    minibatches: int = 4
-    """Parts that the steps of a meta-batch are split into, each with some of every task."""
-    clip: float = 0.2
-    """How far the probability ratio may gain from moving away from 1."""
-    target_kl: float | None = 0.03
-    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "target_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"agent.{name} must be above 0, got {value}")
+        PPOConfig.__post_init__(self)
 
 
 class MultitaskPPO(OptimizerStep):
     """Moves θ to where it does best on all tasks at once."""
 
+    config: Config
+
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
-        self.config = config
         self.optimizer = torch.optim.Adam(self.theta.values(), lr=config.learning_rate)
         self.generator = make_generator(seed, "update")
 
@@ -86,16 +69,8 @@ class MultitaskPPO(OptimizerStep):
     def loss(self, theta: Params, samples: Samples) -> tuple[Tensor, Metrics]:
         """Minus PPO's objective, a mean over the steps, and what tells how far the policy moved."""
         policy = self.policy.batched(for_each_task(theta, len(samples.obs)), samples.obs)
-        log_ratio = policy.log_prob(samples.action) - samples.log_prob
-        ratio = log_ratio.exp()
         weight = samples.weight / samples.weight.sum()
-        loss = -(weight * clipped_surrogate(ratio, samples.advantage, self.config.clip)).sum()
-        clipped = (ratio - 1).abs() > self.config.clip
-        return loss, {
-            "outer/loss": loss.detach(),
-            "outer/kl": (weight * (ratio - 1 - log_ratio)).sum().detach(),  # as in rl2_ppo
-            "outer/clipped_share": (weight * clipped).sum(),
-        }
+        return clipped_loss(samples.log_ratio(policy), samples.advantage, weight, self.config.clip)
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the first epoch, on all steps at once, for inspection."""
@@ -104,7 +79,7 @@ class MultitaskPPO(OptimizerStep):
 
         def log_ratio(theta: Params) -> Tensor:
             policy = self.policy.batched(for_each_task(theta, len(samples.obs)), samples.obs)
-            return from_by_task(policy.log_prob(samples.action) - samples.log_prob, samples.copies)
+            return from_by_task(samples.log_ratio(policy), samples.copies)
 
         return Surrogate(
             theta=self.theta,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from agents import maml_ppo
 from agents._maml import Samples
-from meta_rl.errors import UserError
 from meta_rl.policy import Params
+from meta_rl.settings import check_above_zero
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 
@@ -30,18 +30,16 @@ class Config(maml_ppo.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("inner_kl_coefficient", "target_inner_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"agent.{name} must be above 0, got {value}")
+        check_above_zero(self, "inner_kl_coefficient", "target_inner_kl")
 
 
 class ProMP(maml_ppo.MAMLPPO):
     """Learns also what to do before adaptation, and stays near the policies that did it."""
 
+    config: Config
+
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
-        self.config: Config = config
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
 
     def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
@@ -50,8 +48,7 @@ class ProMP(maml_ppo.MAMLPPO):
         Its gradient where φ collected is that of -E[log π A], so the agent adapts as MAML does;
         its curvature E[∇²π/π A] also counts how φ changes which actions are taken.
         """
-        log_prob = self.policy.batched(phi, samples.obs).log_prob(samples.action)
-        ratio = (log_prob - samples.log_prob).exp()
+        ratio = samples.log_ratio(self.policy.batched(phi, samples.obs)).exp()
         return -(samples.weight * ratio * samples.advantage).sum()
 
     def meta_update(self, batch: MetaBatch) -> Metrics:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agents._maml import AdaptationConfig, GradientAdapter, OptimizerStep, Samples, prepare
-from meta_rl.errors import UserError
 from meta_rl.policy import Params
 from meta_rl.ppo import clipped_surrogate
+from meta_rl.settings import check_above_zero, check_at_least
 from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 
@@ -18,10 +18,12 @@ from meta_rl.types import EnvSpec, MetaBatch, Metrics
 class Config(AdaptationConfig):
     """Reptile with policy-gradient or PPO inner steps (Nichol et al. 2018, batched version)."""
 
-    outer_lr: float = 0.5
-    """Step size epsilon towards the mean of the adapted parameters, or Adam's."""
+    outer_lr: float | None = None
+    """Step size epsilon towards the mean of the adapted parameters, or Adam's; none means 0.5, or
+    1e-3 with Adam."""
     annealing_updates: int = 0
-    """Meta-updates over which outer_lr falls linearly to 0; 0 keeps it."""
+    """Meta-updates over which outer_lr falls linearly to 0, after which nothing more is learned;
+    0 keeps it."""
     outer_optimizer: Literal["sgd", "adam"] = "sgd"
     """Move straight towards that mean, or let Adam take the way there for a gradient."""
     inner_epochs: int = 1
@@ -31,15 +33,14 @@ class Config(AdaptationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_epochs < 1:
-            raise UserError(f"agent.inner_epochs must be at least 1, got {self.inner_epochs}")
-        if self.annealing_updates < 0:
-            raise UserError(
-                f"agent.annealing_updates must be at least 0, got {self.annealing_updates}"
-            )
-        for name in ("outer_lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"agent.{name} must be above 0, got {getattr(self, name)}")
+        check_at_least(1, self, "inner_epochs")
+        check_at_least(0, self, "annealing_updates")
+        check_above_zero(self, "outer_lr", "clip")
+
+    @property
+    def epsilon(self) -> float:
+        """outer_lr, or what it is by default."""
+        return self.outer_lr or {"sgd": 0.5, "adam": 1e-3}[self.outer_optimizer]
 
 
 class Reptile(OptimizerStep, GradientAdapter):
@@ -50,12 +51,13 @@ class Reptile(OptimizerStep, GradientAdapter):
     inner ones.
     """
 
+    config: Config
+
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
-        self.config = config
         optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
         make = optimizers[config.outer_optimizer]
-        self.optimizer = make(self.theta.values(), lr=config.outer_lr)
+        self.optimizer = make(self.theta.values(), lr=config.epsilon)
 
     def inner_step(self, phi: Params, samples: Samples, steps: Int[Tensor, "M"]) -> Params:
         """So many gradient steps on one rollout's episodes."""
@@ -65,8 +67,7 @@ class Reptile(OptimizerStep, GradientAdapter):
 
     def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
         """PPO's loss, summed over tasks; where φ collected, its gradient is the policy gradient."""
-        log_prob = self.policy.batched(phi, samples.obs).log_prob(samples.action)
-        ratio = (log_prob - samples.log_prob).exp()
+        ratio = samples.log_ratio(self.policy.batched(phi, samples.obs)).exp()
         objective = clipped_surrogate(ratio, samples.advantage, self.config.clip)
         return -(samples.weight * objective).sum()
 
@@ -87,7 +88,7 @@ class Reptile(OptimizerStep, GradientAdapter):
         """ε of this meta-update."""
         span = self.config.annealing_updates
         left = max(0.0, 1 - self.meta_updates / span) if span else 1.0
-        return self.config.outer_lr * left
+        return self.config.epsilon * left
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Reptile:

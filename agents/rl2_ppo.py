@@ -16,10 +16,11 @@ from meta_rl.baseline import baseline_advantage, normalize_by_task
 from meta_rl.errors import UserError
 from meta_rl.normalization import RunningMoments
 from meta_rl.policy import Gaussian, Params
-from meta_rl.ppo import clipped_surrogate, run_epochs
+from meta_rl.ppo import PPOConfig, clipped_loss, run_epochs
 from meta_rl.protocols import Surrogate
 from meta_rl.returns import episode_step
 from meta_rl.seeding import derive_seed, make_generator
+from meta_rl.settings import check_above_zero, check_at_least, check_within_unit
 from meta_rl.types import (
     EnvSpec,
     MetaBatch,
@@ -33,21 +34,13 @@ from meta_rl.types import (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PPOConfig):
     """RL²: a GRU policy over trials of several episodes, trained by PPO (Duan et al. 2016)."""
 
     episodes_per_trial: int = 2
     """Episodes that the memory lasts for; after them comes another task."""
     learning_rate: float = 5e-4
     """Step size of Adam."""
-    epochs: int = 10
-    """Passes over each meta-batch."""
-    minibatches: int = 4
-    """Parts that the trials of a meta-batch are split into, one Adam step each."""
-    clip: float = 0.2
-    """How far the probability ratio may gain from moving away from 1."""
-    target_kl: float | None = 0.03
-    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
     entropy_coefficient: float = 5e-3
     """Weight of the policy's entropy in the objective."""
     max_gradient_norm: float = 1.0
@@ -76,18 +69,12 @@ class Config:
     """Ceiling of the standard deviation."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes_per_trial", "epochs", "minibatches", "bptt_steps", "memory_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"agent.{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        check_at_least(1, self, "episodes_per_trial", "bptt_steps", "memory_size")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
-        for name in ("learning_rate", "clip", "max_gradient_norm", "min_std", "target_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"agent.{name} must be above 0, got {value}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"agent.{name} must be in [0, 1], got {getattr(self, name)}")
+        check_above_zero(self, "max_gradient_norm", "min_std")
+        check_within_unit(self, "gamma", "gae_lambda")
         if not self.min_std <= self.initial_std <= self.max_std:
             raise UserError(
                 f"agent.initial_std must lie between min_std {self.min_std} and max_std "
@@ -301,17 +288,10 @@ class RL2PPO:
         """Mean loss over all steps, and what is logged."""
         weight = trials.valid / trials.valid.sum()
         log_ratio = policy.log_prob(trials.action) - trials.log_prob
-        ratio = log_ratio.exp()
-        objective = clipped_surrogate(ratio, trials.advantage, self.config.clip)
-        entropy = policy.entropy()
-        loss = -(weight * (objective + self.config.entropy_coefficient * entropy)).sum()
-        parts = {
-            "outer/loss": -objective,
-            "outer/kl": ratio - 1 - log_ratio,  # Schulman's low-variance estimate
-            "outer/clipped_share": ((ratio - 1).abs() > self.config.clip).float(),
-            "policy/entropy": entropy,
-        }
-        return loss, {name: (weight * part.detach()).sum() for name, part in parts.items()}
+        loss, metrics = clipped_loss(log_ratio, trials.advantage, weight, self.config.clip)
+        entropy = (weight * policy.entropy()).sum()
+        metrics["policy/entropy"] = entropy.detach()
+        return loss - self.config.entropy_coefficient * entropy, metrics
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the first epoch, on all trials at once, for inspection."""

@@ -79,4 +79,6 @@ def normalize_by_task(
     mean = (advantage * valid).sum((0, 2), keepdim=True) / count
     centred = (advantage - mean) * valid
     variance = (centred**2).sum((0, 2), keepdim=True) / count
-    return centred / (variance.sqrt() + 1e-8)
+    # Where all are equal they become 0, and the root must not have an infinite slope.
+    std = torch.where(variance > 0, variance, 1.0).sqrt()
+    return centred / (std + 1e-8)

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.errors import UserError
 from meta_rl.policy import Params
+from meta_rl.settings import check_above_zero, check_at_least
 
 Product: TypeAlias = Callable[[Float[Tensor, "D"]], Float[Tensor, "D"]]
 
@@ -90,13 +91,9 @@ class TrustRegionConfig:
 
     def __post_init__(self) -> None:
         where = "agent.trust_region"
-        for name in ("cg_iterations", "backtracks"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{where}.{name} must be at least 1, got {getattr(self, name)}")
-        if not self.max_kl > 0:
-            raise UserError(f"{where}.max_kl must be above 0, got {self.max_kl}")
-        if not self.damping >= 0:
-            raise UserError(f"{where}.damping must be at least 0, got {self.damping}")
+        check_at_least(1, self, "cg_iterations", "backtracks", where=where)
+        check_above_zero(self, "max_kl", where=where)
+        check_at_least(0, self, "damping", where=where)
         if not 0 < self.backtrack_ratio < 1:
             raise UserError(
                 f"{where}.backtrack_ratio must lie between 0 and 1, got {self.backtrack_ratio}"

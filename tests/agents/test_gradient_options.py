@@ -56,7 +56,7 @@ def quadratic(**settings):
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
     samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
-    return agent, centre, [samples] * agent.gradient_config.adaptation_steps
+    return agent, centre, [samples] * agent.config.adaptation_steps
 
 
 # Learned step sizes.

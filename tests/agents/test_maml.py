@@ -73,7 +73,7 @@ def task_log_prob(agent, params, samples, m):
 
 def inner_loop(agent, theta, supports, m, create_graph):
     """One task's parameters after its inner steps, in plain torch.autograd."""
-    config, phi = agent.gradient_config, theta
+    config, phi = agent.config, theta
     for k, samples in enumerate(supports):
         objective = (
             samples.weight[m] * task_log_prob(agent, phi, samples, m) * samples.advantage[m]
