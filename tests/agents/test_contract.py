@@ -33,7 +33,10 @@ OPTIONS = (
     {"adapt": "head"},
     {"step_sizes": "per_layer", "first_order_updates": 2, "multi_step_updates": 4},  # MAML++
     {"step_sizes": "per_parameter", "first_order": True},
+    {"adaptation_steps": 2, "later_inner_lr": 0.05},
+    {"first_order": True, "curvature_stride": 2},
     {"outer_optimizer": "adam", "outer_lr": 1e-3, "annealing_updates": 4, "inner_epochs": 2},
+    {"learn_step_size": True, "trace_decay": 0.5},
 )
 """What changes an agent's structure; tried on every agent whose Config has all of the settings."""
 
@@ -212,6 +215,19 @@ def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
             assert isinstance(value, torch.Tensor) and value.dim() == 0 and value.isfinite()
     for leaf in pytree.tree_leaves(agent.begin(some_tasks(), COPIES)):
         assert leaf.device.type == device.type
+
+
+def test_tasks_without_any_reward_do_no_harm(name, build_agent):
+    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+    for seed in range(2):
+        batch, _ = play(agent, worker, some_tasks(seed))
+        for rollout in batch.rollouts:  # as where a reward is sparse and was not found yet
+            rollout.reward[:, 1] = 0
+            rollout.prev_reward[:, 1] = 0
+        metrics = agent.meta_update(batch)
+        assert all(value.isfinite() for value in metrics.values())
+    tensors = [leaf for leaf in pytree.tree_leaves(agent.state_dict()) if hasattr(leaf, "isfinite")]
+    assert all(leaf.isfinite().all() for leaf in tensors)
 
 
 def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, identical, tmp_path):

@@ -47,7 +47,7 @@ def goals(*places):
 CONTROLS = ("multitask_ppo", "fine_tune", "random", "scripted")
 
 
-@pytest.mark.parametrize("family", ["point_navigation", "ml1_reach", "ml1_push"])
+@pytest.mark.parametrize("family", ["point_navigation", "ml1_reach", "ml1_push", "ml10"])
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_control_is_trained_and_measured_at_the_budget_of_maml(family, control):
     budgets, protocols, learns = [], [], []

@@ -633,6 +633,8 @@ def test_a_few_meta_iterations_teach_fast_adaptation(algorithm):
         (maml_trpo, {"adaptation_steps": 0}),
         (maml_trpo, {"episodes_per_phase": 0}),
         (maml_trpo, {"inner_lr": 0.0}),
+        (maml_trpo, {"inner_lr": float("inf")}),
+        (maml_trpo, {"later_inner_lr": -0.1}),
         (maml_trpo, {"min_std": 0.0}),
         (maml_trpo, {"gamma": 1.5}),
         (maml_trpo, {"curvature_stride": 0}),
@@ -646,3 +648,10 @@ def test_a_bad_setting_is_a_user_error_that_names_it(algorithm, settings):
 
     with pytest.raises(UserError, match=rf"agent\.{name} must be .*, got {value}"):
         algorithm.Config(**settings)
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    with pytest.raises(UserError, match=r"agent\.initial_std must be at least min_std, .* got 0\.1"):
+        maml_trpo.Config(initial_std=0.1, min_std=0.2)
+    with pytest.raises(UserError, match=r"agent\.later_inner_lr has no effect"):
+        maml_ppo.Config(later_inner_lr=0.05, step_sizes="per_layer")

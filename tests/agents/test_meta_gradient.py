@@ -36,7 +36,8 @@ def play(agent, seed):
 
 
 # A chain of three states: an action a costs a² at once and pays 2a two steps later. Learning with
-# γ leads the mean action to μ = γ², which the objective -μ² + 2 γ'² μ values most if γ = γ'.
+# γ and λ leads the mean action to μ = (γλ)², which the objective -μ² + 2 γ'² μ values most if
+# γλ = γ': with λ below 1 that is another γ than the objective's own.
 
 
 def chain(agent, copies=32):
@@ -96,13 +97,19 @@ def chain_agent(**settings):
     )
 
 
-@pytest.mark.parametrize("gamma", [0.5, 0.97])
-def test_it_finds_the_discount_that_is_best_on_a_chain(gamma):
-    agent = chain_agent(gamma=gamma, outer_lr=0.02)
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.5, 1.0), (0.97, 0.9)])
+def test_it_finds_the_discount_that_is_best_on_a_chain(gamma, gae_lambda):
+    def worth(gamma):  # of the policy that learning with γ leads to
+        action = (gamma * gae_lambda) ** DELAY
+        return -(action**2) + WORTH * OUTER_GAMMA**DELAY * action
+
+    best = max((step / 1000 for step in range(1000)), key=worth)
+    agent = chain_agent(gamma=gamma, gae_lambda=gae_lambda, outer_lr=0.02)
     for _ in range(200):
         metrics = agent.meta_update(chain(agent))
 
-    assert metrics["policy/gamma"].item() == pytest.approx(OUTER_GAMMA, abs=2e-3)
+    assert metrics["policy/gamma"].item() == pytest.approx(best, abs=2e-3)
+    assert best == pytest.approx(OUTER_GAMMA / gae_lambda, abs=1e-3)
     assert first_action(agent) == pytest.approx(OUTER_GAMMA**DELAY, abs=3e-3)
 
 

@@ -21,7 +21,11 @@ from meta_rl.seeding import Streams
 from meta_rl.types import EnvSpec, Phase, TimeStep
 from meta_rl.worker import RolloutWorker
 
-AGENTS = sorted(set(catalog.names("agents")) - {"multitask_ppo", "random", "scripted"})
+OPTIONS = "maml_ppo, learned steps of the head"
+AGENTS = [
+    *sorted(set(catalog.names("agents")) - {"multitask_ppo", "random", "scripted"}),
+    OPTIONS,
+]
 """Those that adapt."""
 
 LOOP = """
@@ -116,7 +120,9 @@ def adapted(small_config, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("adapted")
     for agent in AGENTS:
-        words = [str(small_config(agent)), "--runs", str(folder), "--name", agent]
+        options = {"adapt": "head", "step_sizes": "per_layer"} if agent == OPTIONS else {}
+        config = small_config(agent.partition(",")[0], agent=options)
+        words = [str(config), "--runs", str(folder), "--name", agent]
         assert main(["train", *words]) == 0
         assert main(["adapt", str(folder / agent), "--task", "point", "--goal", "1"]) == 0
     return folder
