@@ -61,7 +61,8 @@ class MetaGradient(GradientAdapter):
 
     θ takes one policy-gradient step a meta-batch. The critic is the linear baseline, refitted in
     closed form, so it belongs to the γ of the moment and needs no γ for an input, as the paper's
-    does. On a new task the policy goes on learning, alone, by the same step.
+    does. Where else it differs from the paper, docs/agents.md tells. On a new task the policy goes
+    on learning, alone, by the same step.
     """
 
     config: Config

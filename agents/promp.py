@@ -23,7 +23,7 @@ class Config(maml_ppo.Config):
     """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
     inner_kl_coefficient: float = 5e-4
     """Weight eta, at first, of the divergence between the policies that collected before each
-    inner step and those that θ has come to make of them."""
+    inner step and those that θ has come to make of them (logged as outer/kl_stage_K)."""
     target_inner_kl: float | None = 0.01
     """Double or halve eta when that divergence, in nats, is beyond 1.5 times this or below it by
     as much; none keeps eta."""
@@ -52,7 +52,7 @@ class ProMP(maml_ppo.MAMLPPO):
         return -(samples.weight * ratio * samples.advantage).sum()
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs on J^ProMP, then the next η (Alg. 1)."""
+        """Epochs on J^ProMP (Alg. 1), then the next η."""
         metrics = super().meta_update(batch)
         inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
         metrics["outer/kl_coefficient"] = self.eta.mean()

@@ -2,12 +2,12 @@
 
     python scripts/scratch.py CONFIG [--algorithm sac] [--episodes 10 100] [--goals 20]
 
-A new model meets each task by itself, learns from as many episodes as meta-learned agents adapt
+A new model meets each task by itself, learns from as many episodes as the config's agent adapts
 from, and is measured by episodes that it does not learn from. The result lies in a run folder
 that `meta-rl compare` reads; its stages are the budgets in `--episodes`.
 
-An agent is measured alike by `meta-rl evaluate RUN --evaluation-episodes 3`, with such `--copies`
-that it adapts from as many episodes.
+Where the config does not say `evaluation_episodes`, its agent is measured alike by
+`meta-rl evaluate RUN --evaluation-episodes 3`.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import tyro
 import yaml
 from numpy.typing import NDArray
@@ -29,13 +30,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from meta_rl.catalog import name_of
-from meta_rl.config import load_experiment, plain, to_dict
+from meta_rl.config import Experiment, load_experiment, plain, to_dict
 from meta_rl.errors import UserError
-from meta_rl.evaluation import EvalResult, choose_tasks, describe_protocol
-from meta_rl.experiment import build_distribution, set_threads
+from meta_rl.evaluation import EvalResult, choose_tasks, describe_protocol, stage_episodes
+from meta_rl.experiment import build_agent, build_distribution, set_threads
 from meta_rl.run_folder import RunFolder
 from meta_rl.seeding import derive_seed
 from meta_rl.sinks import JsonlSink
+from meta_rl.types import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Args:
     """Experiment whose tasks to train on: a file, or a name of configs/."""
     algorithm: Literal["ppo", "sac"] = "ppo"
     """Which of Stable-Baselines3's, with its own settings."""
-    episodes: tuple[int, ...] = (10,)
-    """Budgets of each task, in episodes of the whole horizon; each is measured, and so is 0."""
-    evaluation_episodes: int = 3
-    """Episodes that measure each budget; nothing is learned from them."""
+    episodes: tuple[int, ...] | None = None
+    """Budgets of each task, in episodes of the whole horizon; each is measured, and so is 0. None
+    takes as many as the config's agent has at each stage of its evaluation."""
+    evaluation_episodes: int | None = None
+    """Episodes that measure each budget; nothing is learned from them. None is as the config says,
+    or 3."""
     actions: Literal["sampled", "deterministic"] = "sampled"
     """Measure with actions drawn from the policy, or with its mode."""
     split: Literal["train", "test"] = "test"
@@ -64,10 +68,10 @@ class Args:
     """Folder that holds the run folders."""
 
     def __post_init__(self) -> None:
-        budgets = (0, *self.episodes)
+        budgets = (0, 1) if self.episodes is None else (0, *self.episodes)
         if len(budgets) < 2 or any(after <= before for before, after in pairwise(budgets)):
             raise UserError(f"--episodes must be above 0 and rise, got {self.episodes}")
-        if self.evaluation_episodes < 1:
+        if self.evaluation_episodes is not None and self.evaluation_episodes < 1:
             raise UserError(
                 f"--evaluation-episodes must be at least 1, got {self.evaluation_episodes}"
             )
@@ -104,25 +108,36 @@ def measure(
     return returns, successes
 
 
+def budgets_of(args: Args, experiment: Experiment[Any, Any], spec: EnvSpec) -> tuple[int, ...]:
+    """Return the episodes that a model has learned from whenever it is measured."""
+    if args.episodes is not None:
+        return (0, *args.episodes)
+    agent = build_agent(experiment, spec, torch.device("cpu"))
+    copies = experiment.evaluation.copies or experiment.envs_per_task
+    return stage_episodes(agent, experiment.evaluation, copies)
+
+
 def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
     """Return the experiment as plain data, and what was measured."""
     experiment = replace(load_experiment(args.config), seed=args.seed, threads=args.threads)
     set_threads(experiment)
     distribution = build_distribution(experiment)
+    evaluation = experiment.evaluation
+    measured = args.evaluation_episodes or evaluation.evaluation_episodes or 3
     config = replace(
-        experiment.evaluation,
+        evaluation,
         split=args.split,
-        goals=args.goals or experiment.evaluation.goals,
+        goals=args.goals or evaluation.goals,
         actions=args.actions,
-        evaluation_episodes=args.evaluation_episodes,
+        evaluation_episodes=measured,
     )
     tasks = choose_tasks(distribution, config.split, config.goals)
-    budgets, horizon = (0, *args.episodes), distribution.spec.horizon
+    budgets, horizon = budgets_of(args, experiment, distribution.spec), distribution.spec.horizon
     family, fields = name_of(experiment.envs), plain(asdict(experiment.envs))
-    shape = (1, len(budgets), len(tasks), args.evaluation_episodes)
+    shape = (1, len(budgets), len(tasks), measured)
     returns, successes = np.zeros(shape), np.zeros(shape)
     learning = envs.make_sb3(family, tasks=tasks[[0]], workers=1, **fields)
-    measuring = envs.make_sb3(family, tasks=tasks[[0] * args.evaluation_episodes], **fields)
+    measuring = envs.make_sb3(family, tasks=tasks[[0] * measured], **fields)
     for m, task in enumerate(tasks):
         learning.set_options({"tasks": tasks[[m]]})
         seed = derive_seed(args.seed, f"scratch/{task.label}") % 2**32
@@ -130,7 +145,7 @@ def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
         for stage, (before, budget) in enumerate(pairwise((0, *budgets))):
             if budget:
                 model.learn((budget - before) * horizon, reset_num_timesteps=False)
-            measuring.set_options({"tasks": tasks[[m] * args.evaluation_episodes]})
+            measuring.set_options({"tasks": tasks[[m] * measured]})
             cells = measure(model, measuring, args.actions == "deterministic")
             returns[0, stage, m], successes[0, stage, m] = cells
         told = ", ".join(f"{value:.1f}" for value in returns[0, :, m].mean(-1))
@@ -146,11 +161,11 @@ def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
         episode_return=returns,
         success=successes,
         adaptation_episodes=budgets,
-        protocol=describe_protocol(distribution, config, budgets[-1], args.evaluation_episodes),
+        protocol=describe_protocol(distribution, config, budgets[-1], measured),
         env_steps=0,  # none before the tasks themselves
         meta_iterations=0,
     )
-    agent = {"name": f"sb3_{args.algorithm}", "episodes": list(args.episodes)}
+    agent = {"name": f"sb3_{args.algorithm}", "episodes": list(result.adaptation_episodes[1:])}
     return to_dict(replace(experiment, name=args.name)) | {"agent": agent}, result
 
 

@@ -46,7 +46,7 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
         evaluation={"copies": 4, "evaluation_episodes": 2, "goals": 2},
     )
     meta_rl("train", config).succeeds()
-    args = scratch.Args(str(config), episodes=(4,), evaluation_episodes=2, threads=1)
+    args = scratch.Args(str(config), threads=1)  # all that matters is in the config
     folder = scratch.main(args)
 
     ours = result_of(tmp_path / "runs" / "small")

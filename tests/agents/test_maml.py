@@ -651,7 +651,9 @@ def test_a_bad_setting_is_a_user_error_that_names_it(algorithm, settings):
 
 
 def test_settings_that_would_do_nothing_are_refused():
-    with pytest.raises(UserError, match=r"agent\.initial_std must be at least min_std, .* got 0\.1"):
+    with pytest.raises(
+        UserError, match=r"agent\.initial_std must be at least min_std, .* got 0\.1"
+    ):
         maml_trpo.Config(initial_std=0.1, min_std=0.2)
     with pytest.raises(UserError, match=r"agent\.later_inner_lr has no effect"):
         maml_ppo.Config(later_inner_lr=0.05, step_sizes="per_layer")

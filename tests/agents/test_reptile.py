@@ -77,6 +77,12 @@ def test_updates_of_a_quadratic_converge_to_the_mean_of_the_centres():
         )  # 0.49¹² of the way is left
 
 
+def test_each_optimizer_has_a_step_size_of_its_own():
+    for optimizer, expected in (("sgd", 0.5), ("adam", 1e-3)):
+        assert reptile.Config(outer_optimizer=optimizer).epsilon == expected
+        assert reptile.Config(outer_optimizer=optimizer, outer_lr=0.1).epsilon == 0.1
+
+
 def test_adam_takes_the_way_back_for_a_gradient():
     agent = make_agent(Quadratic, outer_lr=0.01, outer_optimizer="adam")
     theta = {name: value.clone() for name, value in agent.theta.items()}
