@@ -36,7 +36,8 @@ from meta_rl.worker import RolloutWorker
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_trpo": ("maml_trpo", {}),
-    "maml_trpo, thinned curvature": ("maml_trpo", {"curvature_stride": 5}),
+    "maml_trpo, every 5th step": ("maml_trpo", {"curvature_stride": 5}),
+    "maml_trpo, every 10th step": ("maml_trpo", {"curvature_stride": 10}),
     "maml_trpo, first order": ("maml_trpo", {"first_order": True}),
     "maml_trpo, head": ("maml_trpo", {"adapt": "head"}),
     "maml_trpo, per_layer": ("maml_trpo", {"step_sizes": "per_layer"}),
