@@ -10,7 +10,8 @@ def check_above_zero(settings: object, *names: str, where: str = "agent") -> Non
     for name in names:
         value = getattr(settings, name)
         if value is not None and not (value > 0 and isfinite(value)):
-            raise UserError(f"{where}.{name} must be above 0, got {value}")
+            bound = "finite" if value > 0 else "above 0"
+            raise UserError(f"{where}.{name} must be {bound}, got {value}")
 
 
 def check_at_least(least: int, settings: object, *names: str, where: str = "agent") -> None:

@@ -165,7 +165,7 @@ def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
         env_steps=0,  # none before the tasks themselves
         meta_iterations=0,
     )
-    agent = {"name": f"sb3_{args.algorithm}", "episodes": list(result.adaptation_episodes[1:])}
+    agent = {"name": f"sb3_{args.algorithm}", "episodes": list(budgets[1:])}
     return to_dict(replace(experiment, name=args.name)) | {"agent": agent}, result
 
 
