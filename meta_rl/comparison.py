@@ -78,8 +78,7 @@ class Run:
 
     @property
     def wall_time_s(self) -> float | None:
-        """Time that training took up to the checkpoint that was measured, with the evaluations that
-        belong to it; none if not logged."""
+        """Time of training up to the measured checkpoint, with evaluations; none if not logged."""
         times = [
             row["wall_time_s"]
             for row in self.metrics
