@@ -149,7 +149,7 @@ class RunFolder:
         return dict(re.split("==| ", line, maxsplit=1) for line in lines if line)
 
 
-def describe_environment() -> str:
+def describe_environment(program: str = "meta-rl") -> str:
     """Return the command, the versions of Python and all packages, and the project's commit."""
     commit = "unknown"
     try:
@@ -164,7 +164,7 @@ def describe_environment() -> str:
         pass
     packages = sorted({f"{entry.name}=={entry.version}" for entry in distributions()})
     head = [
-        f"command {shlex.join(['meta-rl', *sys.argv[1:]])}",
+        f"command {shlex.join([*program.split(), *sys.argv[1:]])}",
         f"python {platform.python_version()}",
         f"system {platform.system()} {platform.release()} {platform.machine()}",
         f"commit {commit}",

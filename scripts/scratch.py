@@ -34,7 +34,7 @@ from meta_rl.config import Experiment, load_experiment, plain, to_dict
 from meta_rl.errors import UserError
 from meta_rl.evaluation import EvalResult, choose_tasks, describe_protocol, stage_episodes
 from meta_rl.experiment import build_agent, build_distribution, set_threads
-from meta_rl.run_folder import RunFolder
+from meta_rl.run_folder import RunFolder, describe_environment
 from meta_rl.seeding import derive_seed
 from meta_rl.sinks import JsonlSink
 from meta_rl.types import EnvSpec
@@ -179,6 +179,7 @@ def main(args: Args) -> Path:
     path = result.save(folder.evaluations)
     clock.log({}, result.env_steps, result.meta_iterations)
     (folder.path / "config.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    (folder.path / "environment.txt").write_text(describe_environment("python scripts/scratch.py"))
     print(f"written to {path}")
     return folder.path
 

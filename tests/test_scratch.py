@@ -8,6 +8,7 @@ import envs
 from meta_rl.comparison import load_run
 from meta_rl.errors import UserError
 from meta_rl.evaluation import EvalResult
+from meta_rl.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +59,9 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     compared = meta_rl("compare", "runs/small", folder, "--format", "csv").succeeds()
     assert "small-sb3_ppo" in compared.out and "probability_of_improvement" in compared.out
     assert load_run(folder, "test", "sampled").wall_time_s > 0
+    made_with = RunFolder(folder).environment()
+    assert made_with["command"].startswith("python scripts/scratch.py")
+    assert "stable_baselines3" in made_with
     with pytest.raises(UserError, match="exists already"):
         scratch.main(args)
     (folder / "config.yaml").write_text("agent: {name: sb3_ppo}")
