@@ -27,6 +27,9 @@ LABELS: dict[Quantity, str] = {
     "episode_return": "return of an episode",
 }
 
+LINES = {"-": "o", "--": "s", ":": "^", "-.": "D"}
+"""Lines and their markers: another one for every ten groups, when the colors begin anew."""
+
 
 def adaptation_curves(
     groups: Sequence[Group],
@@ -41,19 +44,18 @@ def adaptation_curves(
     quantities = shared_quantities(groups) if quantities is None else quantities
     figure, axes = _panels(1, len(quantities))
     for axis, quantity in zip(axes[0], quantities, strict=True):
-        for color, group in _colored(groups):
+        for style, group in _styled(groups):
             stages = range(len(group.first.adaptation_episodes))
             points = [
                 estimate(mean, [group.scores(quantity, stage)], group.names, resampling)
                 for stage in stages
             ]
             x = group.first.adaptation_episodes
-            axis.plot(
-                x, [p.value for p in points], marker="o", color=color, label=_legend_of(group)
-            )
+            means, marker = [p.value for p in points], LINES[style["linestyle"]]
+            axis.plot(x, means, marker=marker, label=_legend_of(group), **style)
             ends = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
             if ends:
-                axis.fill_between(x, *zip(*ends, strict=True), alpha=0.2, color=color)
+                axis.fill_between(x, *zip(*ends, strict=True), alpha=0.2, color=style["color"])
         axis.set_xlabel("episodes of the task learned from")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label_values(axis, quantity)
@@ -85,15 +87,15 @@ def sample_efficiency(
     for metric, row in zip(metrics, axes, strict=True):
         for axis, counter in zip(row, counters, strict=True):
             unit, title = COUNTERS[counter]
-            for color, group in _colored(groups):
+            for style, group in _styled(groups):
                 curves = [logged(run.metrics, counter, metric) for run in group.runs]
                 if any(len(x) == 0 for x, _ in curves):
                     continue
                 x, values = _on_one_grid(curves)
-                axis.plot(x / unit, values.mean(0), color=color, label=_legend_of(group))
+                axis.plot(x / unit, values.mean(0), label=_legend_of(group), **style)
                 if len(values) > 1:
                     low, high = _interval_over_seeds(values)
-                    axis.fill_between(x / unit, low, high, alpha=0.2, color=color)
+                    axis.fill_between(x / unit, low, high, alpha=0.2, color=style["color"])
             axis.set_xlabel(title)
             axis.set_ylabel(metric)
             axis.grid(alpha=0.3)
@@ -118,12 +120,12 @@ def performance_profiles(
     def profile(drawn: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B K"]:
         return performance_profile(drawn, thresholds)
 
-    for (color, group), array in zip(_colored(groups), scores, strict=True):
+    for (style, group), array in zip(_styled(groups), scores, strict=True):
         shares = profile(array[None])[0]
-        axis.plot(thresholds, shares, drawstyle="steps-post", color=color, label=_legend_of(group))
+        axis.plot(thresholds, shares, drawstyle="steps-post", label=_legend_of(group), **style)
         ends = bootstrap_interval(profile, [array], group.names, resampling)
         if ends is not None:
-            axis.fill_between(thresholds, *ends, step="post", alpha=0.2, color=color)
+            axis.fill_between(thresholds, *ends, step="post", alpha=0.2, color=style["color"])
     axis.set_xlabel(f"threshold of the {LABELS[quantity]}")
     axis.set_ylabel("share of seeds and tasks above it")
     axis.set_ylim(-0.02, 1.02)
@@ -198,9 +200,13 @@ def _panels(rows: int, columns: int, width: float = 4.8) -> tuple[Figure, NDArra
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _colored(groups: Sequence[Group]) -> list[tuple[str, Group]]:
-    """Give each group the same color in every picture."""
-    return [(f"C{number}", group) for number, group in enumerate(groups)]
+def _styled(groups: Sequence[Group]) -> list[tuple[dict[str, str], Group]]:
+    """Give each group a color and a line of its own, the same in every picture."""
+    lines = list(LINES)
+    return [
+        ({"color": f"C{number % 10}", "linestyle": lines[number // 10 % len(lines)]}, group)
+        for number, group in enumerate(groups)
+    ]
 
 
 def _label_values(axis: Axes, quantity: Quantity) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import yaml
+from matplotlib.colors import to_rgb
 
 from meta_rl import figures
 from meta_rl.catalog import ROOT
@@ -309,6 +310,22 @@ def test_pictures_show_the_scores(runs):
 
     cells = figures.heat_map(groups).axes[0].images[0].get_array()
     np.testing.assert_allclose(cells, [[0.75, 0.5]])
+
+
+def test_a_dozen_groups_look_different_and_alike_in_every_picture(runs):
+    (group,) = group_runs(load(runs, "maml-seed0"))
+    groups = [replace(group, label=f"agent {number}") for number in range(12)]
+    write_metrics(runs / "maml-seed0", [{"env_steps": 1, "wall_time_s": 1, "success/after": 0}])
+    pictures = (
+        figures.adaptation_curves(groups),
+        figures.sample_efficiency(groups, ["success/after"]),
+        figures.performance_profiles(groups, "success"),
+    )
+    looks = [
+        [(to_rgb(line.get_color()), line.get_linestyle()) for line in picture.axes[0].lines]
+        for picture in pictures
+    ]
+    assert len(set(looks[0])) == 12 and looks[0] == looks[1] == looks[2]
 
 
 def test_all_pictures_are_written_for_families_with_and_without_success(meta_rl, runs, tmp_path):
