@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,9 @@ def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
         # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
         width = 5 * max(map(len, labels)) + 40
         columns = max(1, int(72 * figure.get_figwidth() // width))
+        # Two rows have their place; further ones would take it from the axes, 14 points each.
+        beyond = max(0, ceil(len(lines) / columns) - 2)
+        figure.set_figheight(figure.get_figheight() + 14 / 72 * beyond)
         figure.legend(lines, labels, loc="outside lower center", ncols=columns, fontsize="small")
 
 
@@ -235,7 +239,7 @@ def _finish(
     tasks = dict.fromkeys(_tasks_of(group) for group in groups)
     over = " and ".join(resampled_in(groups, resampling))
     intervals = f"95 % intervals over {over}" if over else "no intervals"
-    figure.suptitle(f"{' / '.join(tasks)}, {intervals}", fontsize="medium")
+    figure.suptitle(f"{' / '.join(tasks)}, {intervals}", fontsize="medium", wrap=True)
     _legend(figure, axes)
 
 

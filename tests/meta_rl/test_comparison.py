@@ -314,7 +314,10 @@ def test_pictures_show_the_scores(runs):
 
 def test_a_dozen_groups_look_different_and_alike_in_every_picture(runs):
     (group,) = group_runs(load(runs, "maml-seed0"))
-    groups = [replace(group, label=f"agent {number}") for number in range(12)]
+    groups = [
+        replace(group, label=f"an agent whose name is long, number {number}")
+        for number in range(12)
+    ]
     write_metrics(runs / "maml-seed0", [{"env_steps": 1, "wall_time_s": 1, "success/after": 0}])
     pictures = (
         figures.adaptation_curves(groups),
@@ -326,6 +329,10 @@ def test_a_dozen_groups_look_different_and_alike_in_every_picture(runs):
         for picture in pictures
     ]
     assert len(set(looks[0])) == 12 and looks[0] == looks[1] == looks[2]
+    for picture in pictures:  # the legend leaves them room
+        picture.draw_without_rendering()
+        height = picture.axes[0].get_window_extent().height / picture.dpi
+        assert height > 1.5  # inches
 
 
 def test_all_pictures_are_written_for_families_with_and_without_success(meta_rl, runs, tmp_path):
