@@ -10,22 +10,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad
 
-from meta_rl.baseline import baseline_advantage, normalize_by_task
-from meta_rl.errors import UserError
-from meta_rl.policy import (
-    Gaussian,
-    GaussianMLP,
+from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
+from meta_rl.core.distributions import Gaussian
+from meta_rl.core.episodes import episode_step
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Surrogate
+from meta_rl.core.seeding import make_generator
+from meta_rl.core.types import (
+    EnvSpec,
+    MetaBatch,
     Params,
-    by_task,
-    for_each_task,
-    from_by_task,
+    Phase,
+    Rollout,
+    Tasks,
+    TimeStep,
+    map_tensors,
 )
-from meta_rl.protocols import Surrogate
-from meta_rl.returns import episode_step
-from meta_rl.seeding import make_generator
-from meta_rl.settings import check_above_zero, check_at_least, check_within_unit
-from meta_rl.trust_region import ravel
-from meta_rl.types import EnvSpec, MetaBatch, Phase, Rollout, Tasks, TimeStep, map_tensors
+from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
+from meta_rl.learning.policy import GaussianMLP, by_task, for_each_task, from_by_task
+from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from agents import multitask_ppo
 from agents._maml import GradientAdapter, PolicyGradientConfig
-from meta_rl.types import EnvSpec
+from meta_rl.core.types import EnvSpec
 
 
 @dataclass(frozen=True)

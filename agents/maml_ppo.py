@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, OptimizerStep, Samples, prepare
-from meta_rl.policy import Gaussian, Params
-from meta_rl.ppo import clipped_loss
-from meta_rl.protocols import Surrogate
-from meta_rl.settings import check_above_zero, check_at_least
-from meta_rl.types import EnvSpec, MetaBatch, Metrics
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.distributions import Gaussian
+from meta_rl.core.protocols import Surrogate
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.learning.ppo import clipped_loss
 
 OuterLoss: TypeAlias = Callable[[Params], tuple[Tensor, Metrics]]
 """θ ↦ the loss of an epoch, and what is measured beside it."""

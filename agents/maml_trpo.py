@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
-from meta_rl.policy import Gaussian, Params
-from meta_rl.protocols import Surrogate
-from meta_rl.settings import check_at_least
-from meta_rl.trust_region import (
+from meta_rl.core.checks import check_at_least
+from meta_rl.core.distributions import Gaussian
+from meta_rl.core.protocols import Surrogate
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.learning.trust_region import (
     Product,
     TrustRegionConfig,
     curvature_product,
     ravel,
     trust_region_step,
 )
-from meta_rl.types import EnvSpec, MetaBatch, Metrics
 
 
 @dataclass(frozen=True)

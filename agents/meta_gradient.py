@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jacfwd
 
 from agents._maml import GradientAdapter, PolicyGradientConfig, Samples, prepare
-from meta_rl.errors import UserError
-from meta_rl.policy import Params, for_each_task
-from meta_rl.settings import check_above_zero, check_within_unit
-from meta_rl.types import EnvSpec, MetaBatch, Metrics, Rollout
+from meta_rl.core.checks import check_above_zero, check_within_unit
+from meta_rl.core.errors import UserError
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout
+from meta_rl.learning.policy import for_each_task
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.func import grad
 
 from agents._maml import OptimizerStep, PolicyConfig, Samples, prepare
-from meta_rl.policy import Params, for_each_task, from_by_task
-from meta_rl.ppo import PPOConfig, clipped_loss, run_epochs
-from meta_rl.protocols import Surrogate
-from meta_rl.seeding import make_generator
-from meta_rl.trust_region import ravel
-from meta_rl.types import EnvSpec, MetaBatch, Metrics, Rollout, map_tensors
+from meta_rl.core.protocols import Surrogate
+from meta_rl.core.seeding import make_generator
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, map_tensors
+from meta_rl.learning.policy import for_each_task, from_by_task
+from meta_rl.learning.ppo import PPOConfig, clipped_loss, run_epochs
+from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from agents import maml_ppo
 from agents._maml import Samples
-from meta_rl.policy import Params
-from meta_rl.settings import check_above_zero
-from meta_rl.types import EnvSpec, MetaBatch, Metrics
+from meta_rl.core.checks import check_above_zero
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 
 
 @dataclass(frozen=True)

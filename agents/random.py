@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from meta_rl.errors import UserError
-from meta_rl.seeding import standard_normal
-from meta_rl.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import standard_normal
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
 
 
 @dataclass(frozen=True)

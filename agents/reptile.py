@@ -8,10 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agents._maml import AdaptationConfig, GradientAdapter, OptimizerStep, Samples, prepare
-from meta_rl.policy import Params
-from meta_rl.ppo import clipped_surrogate
-from meta_rl.settings import check_above_zero, check_at_least
-from meta_rl.types import EnvSpec, MetaBatch, Metrics
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.learning.ppo import clipped_surrogate
 
 
 @dataclass(frozen=True)

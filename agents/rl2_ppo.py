@@ -12,25 +12,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from meta_rl.baseline import baseline_advantage, normalize_by_task
-from meta_rl.errors import UserError
-from meta_rl.normalization import RunningMoments
-from meta_rl.policy import Gaussian, Params
-from meta_rl.ppo import PPOConfig, clipped_loss, run_epochs
-from meta_rl.protocols import Surrogate
-from meta_rl.returns import episode_step
-from meta_rl.seeding import derive_seed, make_generator
-from meta_rl.settings import check_above_zero, check_at_least, check_within_unit
-from meta_rl.types import (
+from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
+from meta_rl.core.distributions import Gaussian
+from meta_rl.core.episodes import episode_step
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Surrogate
+from meta_rl.core.seeding import derive_seed, make_generator
+from meta_rl.core.types import (
     EnvSpec,
     MetaBatch,
     Metrics,
+    Params,
     Phase,
     Rollout,
     Tasks,
     TimeStep,
     map_tensors,
 )
+from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
+from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.ppo import PPOConfig, clipped_loss, run_epochs
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from meta_rl import catalog
-from meta_rl.errors import UserError
-from meta_rl.protocols import Expert
-from meta_rl.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Expert
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.experiment import catalog
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Scr
     if expert is None:
         raise UserError(
             f"the family {spec.family or 'of these tasks'} has no expert for the agent scripted; "
-            f"choose another agent, or add expert() to its module: see meta_rl.protocols.Expert"
+            f"choose another agent, or add expert() to its module (meta_rl.core.protocols.Expert)"
         )
     return Scripted(expert(), device)

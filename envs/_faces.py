@@ -15,11 +15,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from meta_rl import catalog
-from meta_rl.config import from_dict
-from meta_rl.errors import UserError, did_you_mean
-from meta_rl.protocols import Split, TaskDistribution
-from meta_rl.types import Tasks
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.protocols import Split, TaskDistribution
+from meta_rl.core.types import Tasks
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import from_dict
 
 Array: TypeAlias = NDArray[Any]
 

@@ -6,8 +6,8 @@ import numpy as np
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 from numpy.typing import NDArray
 
-from meta_rl.errors import UserError
-from meta_rl.opengl import ADVICE, choose_opengl
+from meta_rl.core.errors import UserError
+from meta_rl.rollouts.opengl import ADVICE, choose_opengl
 
 VIEW = {
     "azimuth": 145.0,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from envs._metaworld_gym import MetaworldFamily
 from envs.metaworld import TASK_NAMES
-from meta_rl.errors import UserError
-from meta_rl.gymnasium_worker import WorldTask
-from meta_rl.types import Tasks
+from meta_rl.core.errors import UserError
+from meta_rl.core.types import Tasks
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 GOAL = slice(36, 39)
 """Where in an observation the goal would be, if it were shown."""

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from meta_rl.errors import UserError
-from meta_rl.gymnasium_worker import WorldTask
+from meta_rl.core.errors import UserError
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 MOST_DRAWS = 100
 """Times that a reset may draw its goal; one that was set needs one."""

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.config import EvaluationConfig
-from meta_rl.protocols import MetaAgent
-from meta_rl.seeding import make_generator
-from meta_rl.types import Context, EnvSpec, Rollout, Tasks, TimeStep
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.seeding import make_generator
+from meta_rl.core.types import Context, EnvSpec, Rollout, Tasks, TimeStep
+from meta_rl.experiment.config import EvaluationConfig
 
 WORLDS = 20
 """Environments stepped together, at most: the meta-batch that metaworld's defaults assume."""

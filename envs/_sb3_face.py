@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from envs._faces import Array, TaskVectorEnv, make_vec
-from meta_rl.errors import UserError
+from meta_rl.core.errors import UserError
 
 
 def make_sb3(*args: Any, **kwargs: Any) -> "TaskVecEnv":

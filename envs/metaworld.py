@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from meta_rl.config import EvaluationConfig
-from meta_rl.errors import UserError, did_you_mean
-from meta_rl.evaluation import choose_tasks
-from meta_rl.protocols import Expert, MetaAgent, Split, TaskEnv
-from meta_rl.types import EnvSpec, Task, Tasks
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.protocols import Expert, MetaAgent, Split, TaskEnv
+from meta_rl.core.types import EnvSpec, Task, Tasks
+from meta_rl.evaluation.protocol import choose_tasks
+from meta_rl.experiment.config import EvaluationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class MetaworldDistribution:
                 self._config.reward_version, self._goal_sizes, self.spec, device, workers
             )
         from envs._metaworld_gym import MetaworldFamily
-        from meta_rl.gymnasium_env import GymnasiumTaskEnv
+        from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
 
         family = MetaworldFamily(self._config.reward_version, self._goal_sizes)
         return GymnasiumTaskEnv(family, self.spec, device, workers)

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from meta_rl.errors import UserError
-from meta_rl.protocols import Split
-from meta_rl.seeding import make_generator
-from meta_rl.types import EnvSpec, Picture, Step, Tasks
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Split
+from meta_rl.core.seeding import make_generator
+from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 
 NAME = "point"
 """The one task name of the family; its tasks differ by their goals."""

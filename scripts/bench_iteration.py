@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from meta_rl import baseline
 from meta_rl.commands._flags import experiment_of, take
-from meta_rl.config import Experiment, to_dict
-from meta_rl.errors import UserError
-from meta_rl.run_folder import RunFolder
-from meta_rl.trainer import Trainer
-from meta_rl.types import MetaBatch
+from meta_rl.core.errors import UserError
+from meta_rl.core.types import MetaBatch
+from meta_rl.experiment.config import Experiment, to_dict
+from meta_rl.learning import baseline
+from meta_rl.runs.folder import RunFolder
+from meta_rl.training.trainer import Trainer
 
 SIMULATOR = ("start", "step", "reset")
 SAMPLING = (*SIMULATOR, "act", "record")

@@ -43,9 +43,9 @@ from envs._native.engine import SUBSTEPS, Simulator, act
 from envs._native.mujoco_memory import STATE, mj_forward, mj_set_state, mj_step
 from envs._native.scene import Scene, Snapshot, scene
 from envs.metaworld import Config, MetaworldDistribution, build
-from meta_rl.gymnasium_worker import WorldTask
-from meta_rl.protocols import TaskEnv
-from meta_rl.types import Tasks
+from meta_rl.core.protocols import TaskEnv
+from meta_rl.core.types import Tasks
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1}
 CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45}

@@ -27,12 +27,12 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from meta_rl import catalog
-from meta_rl.errors import UserError, did_you_mean
-from meta_rl.protocols import MetaAgent
-from meta_rl.seeding import Streams
-from meta_rl.types import MetaBatch, Tasks
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import MetaBatch, Tasks
+from meta_rl.experiment import catalog
+from meta_rl.rollouts.collector import RolloutWorker
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_trpo": ("maml_trpo", {}),

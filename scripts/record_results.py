@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from meta_rl.comparison import newest_result
+from meta_rl.evaluation.comparison import newest_result
 
 
 @dataclass(frozen=True)

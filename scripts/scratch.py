@@ -29,15 +29,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs
-from meta_rl.catalog import name_of
-from meta_rl.config import Experiment, load_experiment, plain, to_dict
-from meta_rl.errors import UserError
-from meta_rl.evaluation import EvalResult, choose_tasks, describe_protocol, stage_episodes
-from meta_rl.experiment import build_agent, build_distribution, set_threads
-from meta_rl.run_folder import RunFolder, describe_environment
-from meta_rl.seeding import derive_seed
-from meta_rl.sinks import JsonlSink
-from meta_rl.types import EnvSpec
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import derive_seed
+from meta_rl.core.types import EnvSpec
+from meta_rl.evaluation.protocol import choose_tasks, describe_protocol, stage_episodes
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.experiment.building import build_agent, build_distribution, set_threads
+from meta_rl.experiment.catalog import name_of
+from meta_rl.experiment.config import Experiment, load_experiment, plain, to_dict
+from meta_rl.runs.folder import RunFolder, describe_environment
+from meta_rl.runs.sinks import JsonlSink
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from envs._native.parity import scripted_policy
 from envs._native.row import OBS, OBSERVATION_SIZE, REWARD, SUCCESS
 from envs._native.scene import scene
 from envs.metaworld import MAX_HORIZON, TASK_NAMES, Config, build
-from meta_rl.gymnasium_worker import WorldTask
-from meta_rl.types import Tasks
+from meta_rl.core.types import Tasks
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 GOAL = slice(36, 39)
 OBSERVATION = slice(OBS, OBS + OBSERVATION_SIZE)

@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch.utils import _pytree as pytree
 
-from meta_rl import catalog, checkpoint
+from meta_rl.experiment import catalog
+from meta_rl.runs import checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,7 +158,7 @@ def small_config(tmp_path_factory):
 def can_draw(environment):
     """Skip where MuJoCo cannot draw; asked in a process of its own, for OpenGL may end one."""
     script = """
-from meta_rl.opengl import choose_opengl
+from meta_rl.rollouts.opengl import choose_opengl
 choose_opengl()
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco/>")
@@ -173,7 +174,7 @@ mujoco.Renderer(model).close()
 @pytest.fixture
 def meta_rl(tmp_path, monkeypatch, capsys):
     """Run `meta-rl WORDS ...` in a temporary folder, in this process."""
-    from meta_rl.cli import main
+    from meta_rl.commands.cli import main
 
     monkeypatch.chdir(tmp_path)
 
@@ -205,7 +206,7 @@ def meta_rl_process(tmp_path, environment):
     def start(*words, **options):
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "meta_rl.cli", *map(str, words)],
+                [sys.executable, "-m", "meta_rl", *map(str, words)],
                 cwd=tmp_path,
                 env=environment,
                 stdin=subprocess.DEVNULL,

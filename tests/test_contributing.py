@@ -21,7 +21,7 @@ def test_the_guides_agent_is_one_new_file_that_trains_and_is_listed(tmp_path: Pa
 
     def meta_rl(*words: str) -> str:
         outcome = subprocess.run(
-            [sys.executable, "-m", "meta_rl.cli", *words],
+            [sys.executable, "-m", "meta_rl", *words],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(tmp_path), "WANDB_MODE": "offline"},
             capture_output=True,

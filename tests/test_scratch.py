@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import envs
-from meta_rl.comparison import load_run
-from meta_rl.errors import UserError
-from meta_rl.evaluation import EvalResult
-from meta_rl.run_folder import RunFolder
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.comparison import load_run
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 

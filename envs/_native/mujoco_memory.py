@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from meta_rl.errors import UserError
+from meta_rl.core.errors import UserError
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 """All that MuJoCo's next step depends on, warm start, controls and mocap poses included."""

@@ -13,7 +13,7 @@ from envs._native import row
 from envs._native.engine import Engine
 from envs._native.mujoco_memory import read_state
 from envs._native.scene import Scene, scene
-from meta_rl.gymnasium_worker import WorldTask
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 SYNCED, FREE = 0, 1
 FIRST_STEPS = 20

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from envs._metaworld_gym import MetaworldFamily
 from envs._native.mujoco_memory import STATE
-from meta_rl.gymnasium_worker import WorldTask
-from meta_rl.types import Picture
+from meta_rl.core.types import Picture
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 
 class PictureMaker:

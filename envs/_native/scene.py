@@ -17,7 +17,7 @@ from envs._native import row
 from envs._native.compiling import cache_folder, callback
 from envs._native.mujoco_memory import GoalModel, read_state, small_fields
 from envs._native.row import Source, TaskRow
-from meta_rl.gymnasium_worker import WorldTask
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from envs._native.engine import Engine
 from envs._native.picture import PictureMaker
 from envs._native.row import OBS, OBSERVATION_SIZE, REWARD, SUCCESS
 from envs._native.scene import scene
-from meta_rl.errors import NonFiniteAction, UserError
-from meta_rl.types import EnvSpec, Picture, Step, Tasks
+from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 
 OBSERVATION = slice(OBS, OBS + OBSERVATION_SIZE)
 

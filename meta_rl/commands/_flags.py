@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meta_rl.config import Experiment
+    from meta_rl.experiment.config import Experiment
 
 
 def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, Any]":
     """Return the experiment of a config file, or of a name in configs/, with flags applied."""
-    from meta_rl.config import load_experiment
+    from meta_rl.experiment.config import load_experiment
 
     chosen = {}
     for section in ("agent", "envs"):
@@ -47,7 +47,7 @@ def with_flags(
         return experiment
     import tyro
 
-    from meta_rl.config import Experiment
+    from meta_rl.experiment.config import Experiment
 
     # tyro reads the flags off the concrete sections; type checkers see only their placeholders.
     kind: Any = Experiment[type(experiment.agent), type(experiment.envs)]  # type: ignore[misc]

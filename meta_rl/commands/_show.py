@@ -1,15 +1,9 @@
 """What commands print."""
 
-from rich.console import Console
 from rich.table import Table
 
-from meta_rl.evaluation import EvalResult
-
-
-def console() -> Console:
-    """Return a console that does not fold tables where nobody watches the width."""
-    found = Console()
-    return found if found.is_terminal else Console(width=200)
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.reports.tables import console
 
 
 def show_result(result: EvalResult, title: str) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from meta_rl.errors import UserError
+from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from meta_rl.experiment import TrainedAgent
-    from meta_rl.online import Report, Round
+    from meta_rl.deployment.rounds import Report, Round
+    from meta_rl.runs.trained import TrainedAgent
 
 LIMIT_UNTIL_STABLE = 20
 """Rounds after which `--until-stable` gives up, unless `--rounds` says."""
@@ -24,8 +24,8 @@ class Arguments:
 
     The policy plays the task, learns from what it saw, and plays again, as one robot would. The
     task is one of the run's family, with a goal of its own or one that you give as numbers, or
-    any Gymnasium environment. FILE.pt loads with `meta_rl.adapted.load`, FILE.pt2 with
-    `torch.export.load`, without this project; FILE.jsonl tells of every round.
+    any Gymnasium environment. FILE.pt loads with `meta_rl.deployment.policy_file.load`, FILE.pt2
+    with `torch.export.load`, without this project; FILE.jsonl tells of every round.
     """
 
     run: Annotated[str, tyro.conf.Positional]
@@ -76,14 +76,15 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, args=arguments, prog="meta-rl adapt")
     import torch
 
-    from meta_rl import adapted, targets
-    from meta_rl.catalog import name_of
-    from meta_rl.experiment import load_trained
-    from meta_rl.online import OnlineAdaptation, Round
-    from meta_rl.run_folder import RunFolder
-    from meta_rl.seeding import Streams
-    from meta_rl.video import Take, check_ending, filming, write_film
-    from meta_rl.worker import RolloutWorker
+    from meta_rl.core.seeding import Streams
+    from meta_rl.deployment import policy_file as adapted
+    from meta_rl.deployment import task_choice as targets
+    from meta_rl.deployment.rounds import OnlineAdaptation, Round
+    from meta_rl.experiment.catalog import name_of
+    from meta_rl.reports.film import Take, check_ending, filming, write_film
+    from meta_rl.rollouts.collector import RolloutWorker
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import load_trained
 
     if given.video:
         check_ending(Path(given.video))
@@ -183,7 +184,7 @@ class Log:
 
     def tell(self, report: "Report") -> None:
         """Tell of a round or an event."""
-        from meta_rl.online import Round
+        from meta_rl.deployment.rounds import Round
 
         row = asdict(report)
         if isinstance(report, Round):

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meta_rl.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from meta_rl.config import Experiment
-    from meta_rl.doctor import Evidence, Finding
+    from meta_rl.diagnosis.doctor import Evidence, Finding
+    from meta_rl.experiment.config import Experiment
 
 HELP = """\
 usage: meta-rl doctor CONFIG|RUN [--iterations N] [--checkpoint latest|best] [--json]
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     as_json = "--json" in flags
     flags = [word for word in flags if word != "--json"]
     from meta_rl.commands._flags import take
-    from meta_rl.doctor import diagnose
+    from meta_rl.diagnosis.doctor import diagnose
 
     flags, iterations = take(flags, "--iterations")
     flags, checkpoint = take(flags, "--checkpoint")
@@ -71,11 +71,12 @@ def main(arguments: list[str]) -> int:
 def _examine(
     source: str, flags: list[str], iterations: int, checkpoint_name: str | None
 ) -> "tuple[Experiment[Any, Any], Evidence]":
-    from meta_rl import checkpoint
     from meta_rl.commands._flags import experiment_of, with_flags
-    from meta_rl.doctor import examine, recorded_updates
-    from meta_rl.experiment import check_same_sections, resolve_device
-    from meta_rl.run_folder import RunFolder
+    from meta_rl.diagnosis.doctor import examine, recorded_updates
+    from meta_rl.experiment.building import resolve_device
+    from meta_rl.runs import checkpoint
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import check_same_sections
 
     if not Path(source).is_dir():
         if checkpoint_name is not None:
@@ -117,7 +118,7 @@ def _print_json(
 def _print_table(title: str, findings: "list[Finding]") -> None:
     from rich.table import Table
 
-    from meta_rl.commands._show import console
+    from meta_rl.reports.tables import console
 
     table = Table(title=title, title_justify="left")
     for column in ("check", "measured", "healthy", ""):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from meta_rl.errors import Interrupted, UserError
+from meta_rl.core.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from meta_rl.config import EvaluationConfig
-    from meta_rl.experiment import TrainedAgent
-    from meta_rl.run_folder import RunFolder
+    from meta_rl.experiment.config import EvaluationConfig
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import TrainedAgent
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             "metaworld's own count knows no goals: give --legacy-metaworld or --by-task"
         )
-    from meta_rl.experiment import load_trained, set_threads
-    from meta_rl.run_folder import RunFolder
+    from meta_rl.experiment.building import set_threads
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import load_trained
 
     folder = RunFolder(Path(given.run))
     trained = load_trained(folder, given.checkpoint, given.device)
@@ -106,8 +107,8 @@ def measure_all(
 ) -> None:
     """Evaluate, write the result and print it."""
     from meta_rl.commands._show import show_by_task, show_result
-    from meta_rl.evaluation import evaluate
-    from meta_rl.experiment import worker_count
+    from meta_rl.evaluation.measuring import evaluate
+    from meta_rl.experiment.building import worker_count
 
     experiment = trained.experiment
     unfinished = folder.evaluations / f"partial-{identity(folder, trained, config, given)}.npz"
@@ -157,7 +158,7 @@ def identity(
 
     Unlike the protocol's fingerprint, which is the same for all agents and seeds.
     """
-    from meta_rl.evaluation import make_protocol
+    from meta_rl.evaluation.protocol import make_protocol
 
     copies = config.copies or trained.experiment.envs_per_task
     protocol = make_protocol(trained.agent, trained.distribution, config, copies)

@@ -2,8 +2,8 @@
 
 import ast
 
-from meta_rl import catalog
-from meta_rl.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.experiment import catalog
 
 HELP = """\
 usage: meta-rl list agents|envs|configs

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from meta_rl.errors import UserError
+from meta_rl.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def main(arguments: list[str]) -> int:
     for name in ("rounds", "episodes"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(given, name)}")
-    from meta_rl.experiment import load_trained
-    from meta_rl.run_folder import RunFolder
-    from meta_rl.targets import family_task
-    from meta_rl.video import check_ending, film_adaptation, write_film
+    from meta_rl.deployment.task_choice import family_task
+    from meta_rl.reports.film import check_ending, film_adaptation, write_film
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import load_trained
 
     folder = RunFolder(Path(given.run))
     if given.output:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from meta_rl.errors import UserError
+from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from meta_rl.commands._page import Page, Video
-    from meta_rl.comparison import Group
+    from meta_rl.evaluation.comparison import Group
+    from meta_rl.reports.page import Page, Video
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,14 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, args=arguments, prog="meta-rl report")
     if not given.runs:
         raise UserError("name at least one run folder: meta-rl report RUN RUN ...")
-    from meta_rl.commands import compare
-    from meta_rl.commands._report import make_page
-    from meta_rl.comparison import group_runs, load_run
+    from meta_rl.evaluation.comparison import group_runs, load_run
+    from meta_rl.reports.comparison_tables import Options, check_protocols
+    from meta_rl.reports.report import make_page
 
     paths = dict.fromkeys(Path(run) for run in given.runs)
     groups = group_runs([load_run(path, given.split, given.actions) for path in paths])
-    warnings = compare.check_protocols(groups, given.allow_different_protocols)
-    asked = compare.Arguments(given.runs, split=given.split, actions=given.actions)
-    page = make_page(groups, asked, warnings, _films(groups, given) if given.videos else [])
+    warnings = check_protocols(groups, given.allow_different_protocols)
+    page = make_page(groups, Options(), warnings, _films(groups, given) if given.videos else [])
     output = Path(given.output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +66,10 @@ def main(arguments: list[str]) -> int:
 
 def _films(groups: "Sequence[Group]", given: Arguments) -> "list[Video]":
     """Film the first run of each group on the first task, before and after adaptation."""
-    from meta_rl.commands._page import Video
-    from meta_rl.experiment import load_trained
-    from meta_rl.run_folder import RunFolder
-    from meta_rl.video import film_adaptation, frames, title, write_film
+    from meta_rl.reports.film import film_adaptation, frames, title, write_film
+    from meta_rl.reports.page import Video
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import load_trained
 
     films = []
     for group in groups:
@@ -90,9 +89,9 @@ def _films(groups: "Sequence[Group]", given: Arguments) -> "list[Video]":
 
 def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
     """Record the report in W&B, in the project of the first run."""
-    from meta_rl.commands._page import anchor
-    from meta_rl.config import from_dict
-    from meta_rl.sinks import TrackingConfig, WandbSink
+    from meta_rl.experiment.config import TrackingConfig, from_dict
+    from meta_rl.reports.page import anchor
+    from meta_rl.runs.sinks import WandbSink
 
     first = groups[0].runs[0]
     tracking = from_dict(

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meta_rl.commands._flags import experiment_of, with_flags
-from meta_rl.errors import UserError
+from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from meta_rl.config import Experiment
+    from meta_rl.experiment.config import Experiment
 
 HELP = """\
 usage: meta-rl train CONFIG [--field value ...] [--overwrite]
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     overwrite = "--overwrite" in arguments
     arguments = [word for word in arguments if word != "--overwrite"]
     from meta_rl.commands._show import show_result
-    from meta_rl.run_folder import RunFolder
+    from meta_rl.runs.folder import RunFolder
 
     resume = arguments[0] == "--resume"
     if resume:
@@ -50,9 +50,10 @@ def main(arguments: list[str]) -> int:
             raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
         experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
         folder = RunFolder(Path(experiment.runs) / experiment.name)
-    from meta_rl.trainer import Trainer
+    from meta_rl.reports.figures import adaptation_curves
+    from meta_rl.training.trainer import Trainer
 
-    trainer = Trainer(experiment, folder, resume, overwrite)
+    trainer = Trainer(experiment, folder, resume, overwrite, adaptation_curves)
     result = trainer.run()
     if result is not None:
         show_result(result, f"{experiment.name}: adaptation to {experiment.evaluation.split} tasks")

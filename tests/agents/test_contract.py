@@ -11,14 +11,15 @@ import torch
 from torch.utils import _pytree as pytree
 
 from envs.point_navigation import Config, PointEnv, PointNavigation
-from meta_rl import catalog, checkpoint
-from meta_rl.config import EvaluationConfig
-from meta_rl.doctor import compare, probe
-from meta_rl.evaluation import evaluate
-from meta_rl.protocols import Inspectable, MetaAgent
-from meta_rl.seeding import Streams
-from meta_rl.types import MetaBatch, Phase, TimeStep
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.protocols import Inspectable, MetaAgent
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import MetaBatch, Phase, TimeStep
+from meta_rl.diagnosis.doctor import compare, probe
+from meta_rl.evaluation.measuring import evaluate
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import EvaluationConfig
+from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.runs import checkpoint
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(Config(horizon=6, test_goals=5))

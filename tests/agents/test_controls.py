@@ -11,14 +11,14 @@ from agents import fine_tune, maml_trpo, multitask_ppo, random, scripted
 from agents._maml import prepare
 from envs import metaworld
 from envs.point_navigation import Config, PointNavigation
-from meta_rl.config import load_experiment
-from meta_rl.errors import UserError
-from meta_rl.evaluation import make_protocol
-from meta_rl.experiment import build_agent, build_distribution
-from meta_rl.protocols import Expert
-from meta_rl.seeding import Streams
-from meta_rl.types import EnvSpec, MetaBatch, Tasks, TimeStep
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Expert
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import EnvSpec, MetaBatch, Tasks, TimeStep
+from meta_rl.evaluation.protocol import make_protocol
+from meta_rl.experiment.building import build_agent, build_distribution
+from meta_rl.experiment.config import load_experiment
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(Config(horizon=12, test_goals=5))

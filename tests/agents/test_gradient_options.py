@@ -7,11 +7,11 @@ from agents import maml_ppo, maml_trpo, promp
 from agents._maml import MAML, MAMLConfig, Samples, prepare
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
-from meta_rl.errors import UserError
-from meta_rl.seeding import Streams
-from meta_rl.trust_region import ravel, unravel
-from meta_rl.types import EnvSpec, MetaBatch, map_tensors
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import EnvSpec, MetaBatch, map_tensors
+from meta_rl.learning.trust_region import ravel, unravel
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=20))

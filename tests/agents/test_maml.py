@@ -10,14 +10,14 @@ from agents import maml_ppo, maml_trpo
 from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
-from meta_rl.errors import UserError
-from meta_rl.policy import from_by_task
-from meta_rl.ppo import clipped_surrogate
-from meta_rl.protocols import MetaAgent
-from meta_rl.seeding import Streams
-from meta_rl.trust_region import TrustRegionConfig, ravel, unravel
-from meta_rl.types import EnvSpec, MetaBatch, Rollout, TimeStep, all_finite, map_tensors
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, TimeStep, all_finite, map_tensors
+from meta_rl.learning.policy import from_by_task
+from meta_rl.learning.ppo import clipped_surrogate
+from meta_rl.learning.trust_region import TrustRegionConfig, ravel, unravel
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=20, test_goals=20))

@@ -10,11 +10,11 @@ from agents import meta_gradient
 from agents._maml import prepare
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
-from meta_rl.errors import UserError
-from meta_rl.policy import by_task, from_by_task
-from meta_rl.seeding import Streams
-from meta_rl.types import EnvSpec, MetaBatch, Rollout, Tasks
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks
+from meta_rl.learning.policy import by_task, from_by_task
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=8, test_goals=5))

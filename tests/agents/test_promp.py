@@ -9,12 +9,12 @@ from agents import maml_ppo, promp
 from agents._maml import Samples
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
-from meta_rl.errors import UserError
-from meta_rl.policy import by_task, for_each_task
-from meta_rl.seeding import Streams
-from meta_rl.trust_region import ravel
-from meta_rl.types import EnvSpec, MetaBatch
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import EnvSpec, MetaBatch
+from meta_rl.learning.policy import by_task, for_each_task
+from meta_rl.learning.trust_region import ravel
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))

@@ -6,10 +6,10 @@ import torch
 from agents import maml_ppo, reptile
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
-from meta_rl.errors import UserError
-from meta_rl.seeding import Streams
-from meta_rl.types import MetaBatch
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import MetaBatch
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))

@@ -6,11 +6,11 @@ import torch
 from agents.rl2_ppo import Config, build
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointEnv, PointNavigation
-from meta_rl.errors import UserError
-from meta_rl.returns import episode_sums
-from meta_rl.seeding import Streams
-from meta_rl.types import EnvSpec, MetaBatch, Rollout, Tasks, TimeStep
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.episodes import episode_sums
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks, TimeStep
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=12, test_goals=5))

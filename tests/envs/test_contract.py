@@ -11,8 +11,8 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 import torch
 
-from meta_rl import catalog
-from meta_rl.protocols import Expert, TaskDistribution, TaskEnv
+from meta_rl.core.protocols import Expert, TaskDistribution, TaskEnv
+from meta_rl.experiment import catalog
 
 CPU = torch.device("cpu")
 HORIZON = 4

@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecMonitor, VecNormali
 
 import envs
 from envs._metaworld_gym import MetaworldFamily
-from meta_rl import catalog
-from meta_rl.errors import UserError
-from meta_rl.gymnasium_worker import WorldTask
+from meta_rl.core.errors import UserError
+from meta_rl.experiment import catalog
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 ROOT = Path(__file__).parents[2]
 HORIZON = 12

@@ -13,9 +13,9 @@ import torch
 from envs import metaworld as metaworld_family
 from envs._metaworld_gym import MetaworldFamily
 from envs.metaworld import TASK_NAMES, Config, build
-from meta_rl.errors import UserError
-from meta_rl.gymnasium_worker import WorldTask
-from meta_rl.types import Tasks
+from meta_rl.core.errors import UserError
+from meta_rl.core.types import Tasks
+from meta_rl.rollouts.gymnasium.worker import WorldTask
 
 CPU = torch.device("cpu")
 QUICK = ("reach-v3", "faucet-close-v3", "hand-insert-v3", "lever-pull-v3")

@@ -9,11 +9,11 @@ from envs._metaworld_legacy import LegacyAgent
 from envs.metaworld import Config, build
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
-from meta_rl.config import EvaluationConfig
-from meta_rl.evaluation import evaluate
-from meta_rl.seeding import Streams
-from meta_rl.types import Phase
-from meta_rl.worker import RolloutWorker
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import Phase
+from meta_rl.evaluation.measuring import evaluate
+from meta_rl.experiment.config import EvaluationConfig
+from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 HORIZON = 150

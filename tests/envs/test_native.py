@@ -12,9 +12,9 @@ from envs._native.parity import DRIVES, Comparison, Parity
 from envs._native.scene import scene, task_module
 from envs._native.task_env import NativeTaskEnv
 from envs.metaworld import TASK_NAMES, Config, build
-from meta_rl.errors import NonFiniteAction, UserError
-from meta_rl.protocols import TaskEnv
-from meta_rl.types import Task, Tasks
+from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.protocols import TaskEnv
+from meta_rl.core.types import Task, Tasks
 
 CPU = torch.device("cpu")
 QUICK = ("reach-v3", "peg-insert-side-v3")

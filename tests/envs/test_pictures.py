@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from envs import metaworld, point_navigation
-from meta_rl import opengl
-from meta_rl.errors import UserError
-from meta_rl.opengl import choose_opengl
+from meta_rl.core.errors import UserError
+from meta_rl.rollouts import opengl
+from meta_rl.rollouts.opengl import choose_opengl
 
 CPU = torch.device("cpu")
 

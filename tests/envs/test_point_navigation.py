@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from envs.point_navigation import Config, PointNavigation, build
-from meta_rl.errors import UserError
-from meta_rl.protocols import TaskDistribution, TaskEnv
-from meta_rl.types import Tasks
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import TaskDistribution, TaskEnv
+from meta_rl.core.types import Tasks
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,88 @@
+"""The command line: `meta-rl COMMAND ...`. Imports nothing heavy, so that help is fast."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from meta_rl.core.errors import UserError
+
+COMMANDS = {
+    "train": "train a meta-policy: meta-rl train CONFIG [--field value ...], or --resume RUN",
+    "evaluate": "measure how a run's policy adapts to held-out tasks: meta-rl evaluate RUN",
+    "adapt": "adapt a run's policy to a task of yours and export it: meta-rl adapt RUN --env ENV",
+    "render": "film the policy before and after it adapts: meta-rl render RUN --task NAME",
+    "compare": "set runs side by side, as a table and a picture: meta-rl compare RUN RUN ...",
+    "doctor": "find silent failures of an experiment: meta-rl doctor CONFIG|RUN",
+    "report": "tell what runs achieved in one HTML file: meta-rl report RUN RUN ...",
+    "list": "show what there is: meta-rl list agents|envs|configs",
+}
+
+
+def usage() -> str:
+    """Return the top-level help."""
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: meta-rl COMMAND [--help] ...",
+            "",
+            "Trains, evaluates, compares and ships meta-reinforcement-learning policies.",
+            "",
+            *lines,
+            "",
+            "`meta-rl COMMAND --help` tells more. --debug shows the traceback of an error;",
+            "--plugin package.module allows an agent or family of your own, outside the tree.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code. Errors of the user's are one message on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"meta-rl: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("meta-rl: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `meta-rl list ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from meta_rl import __version__
+
+        print(f"meta-rl {__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        from meta_rl.core.errors import did_you_mean
+
+        hint = did_you_mean(command, list(COMMANDS))
+        raise UserError(f"no command {command!r}; {hint}It has: {', '.join(COMMANDS)}")
+    while "--plugin" in rest:
+        from meta_rl.experiment.catalog import allow_plugin
+
+        at = rest.index("--plugin")
+        if at + 1 == len(rest):
+            raise UserError("--plugin needs a module: --plugin package.module")
+        allow_plugin(rest[at + 1])
+        del rest[at : at + 2]
+    module = importlib.import_module(f"meta_rl.commands.{command}")
+    code: int = module.main(rest)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

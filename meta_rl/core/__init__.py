@@ -1,0 +1,1 @@
+"""What every room speaks: data types, protocols, distributions, randomness, errors and checks."""

@@ -1,0 +1,195 @@
+"""What a task distribution, a simulator and an agent are to the rest of the platform."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from meta_rl.core.types import (
+    Context,
+    EnvSpec,
+    MetaBatch,
+    Metrics,
+    Params,
+    Phase,
+    Picture,
+    Rollout,
+    Step,
+    Tasks,
+    TimeStep,
+)
+
+Split: TypeAlias = Literal["train", "test"]
+
+
+@runtime_checkable
+class TaskEnv(Protocol):
+    """A simulator that steps N copies of each of M tasks together.
+
+    There is no hidden reset: an episode that ended stays ended until `reset_ended`. Actions
+    outside the action space are clipped to it.
+    """
+
+    def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N O"]:
+        """Put each task into `copies` worlds, reset all, and return the first observations.
+
+        What a task's worlds do depends on the task, the seed and the actions alone: not on what
+        the simulator did before, nor on its number of workers or threads, nor on other tasks.
+        """
+        ...
+
+    def step(self, action: Float[Tensor, "M N A"]) -> Step:
+        """Step all worlds once."""
+        ...
+
+    def reset_ended(self) -> Float[Tensor, "M N O"]:
+        """Begin a new episode where the last step ended one; return all current observations."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and memory."""
+        ...
+
+
+@runtime_checkable
+class DrawingTaskEnv(TaskEnv, Protocol):
+    """A simulator that can also draw: what a family needs for videos, and for nothing else."""
+
+    def draw(self) -> Picture:
+        """Return a picture of the first world, copy 0 of task 0, as it is now."""
+        ...
+
+
+@runtime_checkable
+class TaskDistribution(Protocol):
+    """A family of tasks with a train and a test split. Sampling never touches a simulator."""
+
+    family: str
+    spec: EnvSpec
+    metric_names: tuple[str, ...]
+    """What the simulator reports every step beside the reward, e.g. `("success",)`."""
+
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Draw the tasks of one meta-batch."""
+        ...
+
+    def tasks(self, split: Split) -> Tasks:
+        """Return the fixed tasks of a split, in a fixed order: those that evaluation covers."""
+        ...
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make a simulator with tensors on `device`, in `workers` processes if it uses any."""
+        ...
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return what about the tasks a published number depends on: benchmark, versions, ..."""
+        ...
+
+
+@runtime_checkable
+class OpenDistribution(TaskDistribution, Protocol):
+    """A distribution whose policies fit tasks that it does not hold itself."""
+
+    def beyond(self, name: str) -> "TaskDistribution | None":
+        """Return a distribution with tasks of that name and the same spec, or None."""
+        ...
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """Who knows how to solve a family's tasks: the family's module may make one by `expert()`.
+
+    For oracle controls alone, since experts see what the tasks hide. They have no memory.
+    """
+
+    def brief(self, tasks: Tasks) -> Float[Tensor, "M K"]:
+        """Return all that an expert must know of each task, as numbers."""
+        ...
+
+    def act(
+        self, brief: Float[Tensor, "M K"], obs: Float[Tensor, "M N O"]
+    ) -> Float[Tensor, "M N A"]:
+        """Return what an expert with that knowledge does, within the action's bounds."""
+        ...
+
+
+@runtime_checkable
+class MetaAgent(Protocol):
+    """A learning algorithm.
+
+    `begin`, `act` and `adapt` never change the agent; only `meta_update` does.
+    """
+
+    phases: tuple[Phase, ...]
+    """The rollouts one meta-update needs, in order; `adapt` is called between them."""
+    copies_share_experience: bool
+    """Whether a task's copies learn together, or each is a trial of its own: tells how many
+    episodes one adaptation costs."""
+
+    def begin(self, tasks: Tasks, copies: int) -> Context:
+        """Return the context before any experience. Only oracle controls may look at the tasks."""
+        ...
+
+    def act(
+        self, context: Context, timestep: TimeStep, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Context]:
+        """Return actions, their log-probabilities and the moved context.
+
+        Args:
+            generator: Source of the noise; None asks for the mode of the distribution. Drawn by
+                `Gaussian.sample` or `seeding.standard_normal`, it is each task's own in evaluation.
+        """
+        ...
+
+    def adapt(self, context: Context, rollout: Rollout) -> Context:
+        """Learn from a finished rollout, each task from its own copies alone."""
+        ...
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Improve the agent from the phases' rollouts: the only method that changes it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `meta_update` changes: tensors and plain numbers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What the first gradient step of a meta-update follows, opened for inspection.
+
+    Both functions take parameters in double precision if the meta-batch is in double precision.
+    """
+
+    theta: Params
+    """The parameters that the update moves."""
+    loss: Callable[[Params], Float[Tensor, ""]]
+    """What it lowers; `torch.func.grad` of it is the gradient that it follows."""
+    log_ratio: Callable[[Params], Float[Tensor, "T M N"]]
+    """log π_θ(a|s) of the rollout's actions, less what it was when they were drawn."""
+    advantage: Float[Tensor, "T M N"]
+    """How much better than expected each action was: what the loss weighs it by."""
+    rollout: Rollout
+    """The steps that the loss is taken on."""
+    gamma: float
+    """Discount, per environment step, of the return that the advantages are of."""
+    across_episodes: bool
+    """Whether that return runs on over the episodes of a trial."""
+    approximation: str | None
+    """What the gradient leaves out on purpose, so that it is not the loss's; none if nothing."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """What an agent may offer beside `MetaAgent`, so that `meta-rl doctor` can check its maths."""
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Return the objective that `meta_update` would follow on this meta-batch."""
+        ...

@@ -1,0 +1,210 @@
+"""The data that flows through the platform.
+
+Axis letters: **T** steps in order, **M** tasks in the meta-batch, **N** parallel copies of each
+task's environment, **O** observation, **A** action, **P** task parameters. Storage is time-major,
+`(T, M, N, ...)`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Params: TypeAlias = dict[str, Tensor]
+"""A module's parameters by name; a leading axis M makes them one set for each task."""
+
+Metrics: TypeAlias = dict[str, Tensor]
+"""Named 0-d tensors. They stay on their device until the trainer fetches all of them at once."""
+
+Context: TypeAlias = Any
+"""What an agent knows of the tasks at hand: a pytree of tensors, each with leading axis M."""
+
+Picture: TypeAlias = UInt8[NDArray[np.uint8], "height width 3"]
+"""Red, green and blue of each pixel, from the upper left one."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a family: `index` tells the tasks of one name apart and never changes.
+
+    `params` hold all that a simulator needs to become this task (a goal position, say); shorter
+    ones are padded with zeros to the family's longest.
+    """
+
+    family: str
+    name: str
+    index: int
+    params: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """The task's name with its index, as results and errors print it."""
+        return f"{self.name}:{self.index}"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """M tasks of one family, stacked: plain data that no simulator has seen."""
+
+    family: str
+    names: tuple[str, ...]
+    index: Int[Tensor, "M"]
+    params: Float64[Tensor, "M P"]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, which: slice | Sequence[int]) -> "Tasks":
+        rows = range(len(self))[which] if isinstance(which, slice) else which
+        return replace(
+            self,
+            names=tuple(self.names[row] for row in rows),
+            index=self.index[list(rows)],
+            params=self.params[list(rows)],
+        )
+
+    def __iter__(self) -> Iterator[Task]:
+        for name, index, params in zip(
+            self.names, self.index.tolist(), self.params.tolist(), strict=True
+        ):
+            yield Task(self.family, name, index, tuple(params))
+
+    @classmethod
+    def stack(cls, tasks: Sequence[Task]) -> "Tasks":
+        """Stack single tasks of one family."""
+        return cls(
+            family=tasks[0].family,
+            names=tuple(task.name for task in tasks),
+            index=torch.tensor([task.index for task in tasks]),
+            params=torch.tensor([task.params for task in tasks], dtype=torch.float64),
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one simultaneous step of all worlds brought.
+
+    `next_obs` is the true successor, never the observation after a reset. `metrics` holds what
+    else the simulator reports a step, such as `success`.
+    """
+
+    next_obs: Float[Tensor, "M N O"]
+    reward: Float[Tensor, "M N"]
+    terminated: Bool[Tensor, "M N"]
+    truncated: Bool[Tensor, "M N"]
+    metrics: Mapping[str, Float[Tensor, "M N"]]
+
+
+@dataclass(frozen=True)
+class TimeStep:
+    """All that an agent may look at when it acts.
+
+    `prev_action` and `prev_reward` are zero before anything was done on a task, and reach across
+    the episodes of one trial. `first` marks the first step of an episode. `valid` is false on
+    padding: the world has finished its episodes and waits for the others.
+    """
+
+    obs: Float[Tensor, "*T M N O"]
+    prev_action: Float[Tensor, "*T M N A"]
+    prev_reward: Float[Tensor, "*T M N"]
+    first: Bool[Tensor, "*T M N"]
+    valid: Bool[Tensor, "*T M N"]
+
+
+@dataclass(frozen=True)
+class Rollout(TimeStep):
+    """T steps of M tasks, N copies each, exactly as they happened; nothing derived is stored.
+
+    `action` is what the policy drew; a simulator may clip it to its bounds. `log_prob` is its
+    joint log-probability (summed over action dimensions) under the policy that drew it.
+    """
+
+    action: Float[Tensor, "T M N A"]
+    log_prob: Float[Tensor, "T M N"]
+    reward: Float[Tensor, "T M N"]
+    terminated: Bool[Tensor, "T M N"]
+    truncated: Bool[Tensor, "T M N"]
+    next_obs: Float[Tensor, "T M N O"]
+    metrics: Mapping[str, Float[Tensor, "T M N"]]
+
+    @property
+    def last(self) -> Bool[Tensor, "T M N"]:
+        """Where an episode ends, for whichever reason."""
+        return self.valid & (self.terminated | self.truncated)
+
+    @classmethod
+    def concatenate(cls, rollouts: Sequence["Rollout"]) -> "Rollout":
+        """Join rollouts of the same worlds along time."""
+        columns: dict[str, Any] = {
+            field.name: torch.cat([getattr(rollout, field.name) for rollout in rollouts])
+            for field in fields(cls)
+            if field.name != "metrics"
+        }
+        metrics = {
+            name: torch.cat([rollout.metrics[name] for rollout in rollouts])
+            for name in rollouts[0].metrics
+        }
+        return cls(**columns, metrics=metrics)
+
+
+DataclassT = TypeVar("DataclassT")
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], data: DataclassT) -> DataclassT:
+    """Return a copy of a dataclass with a function applied to each tensor in it."""
+    changed: dict[str, Any] = {}
+    for field in fields(data):  # type: ignore[arg-type]
+        value = getattr(data, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = function(value)
+        elif isinstance(value, Mapping):
+            changed[field.name] = {name: function(tensor) for name, tensor in value.items()}
+    return replace(data, **changed)  # type: ignore[type-var]
+
+
+def all_finite(tree: Any) -> bool:
+    """Return whether every floating-point tensor in a pytree is finite, in one transfer."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    checks = [torch.isfinite(leaf).all() for leaf in leaves if leaf.is_floating_point()]
+    if not checks:
+        return True
+    return bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent must know of its environments to be built, as plain data."""
+
+    observation_size: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    horizon: int
+    """Most steps of one episode."""
+    family: str = ""
+    """The family's name in the catalog, by which oracle controls find its expert."""
+
+    @property
+    def action_size(self) -> int:
+        """Number of action dimensions (A)."""
+        return len(self.action_low)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One rollout that a meta-update needs: every copy plays so many whole episodes."""
+
+    episodes: int = 1
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """The experience of one meta-iteration: the tasks, and one rollout for each phase."""
+
+    tasks: Tasks
+    rollouts: tuple[Rollout, ...]

@@ -1,0 +1,155 @@
+"""A policy that has adapted to one task: as a file, and acting in any Gymnasium loop."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import meta_rl
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.types import Context, EnvSpec
+from meta_rl.deployment import program as acting
+from meta_rl.deployment.program import ActingPolicy
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import from_dict, plain
+from meta_rl.runs import checkpoint
+
+State: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""Memory (B, H), last action as drawn (B, A) and last reward (B,) of B worlds."""
+
+
+@dataclass(frozen=True)
+class AdaptedPolicy:
+    """Acts as the adapted agent does, in one world or several of its task."""
+
+    policy: ActingPolicy
+    metadata: Mapping[str, Any]
+    """Task, run, protocol, episodes adapted from, versions."""
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: State | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = True,
+        *,
+        reward: float | NDArray[Any] | None = None,
+    ) -> tuple[NDArray[np.float32], State | None]:
+        """Return the action, within its bounds, and the state for the next call.
+
+        As in Stable-Baselines3. Policies without a memory have no state.
+
+        Args:
+            observation: (O,) of one world, or (B, O) of several.
+            state: What the last call returned; None begins an episode, knowing what adaptation
+                taught and nothing later.
+            episode_start: (B,), where to begin an episode whatever the state is.
+            deterministic: Return the most likely action, or one drawn by torch's own generator.
+            reward: What the last action earned, a number or (B,); only policies with a memory
+                look at it. None repeats the last reward that was told.
+        """
+        size = self.policy.spec.observation_size
+        given = np.asarray(observation, dtype=np.float32)
+        if given.ndim not in (1, 2) or given.shape[-1] != size:
+            raise UserError(
+                f"the policy observes {size} numbers, got an array of shape {given.shape}"
+            )
+        obs = torch.from_numpy(given.reshape(-1, size))
+        fresh = self._fresh_state(len(obs))
+        first = torch.full((len(obs),), state is None)
+        memory, prev_action, prev_reward = fresh if state is None else map(torch.from_numpy, state)
+        if reward is not None and state is not None:
+            told = torch.as_tensor(np.asarray(reward, dtype=np.float32))
+            prev_reward = told.expand(len(obs))
+        if episode_start is not None and state is not None:
+            first = torch.from_numpy(np.asarray(episode_start, dtype=bool)).expand(len(obs))
+            chosen = first.unsqueeze(1)
+            memory = torch.where(chosen, fresh[0], memory)
+            prev_action = torch.where(chosen, fresh[1], prev_action)
+            prev_reward = torch.where(first, fresh[2], prev_reward)
+        shape = (len(obs), self.policy.spec.action_size)
+        noise = torch.zeros(shape) if deterministic else torch.randn(shape)
+        action, drawn, moved = self.policy(obs, noise, prev_action, prev_reward, first, memory)
+        action = action.numpy().reshape(*given.shape[:-1], -1)
+        if not self.policy.has_memory:
+            return action, None
+        return action, (moved.numpy(), drawn.numpy(), prev_reward.numpy())
+
+    def _fresh_state(self, worlds: int) -> tuple[Tensor, Tensor, Tensor]:
+        policy = self.policy
+        return (
+            policy.initial_state.expand(worlds, -1),
+            policy.initial_action.expand(worlds, -1),
+            policy.initial_reward.expand(worlds),
+        )
+
+
+def save(
+    path: Path,
+    agent: MetaAgent,
+    agent_config: Any,
+    context: Context,
+    memory: tuple[Tensor, Tensor],
+    spec: EnvSpec,
+    freeze_memory: bool,
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Write an adapted policy for `load`; beside it as a program of torch's, and return that."""
+    versions = {
+        "meta_rl": meta_rl.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    state = {
+        "agent_name": catalog.name_of(agent_config),
+        "agent_config": plain(asdict(agent_config)),
+        "agent": agent.state_dict(),
+        "context": context,
+        "memory": memory,
+        "spec": plain(asdict(spec)),
+        "freeze_memory": freeze_memory,
+        "metadata": {**metadata, "versions": versions},
+    }
+    on_host = pytree.tree_map(
+        lambda x: x.detach().cpu().clone() if isinstance(x, torch.Tensor) else x, state
+    )
+    checkpoint.save(on_host, path)
+    adapted = load(path)
+    program = path.with_suffix(".pt2")
+    acting.export(adapted.policy, adapted.metadata, program)
+    return program
+
+
+def load(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
+    """Load an adapted policy written by `meta-rl adapt`, on the CPU.
+
+    Args:
+        plugin: The module of an agent of your own that may be imported for it.
+    """
+    if plugin is not None:
+        catalog.allow_plugin(plugin)
+    path = Path(path)
+    if path.suffix == ".pt2":
+        raise UserError(f"{path} is for torch.export.load; load {path.with_suffix('.pt')} here")
+    state = checkpoint.load(path)
+    if "context" not in state:
+        raise UserError(f"{path} is a training checkpoint; `meta-rl adapt RUN` makes policies")
+    if "metadata" not in state:
+        raise UserError(f"{path} was written by an older meta-rl; run `meta-rl adapt` again")
+    module = catalog.load("agents", state["agent_name"])
+    config = from_dict(module.Config, state["agent_config"], "agent", str(path))
+    spec = from_dict(EnvSpec, state["spec"], "spec", str(path))
+    agent: MetaAgent = module.build(config, spec, torch.device("cpu"), 0)
+    agent.load_state_dict(state["agent"])
+    policy = ActingPolicy(agent, state["context"], state["memory"], spec, state["freeze_memory"])
+    return AdaptedPolicy(policy, state["metadata"])

@@ -1,0 +1,262 @@
+"""Adaptation while acting: play, learn, play again; notice when the task has changed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from scipy import stats
+
+from meta_rl.core.episodes import episode_success, episode_sums
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.types import Context, Phase, Rollout, Tasks, TimeStep, all_finite
+from meta_rl.deployment.program import GaussianAgent
+from meta_rl.rollouts.collector import RolloutWorker
+
+PATIENCE = 3
+"""Rounds without improvement after which adaptation is stable."""
+FALSE_ALARM = 0.00135
+"""Chance of a false alarm in a round of an unchanged task with normal returns: that of a normal
+number to lie 3 standard deviations below its mean, as on Shewhart's control charts."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the agent knows of its task at the beginning of a round."""
+
+    context: Context
+    episodes: int = 0
+    """Episodes of the task that it has learned from."""
+    previous: Rollout | None = None
+    """What it learned from last; a memory reaches back to its end."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round showed."""
+
+    number: int
+    doing: Literal["adapt", "execute"]
+    learned_from: int
+    """Episodes of the task that its policy had learned from."""
+    returns: tuple[float, ...]
+    """One for each episode."""
+    success: float | None
+    """Share of successful episodes; None where success is not defined."""
+    kl: float | None
+    """E[KL(π ‖ π′)] in nats in the round's own states, π being its policy and π′ that of the
+    round before; None for the first round, and for agents that do not tell their distribution."""
+    env_steps: int
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over the episodes."""
+        return float(np.mean(self.returns))
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a round led to."""
+
+    number: int
+    event: Literal["stable", "not stable", "dropped", "starts again"]
+    detail: str
+
+
+Report: TypeAlias = Round | Event
+
+
+@dataclass(frozen=True)
+class Played:
+    """A round with what led to it and what came of it."""
+
+    known: Knowledge
+    round: Round
+    rollout: Rollout
+    moved: Context
+
+
+class OnlineAdaptation:
+    """Lets one world's policy adapt while it acts.
+
+    Args:
+        tasks: The one task.
+        episodes: Episodes to play in each round of adaptation.
+        rounds: Rounds of adaptation; the most of them if it may be stable before.
+        until_stable: Adapt until stable (see `improves`), and keep what played the best round.
+        watch: Rounds to execute after the one that measures what adaptation gave.
+        tell: Called with every round and event as it happens.
+    """
+
+    def __init__(
+        self,
+        worker: RolloutWorker,
+        agent: MetaAgent,
+        tasks: Tasks,
+        episodes: int,
+        rounds: int,
+        until_stable: bool,
+        watch: int,
+        tell: Callable[[Report], None],
+    ) -> None:
+        self.worker = worker
+        self.agent = agent
+        self.tasks = tasks
+        self.episodes = episodes
+        self.rounds = rounds
+        self.until_stable = until_stable
+        self.watch = watch
+        self.tell = tell
+        self.played = 0
+        self._last_context: Context | None = None
+
+    def run(self) -> Knowledge:
+        """Adapt, execute, and adapt again whenever the return drops; return what is known then."""
+        known = self.adapt([self.begin()])
+        # A memory would go on learning within a round, so its rounds are single episodes.
+        episodes = self.episodes if self.agent.copies_share_experience else 1
+        reference: list[float] = []
+        left = 1 + self.watch
+        while left > 0:
+            # What a memory learns while executing is forgotten: the policy stays what it is.
+            played = self.play(known, "execute", episodes)
+            left -= 1
+            limit = alarm_limit(reference, episodes)
+            if played.round.mean_return >= limit:
+                reference += played.round.returns
+                continue
+            self.event("dropped", f"return {played.round.mean_return:.2f} is below {limit:.2f}")
+            known, reference = self.adapt([self.begin(), known]), []
+            left = max(left, 1)  # to measure what that gave
+        return known
+
+    def adapt(self, starts: Sequence[Knowledge]) -> Knowledge:
+        """Adapt from the start that earns more in a round; return what is to be executed.
+
+        Meta-training made the first parameters to learn from, so they are always among the starts;
+        after a small change of the task those that were adapted to it before may lie nearer.
+        """
+        trials = [self.play(start, "adapt", self.episodes) for start in starts]
+        played = max(trials, key=lambda trial: trial.round.mean_return)
+        if len(trials) > 1:
+            where = "the meta-parameters" if played is trials[0] else "the adapted policy"
+            self.event("starts again", f"from {where}, which earned more")
+        best, without_improvement = played, 0
+        for _ in range(self.rounds - 1):
+            played = self.play(self.learn(played), "adapt", self.episodes)
+            if improves(played.round, best.round):
+                best, without_improvement = played, 0
+            else:
+                without_improvement += 1
+            if self.until_stable and without_improvement == PATIENCE:
+                self.event("stable", f"round {best.round.number} was the best")
+                return best.known
+        if self.until_stable:
+            self.event("not stable", f"round {best.round.number} was the best so far")
+            return best.known
+        return self.learn(played)
+
+    def begin(self) -> Knowledge:
+        """Return what the agent knows before any experience."""
+        return Knowledge(self.agent.begin(self.tasks, 1))
+
+    def learn(self, played: Played) -> Knowledge:
+        """Adapt to a round that was played."""
+        context = self.agent.adapt(played.moved, played.rollout)
+        if not all_finite(context):
+            raise UserError(
+                f"adapting to round {played.round.number} gave parameters that are not finite; "
+                f"fewer --rounds, or a run with a smaller agent.inner_lr or agent.later_inner_lr, "
+                f"may help"
+            )
+        episodes = played.known.episodes + len(played.round.returns)
+        return Knowledge(context, episodes, played.rollout)
+
+    def play(self, known: Knowledge, doing: Literal["adapt", "execute"], episodes: int) -> Played:
+        """Play a round and tell of it."""
+        rollout, moved = self.worker.collect(
+            self.agent, known.context, self.tasks, 1, Phase(episodes), known.previous
+        )
+        returns = episode_sums(rollout, rollout.reward, episodes).flatten()
+        if not all_finite(returns):
+            raise UserError("the rewards are not finite; look at the environment")
+        self.played += 1
+        result = Round(
+            number=self.played,
+            doing=doing,
+            learned_from=known.episodes,
+            returns=tuple(returns.tolist()),
+            success=success_share(rollout, episodes),
+            kl=self.divergence(known.context, rollout),
+            env_steps=self.worker.env_steps,
+        )
+        self._last_context = known.context
+        self.tell(result)
+        return Played(known, result, rollout, moved)
+
+    @torch.no_grad()
+    def divergence(self, context: Context, rollout: Rollout) -> float | None:
+        """Return how far a round's policy is from that of the round before; see `Round.kl`."""
+        before = self._last_context
+        if before is None or not isinstance(self.agent, GaussianAgent):
+            return None
+        if before is context:
+            return 0.0
+        total = torch.zeros((), device=self.worker.device)
+        for t in range(len(rollout.valid)):
+            timestep = TimeStep(**{each.name: getattr(rollout, each.name)[t] for each in _SEEN})
+            policy, context = self.agent.distribution(context, timestep)
+            other, before = self.agent.distribution(before, timestep)
+            total += (policy.kl(other) * timestep.valid).sum()
+        return float(total / rollout.valid.sum())
+
+    def event(
+        self, event: Literal["stable", "not stable", "dropped", "starts again"], detail: str
+    ) -> None:
+        """Tell of an event of the last round."""
+        self.tell(Event(self.played, event, detail))
+
+
+_SEEN = fields(TimeStep)
+
+
+def improves(result: Round, best: Round) -> bool:
+    """Return whether a round is better than the best one before it.
+
+    Its success is higher; or it is equal, or not defined, and the mean return is higher by more
+    than its own standard error (zero for a single episode).
+    """
+    success, best_success = result.success or 0.0, best.success or 0.0
+    if success != best_success:
+        return success > best_success
+    count = len(result.returns)
+    error = np.std(result.returns, ddof=1) / np.sqrt(count) if count > 1 else 0.0
+    return bool(result.mean_return - best.mean_return > error)
+
+
+def alarm_limit(reference: Sequence[float], episodes: int) -> float:
+    """Return the mean return of further episodes below which the task must have changed.
+
+    The one-sided lower prediction limit for the mean of e further draws from the normal
+    distribution that n returns came from (Hahn & Meeker 1991, ch. 4):
+    mean - t(1 - FALSE_ALARM; n - 1) · s · √(1/n + 1/e). Two returns are the fewest that have an s.
+    """
+    count = len(reference)
+    if count < 2:
+        return -np.inf
+    mean = float(np.mean(reference))
+    # Rewards are sums of float32: equal returns may differ by rounding.
+    spread = max(float(np.std(reference, ddof=1)), 1e-6 * abs(mean))
+    quantile = float(stats.t.isf(FALSE_ALARM, count - 1))
+    return mean - quantile * spread * float(np.sqrt(1 / count + 1 / episodes))
+
+
+def success_share(rollout: Rollout, episodes: int) -> float | None:
+    """Return the share of successful episodes, or None if no step says what success is."""
+    told = rollout.metrics.get("success")
+    if told is None or told[rollout.valid].isnan().all():
+        return None
+    decided = replace(rollout, metrics={"success": told.nan_to_num(0.0)})
+    return float(episode_success(decided, episodes).mean())

@@ -1,0 +1,1 @@
+"""Finding what fails silently: `meta-rl doctor`."""

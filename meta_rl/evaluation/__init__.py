@@ -1,0 +1,1 @@
+"""Measuring adaptation: cells, protocol, results, statistics, and the comparison of runs."""

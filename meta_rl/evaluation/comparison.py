@@ -1,0 +1,282 @@
+"""Finished runs, read back and gathered into groups that differ by their seed alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.evaluation.statistics import (
+    AGGREGATES,
+    Estimate,
+    Resampling,
+    estimate,
+    probability_of_improvement,
+    resampled,
+)
+from meta_rl.experiment.identity import learning_part
+from meta_rl.runs.folder import RunFolder
+
+Quantity: TypeAlias = Literal["success", "episode_return"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed: its experiment and one of its evaluations."""
+
+    path: Path
+    experiment: Mapping[str, Any]
+    """The experiment as plain data."""
+    result: EvalResult
+
+    @property
+    def seed(self) -> int:
+        """The experiment's seed."""
+        return int(self.experiment["seed"])
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was logged while training: the lines of metrics.jsonl, none if it is not there.
+
+        A last line that is not complete, of a run that is training or was killed, is left out.
+        """
+        path = RunFolder(self.path).metrics
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+
+    @property
+    def wall_time_s(self) -> float | None:
+        """Time of training up to the measured checkpoint, with evaluations; none if not logged."""
+        times = [
+            row["wall_time_s"]
+            for row in self.metrics
+            if "wall_time_s" in row and row["env_steps"] <= self.result.env_steps
+        ]
+        return max(times, default=None)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """All that must be equal for runs to be seeds of one agent, under dotted names."""
+        learning = learning_part(self.experiment)
+        protocol = {f"protocol.{k}": v for k, v in self.result.protocol.items()}
+        return _flat(learning) | protocol
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one agent on one task distribution, of different seeds, measured alike.
+
+    R runs, M tasks, S stages of adaptation.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> EvalResult:
+        """The result of the first run: all have the same tasks, stages and protocol."""
+        return self.runs[0].result
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each task's name."""
+        return self.first.names
+
+    @property
+    def task_labels(self) -> list[str]:
+        """Each task's name with its index."""
+        return [f"{n}:{i}" for n, i in zip(self.names, self.first.index, strict=True)]
+
+    def columns(self, row: str) -> list[int]:
+        """Return the tasks that a row of `task_rows` speaks of: by their name, or by label."""
+        pairs = zip(self.names, self.task_labels, strict=True)
+        return [column for column, pair in enumerate(pairs) if row in pair]
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What was measured; a family may have no success."""
+        has_success = self.first.protocol["success_rule"] is not None
+        return ("success", "episode_return") if has_success else ("episode_return",)
+
+    def scores(self, quantity: Quantity, stage: int = -1) -> Float[NDArray[np.float64], "R M"]:
+        """Return each run's mean over the episodes and copies of each task."""
+        return np.stack([getattr(run.result, quantity)[:, stage].mean((0, 2)) for run in self.runs])
+
+
+def load_run(path: Path, split: str, actions: str) -> Run:
+    """Read a run's experiment and its newest evaluation."""
+    result = newest_result(path, split, actions)
+    return Run(path, RunFolder(path).description(), result)
+
+
+def newest_result(run: Path, split: str, actions: str) -> EvalResult:
+    """Read the evaluation of a run that was made last."""
+    if not run.is_dir():
+        raise UserError(f"no run folder {run}")
+    found = list(RunFolder(run).evaluations.glob(f"*-{split}-{actions}-*.json"))
+    if not found:
+        raise UserError(
+            f"{run} has no evaluation on {split} tasks with {actions} actions; make one with "
+            f"`meta-rl evaluate {run} --split {split} --actions {actions}`"
+        )
+    return EvalResult.load(max(found, key=lambda path: path.stat().st_mtime))
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Gather runs that differ by their seed alone, in the order given.
+
+    A seed counts once in a group: a second run of the same seed opens another one.
+    """
+    gathered: list[list[Run]] = []
+    for run in runs:
+        for members in gathered:
+            if _alike(members[0], run) and all(other.seed != run.seed for other in members):
+                members.append(run)
+                break
+        else:
+            gathered.append([run])
+    return [
+        Group(label, tuple(members))
+        for label, members in zip(_labels(gathered), gathered, strict=True)
+    ]
+
+
+def _alike(one: Run, other: Run) -> bool:
+    same_tasks = one.result.names == other.result.names and one.result.index == other.result.index
+    return same_tasks and one.description == other.description
+
+
+def _labels(gathered: Sequence[Sequence[Run]]) -> list[str]:
+    """Return the folders' names without the seed, with what tells namesakes apart."""
+    names = [_name(members) for members in gathered]
+    labels = []
+    for name, members in zip(names, gathered, strict=True):
+        namesakes = [other[0] for other, of in zip(gathered, names, strict=True) if of == name]
+        differing = differing_fields([run.description for run in namesakes])
+        ours = [f"{field}={members[0].description.get(field)}" for field in differing]
+        # A few fields explain a group; of unrelated experiments only the folder is worth reading.
+        labels.append(f"{name} ({', '.join(ours)})" if 0 < len(ours) <= 3 else name)
+    return [
+        label if labels.count(label) == 1 else str(members[0].path)
+        for label, members in zip(labels, gathered, strict=True)
+    ]
+
+
+def _name(members: Sequence[Run]) -> str:
+    names = [run.path.name.removesuffix(f"-seed{run.seed}") for run in members]
+    return max(names, key=names.count)
+
+
+def differing_fields(descriptions: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the fields that are not the same in all, with their values."""
+    names = dict.fromkeys(name for fields in descriptions for name in fields)
+    columns = {name: [str(fields.get(name)) for fields in descriptions] for name in names}
+    return {
+        name: list(dict.fromkeys(values))
+        for name, values in columns.items()
+        if len(set(values)) > 1
+    }
+
+
+def shared_quantities(groups: Sequence[Group]) -> list[Quantity]:
+    """Return what was measured in all groups."""
+    first, *others = groups
+    return [q for q in first.quantities if all(q in group.quantities for group in others)]
+
+
+def resampled_in(groups: Sequence[Group], resampling: Resampling) -> list[str]:
+    """Return what the intervals of groups are over: `seeds` if any group has several, `tasks`."""
+    found = {
+        what for group in groups for what in resampled([len(group.runs)], group.names, resampling)
+    }
+    return [what for what in ("seeds", "tasks") if what in found]
+
+
+def task_rows(groups: Sequence[Group]) -> list[str]:
+    """Return what a breakdown by task has a row for: names, or goals where all have one name."""
+    names = dict.fromkeys(name for group in groups for name in group.names)
+    if len(names) > 1:
+        return list(names)
+    return list(dict.fromkeys(label for group in groups for label in group.task_labels))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group's aggregates of one quantity at one stage, over all tasks or over one row of them."""
+
+    group: Group
+    quantity: Quantity
+    stage: int
+    task: str | None
+    """A row of `task_rows`; none means all tasks."""
+    aggregates: Mapping[str, Estimate]
+    """IQM, mean and median."""
+    over: tuple[str, ...]
+    """What the intervals are over: see `statistics.resampled`."""
+
+
+def aggregate(
+    group: Group,
+    quantity: Quantity,
+    stage: int,
+    task: str | None = None,
+    resampling: Resampling = "whole-runs",
+) -> Row:
+    """Aggregate a group's scores over seeds and tasks."""
+    columns = range(len(group.names)) if task is None else group.columns(task)
+    scores = [group.scores(quantity, stage)[:, list(columns)]]
+    names = [group.names[column] for column in columns]
+    found = {name: estimate(f, scores, names, resampling) for name, f in AGGREGATES.items()}
+    over = resampled([len(group.runs)], names, resampling)
+    return Row(group, quantity, stage, task, found, over)
+
+
+def improvement(
+    one: Group,
+    other: Group,
+    quantity: Quantity,
+    stage: int = -1,
+    resampling: Resampling = "whole-runs",
+) -> tuple[Estimate, tuple[str, ...]] | None:
+    """Return the probability that one group beats another on the tasks that both have played.
+
+    Returns:
+        The estimate and what its interval is over; none if they have no task in common.
+    """
+    theirs = {label: column for column, label in enumerate(other.task_labels)}
+    both = [
+        (column, theirs[label]) for column, label in enumerate(one.task_labels) if label in theirs
+    ]
+    if not both:
+        return None
+    columns, other_columns = map(list, zip(*both, strict=True))
+    names = [one.names[column] for column in columns]
+    scores = [
+        one.scores(quantity, stage)[:, columns],
+        other.scores(quantity, stage)[:, other_columns],
+    ]
+    runs = [len(array) for array in scores]
+    found = estimate(probability_of_improvement, scores, names, resampling)
+    return found, resampled(runs, names, resampling)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,88 @@
+"""What a number depends on beside the agent: the protocol of an evaluation, and its fingerprint."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
+from meta_rl.core.types import Tasks
+from meta_rl.experiment.config import EvaluationConfig
+
+SUCCESS_RULE = "an episode succeeds if any of its steps does"
+
+
+def make_protocol(
+    agent: MetaAgent,
+    distribution: TaskDistribution,
+    config: EvaluationConfig,
+    copies: int,
+) -> dict[str, Any]:
+    """Return all that a number depends on beside the agent: only equals may be compared."""
+    return describe_protocol(
+        distribution,
+        config,
+        stage_episodes(agent, config, copies)[-1],
+        int(np.prod(measured_episodes(agent, config, copies))),
+    )
+
+
+def describe_protocol(
+    distribution: TaskDistribution,
+    config: EvaluationConfig,
+    adaptation_episodes: int,
+    evaluation_episodes: int,
+) -> dict[str, Any]:
+    """Return the protocol of so many episodes a task, before the last stage and at each."""
+    apart = config.evaluation_episodes is not None
+    return {
+        "family": distribution.family,
+        **distribution.protocol(),
+        "split": config.split,
+        "tasks": len(choose_tasks(distribution, config.split, config.goals)),
+        "success_rule": SUCCESS_RULE if "success" in distribution.metric_names else None,
+        "actions": config.actions,
+        "adaptation_episodes": adaptation_episodes,
+        "evaluation_episodes": evaluation_episodes,
+        **({"evaluation_episodes_are_learned_from": False} if apart else {}),
+    }
+
+
+def fingerprint(protocol: Mapping[str, Any]) -> str:
+    """Return a short hash of a protocol."""
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def choose_tasks(distribution: TaskDistribution, split: Split, goals: int | None) -> Tasks:
+    """Return a split's tasks, at most the first `goals` of each name."""
+    tasks = distribution.tasks(split)
+    if goals is None:
+        return tasks
+    seen: dict[str, int] = {}
+    rows = []
+    for row, name in enumerate(tasks.names):
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] <= goals:
+            rows.append(row)
+    return tasks[rows]
+
+
+def stage_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, ...]:
+    """Return the episodes of experience that a policy has at each stage."""
+    step = agent.phases[0].episodes * (copies if agent.copies_share_experience else 1)
+    return tuple(step * stage for stage in range(config.adaptation_steps + 1))
+
+
+def measured_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, int]:
+    """Return (E, N): the episodes that measure a task at each stage, and in how many copies.
+
+    Copies that learn together have one policy, whose evaluation episodes are played side by side;
+    otherwise each copy's policy plays as many, one after the other.
+    """
+    if config.evaluation_episodes is None:
+        return agent.phases[0].episodes, copies
+    if agent.copies_share_experience:
+        return 1, config.evaluation_episodes
+    return config.evaluation_episodes, copies

@@ -1,0 +1,165 @@
+"""What an evaluation found: every episode of every cell, written to files and read back."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.protocol import fingerprint
+from meta_rl.evaluation.statistics import estimate, mean
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an agent achieved on M tasks at each of S stages of adaptation, 0 before any.
+
+    `episode_return` and `success` hold all E episodes of all N copies: the denominators are fixed
+    before the first step. `success` is NaN throughout where the family has no such metric.
+    """
+
+    names: tuple[str, ...]
+    index: tuple[int, ...]
+    episode_return: Float[NDArray[np.float64], "E S M N"]
+    success: Float[NDArray[np.float64], "E S M N"]
+    adaptation_episodes: tuple[int, ...]
+    """Episodes of its task that a policy had learned from at each stage."""
+    protocol: Mapping[str, Any]
+    env_steps: int
+    """Environment steps of training that the agent has had."""
+    meta_iterations: int
+    checkpoint: str = "latest"
+    """Which checkpoint was measured: the newest, the best by evaluation while training, a file."""
+    seed: int = 0
+    """Seed of the actions' noise."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of all that a comparable result must share."""
+        return fingerprint(self.protocol)
+
+    def summary(self) -> dict[str, Any]:
+        """Return means and intervals for each stage, in all and for each task name."""
+        stages = []
+        for stage, episodes in enumerate(self.adaptation_episodes):
+            row: dict[str, Any] = {"stage": stage, "adaptation_episodes": episodes}
+            for quantity in ("episode_return", "success"):
+                if quantity == "success" and self.protocol["success_rule"] is None:
+                    continue
+                cells = getattr(self, quantity)[:, stage]
+                by_task = cells.mean((0, 2))
+                found = estimate(mean, [by_task[None]], self.names)
+                row[quantity] = {"mean": found.value, "low": found.low, "high": found.high}
+                row[f"{quantity}_by_name"] = {
+                    name: float(by_task[[other == name for other in self.names]].mean())
+                    for name in dict.fromkeys(self.names)
+                }
+            stages.append(row)
+        return {
+            "fingerprint": self.fingerprint,
+            "protocol": dict(self.protocol),
+            "env_steps": self.env_steps,
+            "meta_iterations": self.meta_iterations,
+            "checkpoint": self.checkpoint,
+            "seed": self.seed,
+            "tasks": len(self.names),
+            "cells_per_stage": int(np.prod(self.episode_return.shape) // len(stages)),
+            "stages": stages,
+            "by_task": self.by_task(),
+        }
+
+    def by_task(self) -> list[dict[str, Any]]:
+        """Return one row for each task name and goal: its means at every stage."""
+        measures = {"episode_return": self.episode_return, "success": self.success}
+        if self.protocol["success_rule"] is None:
+            del measures["success"]
+        means = {quantity: cells.mean((0, 3)).T for quantity, cells in measures.items()}
+        return [
+            {"task": name, "goal": goal}
+            | {quantity: by_stage[m].tolist() for quantity, by_stage in means.items()}
+            for m, (name, goal) in enumerate(zip(self.names, self.index, strict=True))
+        ]
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Return columns, and one row for each task, goal and stage."""
+        columns = ["task", "goal", "stage", "adaptation_episodes", "return", "success"]
+        rows = [
+            [
+                name,
+                self.index[m],
+                stage,
+                episodes,
+                float(self.episode_return[:, stage, m].mean()),
+                float(self.success[:, stage, m].mean()),
+            ]
+            for m, name in enumerate(self.names)
+            for stage, episodes in enumerate(self.adaptation_episodes)
+        ]
+        return columns, rows
+
+    def metrics(self) -> dict[str, float]:
+        """Return the stages' means under the names that logs use."""
+        logged = {}
+        for row in self.summary()["stages"]:
+            for quantity, name in (("episode_return", "return"), ("success", "success")):
+                if quantity in row:
+                    logged[f"evaluation/{name}/stage_{row['stage']}"] = row[quantity]["mean"]
+        return logged
+
+    def score(self) -> tuple[float, float]:
+        """Return what `best` means: success after all adaptation, then return."""
+        success, episode_return = self.success[:, -1].mean(), self.episode_return[:, -1].mean()
+        # NaN would compare as neither better nor worse, and so stay the best for ever.
+        return (
+            float(np.nan_to_num(success, nan=0.0)),
+            float(np.nan_to_num(episode_return, nan=-np.inf)),
+        )
+
+    def save(self, folder: Path) -> Path:
+        """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz."""
+        kind = f"{self.protocol['split']}-{self.protocol['actions']}-seed{self.seed}"
+        stem = f"{self.env_steps}-{kind}-{self.fingerprint}"
+        path = folder / f"{stem}.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(
+                folder / f"{stem}.npz",
+                names=np.array(self.names),
+                index=np.array(self.index),
+                episode_return=self.episode_return,
+                success=self.success,
+                adaptation_episodes=np.array(self.adaptation_episodes),
+            )
+            path.write_text(json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write the evaluation {path}: {error}") from error
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "EvalResult":
+        """Read what `save` wrote: the JSON file at `path`, and the npz beside it."""
+        try:
+            summary = json.loads(path.read_text())
+            with path.with_suffix(".npz").open("rb") as file, np.load(file) as cells:
+                return cls(
+                    names=tuple(cells["names"].tolist()),
+                    index=tuple(cells["index"].tolist()),
+                    episode_return=cells["episode_return"],
+                    success=cells["success"],
+                    adaptation_episodes=tuple(cells["adaptation_episodes"].tolist()),
+                    protocol=summary["protocol"],
+                    env_steps=summary["env_steps"],
+                    meta_iterations=summary["meta_iterations"],
+                    checkpoint=summary.get("checkpoint", "latest"),  # older files say neither
+                    seed=summary.get("seed", 0),
+                )
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"cannot read the evaluation {path}: {type(error).__name__}: {error}; make it again"
+            ) from error

@@ -1,0 +1,1 @@
+"""What is to be run: configs and flags, the catalog, and building the parts they name."""

@@ -1,0 +1,51 @@
+"""Makes the parts that an experiment names."""
+
+import os
+from typing import Any
+
+import torch
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import MetaAgent, TaskDistribution
+from meta_rl.core.types import EnvSpec
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import Experiment
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device, or say why there is none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"no device {name!r}: {error}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"device {name} was asked for, but torch {torch.__version__} sees no CUDA GPU; use "
+            f"--device cpu, or install a CUDA build of torch"
+        )
+    return device
+
+
+def set_threads(experiment: Experiment[Any, Any]) -> None:
+    """Give torch the CPU threads that the experiment asks for."""
+    if experiment.threads:
+        torch.set_num_threads(experiment.threads)
+
+
+def worker_count(experiment: Experiment[Any, Any]) -> int:
+    """Return the number of processes for Gymnasium environments."""
+    return experiment.workers or os.cpu_count() or 1
+
+
+def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:
+    """Make the task distribution."""
+    module = catalog.load("envs", catalog.name_of(experiment.envs))
+    distribution: TaskDistribution = module.build(experiment.envs)
+    return distribution
+
+
+def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.device) -> MetaAgent:
+    """Make the agent with its initial parameters."""
+    module = catalog.load("agents", catalog.name_of(experiment.agent))
+    agent: MetaAgent = module.build(experiment.agent, spec, device, experiment.seed)
+    return agent

@@ -1,0 +1,278 @@
+"""Experiments: frozen dataclasses, read from strict YAML, changed by typed flags."""
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+import yaml
+
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.experiment import catalog
+
+VERSION = 1
+"""Version of the config format that this code reads."""
+
+AgentT = TypeVar("AgentT")
+EnvsT = TypeVar("EnvsT")
+ConfigT = TypeVar("ConfigT")
+
+
+TrackingMode: TypeAlias = Literal["auto", "online", "offline", "off"]
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Whether and where Weights & Biases records the run."""
+
+    mode: TrackingMode = "auto"
+    """`online` uploads while training, `offline` writes files for a later `wandb sync`, `off` does
+    neither; `auto` is online for who is logged in, else offline. W&B's own WANDB_MODE can make
+    `auto` and `online` quieter."""
+    project: str = "meta-rl"
+    """W&B project that the run appears in."""
+    entity: str | None = None
+    """W&B user or team that owns the project; none means the default of who is logged in."""
+    group: str | None = None
+    """Name that W&B gathers related runs under; none means one that runs share if they differ by
+    their seed alone: the config's name, and a hash of all that the agent learns from."""
+    tags: tuple[str, ...] = ()
+    """Labels to find the run by in W&B."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How adaptation to held-out tasks is measured."""
+
+    every: int = 0
+    """Meta-iterations between evaluations while training; 0 evaluates at the end only."""
+    split: Literal["train", "test"] = "test"
+    """Which tasks: those trained on, or held-out ones."""
+    goals: int | None = None
+    """Take only the first so many goals of each task name; none takes all."""
+    adaptation_steps: int = 1
+    """Times the agent adapts to each task; performance is measured before, between and after."""
+    copies: int | None = None
+    """Copies of each task's environment; none means envs_per_task."""
+    actions: Literal["sampled", "deterministic"] = "sampled"
+    """Measure with actions drawn from the policy, or with its mode; adaptation always draws."""
+    evaluation_episodes: int | None = None
+    """Measure every stage by so many episodes of each adapted policy that nothing is learned from;
+    none measures sampled actions by the very episodes that the agent adapts from."""
+    seed: int = 0
+    """Seed of the actions' noise, apart from the run's."""
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation.every", self.every, 0)
+        _at_least("evaluation.adaptation_steps", self.adaptation_steps, 0)
+        _at_least("evaluation.seed", self.seed, 0)
+        for name in ("goals", "copies", "evaluation_episodes"):
+            if (value := getattr(self, name)) is not None:
+                _at_least(f"evaluation.{name}", value, 1)
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[AgentT, EnvsT]):
+    """One training run: an agent, a task distribution and a budget."""
+
+    agent: AgentT
+    """The learning algorithm."""
+    envs: EnvsT
+    """The task distribution."""
+    meta_iterations: int = 100
+    """Meta-updates to make."""
+    meta_batch_size: int = 20
+    """Tasks in each meta-batch (M)."""
+    envs_per_task: int = 10
+    """Copies of each task's environment stepped together (N)."""
+    seed: int = 0
+    """Seed of everything random in the run, but not of the held-out goals."""
+    device: str = "cpu"
+    """Where policy, advantages, adaptation and updates live: cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves it to torch."""
+    workers: int = 0
+    """Processes, or threads of the native simulator, that step environments; 0 means one for each
+    CPU core."""
+    checkpoint_every: int = 10
+    """Meta-iterations between checkpoints."""
+    max_rejected: int = 3
+    """Stop after so many rejected meta-updates in a row."""
+    name: str = ""
+    """Name of the run and its folder; none means the config's name and the seed."""
+    runs: str = "runs"
+    """Folder that holds the run folders."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How adaptation to held-out tasks is measured."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Whether and where Weights & Biases records the run."""
+    version: int = VERSION
+    """Version of the config format."""
+
+    def __post_init__(self) -> None:
+        for name in ("meta_iterations", "meta_batch_size", "envs_per_task", "checkpoint_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("threads", "workers", "max_rejected", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        if self.device != "cpu" and self.device.partition(":")[0] != "cuda":
+            raise UserError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
+        if "/" in self.name or self.name.startswith("."):
+            raise UserError(f"name must be a plain folder name, got {self.name!r}; see also runs")
+        if self.version != VERSION:
+            raise UserError(
+                f"the config is of version {self.version}, but this is meta-rl for version "
+                f"{VERSION}; see docs/architecture.md for what changed, or install the other"
+            )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}")
+
+
+def load_experiment(
+    source: str,
+    agent_name: str | None = None,
+    envs_name: str | None = None,
+) -> Experiment[Any, Any]:
+    """Read an experiment from a file or from configs/.
+
+    Args:
+        agent_name: Take this agent with its defaults if the file names another.
+        envs_name: Take this family with its defaults if the file names another.
+    """
+    path = catalog.config_path(source)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold `key: value` lines such as `agent: {{name: maml_trpo}}`")
+    for section, name in (("agent", agent_name), ("envs", envs_name)):
+        if name is not None and _section_name(data.get(section), section, path) != name:
+            data[section] = {"name": name}
+    data.setdefault("name", "")
+    experiment = experiment_from_dict(data, str(path))
+    if not experiment.name:
+        others = [name for name in (agent_name, envs_name) if name is not None]
+        data["name"] = "-".join([path.stem, *others, f"seed{experiment.seed}"])
+        experiment = experiment_from_dict(data, str(path))
+    return experiment
+
+
+def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any, Any]:
+    """Make an experiment of plain data; `source` is named in errors."""
+    data = dict(data)
+    version = data.get("version", VERSION)
+    if version != VERSION:  # before its keys are held against this version's
+        raise UserError(
+            f"{source} is a config of version {version}, but this is meta-rl for version "
+            f"{VERSION}; see docs/architecture.md for what changed, or install the other"
+        )
+    sections: dict[str, Any] = {}
+    packages: tuple[tuple[str, catalog.Package], ...] = (("agent", "agents"), ("envs", "envs"))
+    for section, package in packages:
+        content = data.pop(section, None)
+        name = _section_name(content, section, source)
+        module = catalog.load(package, name)
+        rest = {key: value for key, value in content.items() if key != "name"}
+        sections[section] = from_dict(module.Config, rest, section, source)
+    return from_dict(Experiment, data, "", source, sections)
+
+
+def _section_name(content: Any, section: str, source: object) -> str:
+    if not isinstance(content, dict) or not isinstance(content.get("name"), str):
+        example = "maml_trpo" if section == "agent" else "metaworld"
+        raise UserError(f"{source} must say `{section}: {{name: {example}}}` or the like")
+    return str(content["name"])
+
+
+def from_dict(
+    cls: type[ConfigT],
+    data: Any,
+    where: str,
+    source: str,
+    given: Mapping[str, Any] | None = None,
+) -> ConfigT:
+    """Make a config dataclass of plain data, refusing unknown keys and wrong types.
+
+    Args:
+        where: Dotted path of the section, for errors.
+        given: Fields that are made already.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{source}: {where} must hold `key: value` lines, got {data!r}")
+    known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values = dict(given or {})
+    for key, value in data.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            hint = did_you_mean(str(key), list(known))
+            raise UserError(f"{source}: unknown key {path!r}; {hint}There are: {', '.join(known)}")
+        values[str(key)] = _convert(hints[key], value, path, source)
+    missing = [
+        name
+        for name, entry in known.items()
+        if name not in values and entry.default is entry.default_factory is MISSING
+    ]
+    if missing:
+        raise UserError(f"{source}: {where or 'the config'} lacks {', '.join(missing)}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
+    """Return the value as its annotation wants it, or raise a UserError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return from_dict(hint, value, path, source)  # type: ignore[arg-type]
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(hint, value, path, source)
+    if origin is Literal:
+        if value is False and "off" in arguments:
+            return "off"  # YAML 1.1 reads a bare `off` as false
+        if value in arguments:
+            return value
+        raise UserError(
+            f"{source}: {path} must be one of {', '.join(map(str, arguments))}, got {value!r}"
+        )
+    if origin is tuple:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return tuple(_convert(arguments[0], item, path, source) for item in value)
+    elif hint is float:
+        # YAML 1.1 reads 1e-3, without a dot, as a string.
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    kind = "a list" if origin is tuple else f"{'an' if hint is int else 'a'} {hint.__name__}"
+    raise UserError(f"{source}: {path} must be {kind}, got {value!r}")
+
+
+def to_dict(experiment: Experiment[Any, Any]) -> dict[str, Any]:
+    """Return an experiment as plain data, with the names of its agent and family."""
+    data: dict[str, Any] = {"version": experiment.version} | asdict(experiment)
+    for section in ("agent", "envs"):
+        data[section] = {"name": catalog.name_of(getattr(experiment, section)), **data[section]}
+    as_lists: dict[str, Any] = plain(data)
+    return as_lists
+
+
+def plain(value: Any) -> Any:
+    """Return nested plain data with lists for tuples, as YAML and checkpoints hold it."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def save_experiment(experiment: Experiment[Any, Any], path: Path) -> None:
+    """Write the whole experiment, defaults included."""
+    path.write_text(yaml.safe_dump(to_dict(experiment), sort_keys=False))

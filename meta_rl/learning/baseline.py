@@ -1,0 +1,84 @@
+"""The linear feature baseline, fitted to each task's own returns in closed form."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from meta_rl.learning.policy import by_task, from_by_task
+from meta_rl.learning.returns import discounted_return, gae
+
+
+def features(obs: Float[Tensor, "M B O"], step: Int[Tensor, "M B"]) -> Float[Tensor, "M B F"]:
+    """Observation, its square, and a cubic in time (Duan et al. 2016, Benchmarking, §5)."""
+    obs = obs.double().clamp(-10, 10)
+    time = step.double().unsqueeze(-1) / 100
+    return torch.cat([obs, obs**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)
+
+
+def fit(
+    phi: Float[Tensor, "M B F"],
+    target: Float[Tensor, "M B"],
+    valid: Bool[Tensor, "M B"],
+    ridge: float = 1e-5,
+) -> Float[Tensor, "M F"]:
+    """Ridge regression of the returns on the features, one solve for all tasks."""
+    weighted = phi * valid.unsqueeze(-1)
+    gram = weighted.mT @ phi + ridge * torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
+    moment = weighted.mT @ target.to(phi.dtype).unsqueeze(-1)
+    weights, failed = torch.linalg.solve_ex(gram, moment)
+    # Rewards that are not finite are the trainer's to report: here they must not raise.
+    return torch.where(failed.view(-1, 1) > 0, torch.nan, weights.squeeze(-1))
+
+
+def predict(phi: Float[Tensor, "M B F"], weights: Float[Tensor, "M F"]) -> Float[Tensor, "M B"]:
+    """The fitted values, in single precision."""
+    return (phi @ weights.unsqueeze(-1)).squeeze(-1).float()
+
+
+def baseline_advantage(
+    obs: Float[Tensor, "T M N O"],
+    next_obs: Float[Tensor, "T M N O"],
+    step: Int[Tensor, "T M N"],
+    reward: Float[Tensor, "T M N"],
+    terminated: Bool[Tensor, "T M N"],
+    truncated: Bool[Tensor, "T M N"],
+    valid: Bool[Tensor, "T M N"],
+    gamma: float | Float[Tensor, ""],
+    lambda_: float | Float[Tensor, ""],
+    bootstrap_at_horizon: bool,
+) -> Float[Tensor, "T M N"]:
+    """Advantages over a baseline fitted to these very steps, each task on its own.
+
+    Args:
+        step: Steps since the episode (or trial) began: the baseline's clock.
+        bootstrap_at_horizon: Count a truncated episode's future by the baseline's value of its
+            last successor; otherwise the horizon ends the return as a failure would.
+    """
+
+    def value_of(states: Tensor, clock: Tensor) -> Tensor:
+        values = predict(features(by_task(states), by_task(clock)), weights)
+        return from_by_task(values, copies=reward.shape[2])
+
+    last = terminated | truncated
+    target = by_task(discounted_return(reward, last, gamma))
+    weights = fit(features(by_task(obs), by_task(step)), target, by_task(valid))
+    value = value_of(obs, step)
+    next_value = torch.cat([value[1:], value[-1:]])
+    if bootstrap_at_horizon:
+        next_value = torch.where(last, value_of(next_obs, step + 1), next_value)
+    else:  # then no value beyond an episode's end is ever used
+        terminated = last
+    return gae(reward, value, next_value, terminated, truncated, gamma, lambda_)
+
+
+def normalize_by_task(
+    advantage: Float[Tensor, "T M N"], valid: Bool[Tensor, "T M N"]
+) -> Float[Tensor, "T M N"]:
+    """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
+    count = valid.sum((0, 2), keepdim=True)
+    mean = (advantage * valid).sum((0, 2), keepdim=True) / count
+    centred = (advantage - mean) * valid
+    variance = (centred**2).sum((0, 2), keepdim=True) / count
+    # Where all are equal they become 0, and the root must not have an infinite slope.
+    std = torch.where(variance > 0, variance, 1.0).sqrt()
+    return centred / (std + 1e-8)

@@ -1,0 +1,252 @@
+"""The tables of a comparison of groups, and what readers must know of them."""
+
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.evaluation.comparison import (
+    Group,
+    Quantity,
+    Row,
+    aggregate,
+    differing_fields,
+    improvement,
+    shared_quantities,
+    task_rows,
+)
+from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling
+from meta_rl.reports.tables import TextTable
+
+CSV_COLUMNS = (
+    *("group", "other", "seeds", "env_steps", "wall_time_s", "stage", "adaptation_episodes"),
+    *("task", "quantity", "statistic", "value", "low", "high", "over"),
+)
+TITLES: dict[Quantity, str] = {"success": "success", "episode_return": "return"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which aggregates are shown."""
+
+    stage: int | None = None
+    """Stage of adaptation; none shows several, and compares the last."""
+    by_task: bool = False
+    """Also the mean on each task name, or on each goal where there is one name."""
+    resampling: Resampling = "whole-runs"
+    """What intervals draw anew."""
+
+
+def check_protocols(groups: Sequence[Group], allow: bool) -> list[str]:
+    """Refuse different protocols, or return a warning where they are allowed."""
+    differing = differing_fields([group.first.protocol for group in groups])
+    if not differing:
+        return []
+    told = "; ".join(f"{name}: {' / '.join(values)}" for name, values in differing.items())
+    if not allow:
+        raise UserError(
+            f"the runs were measured under different protocols ({told}); evaluate them alike, or "
+            f"pass --allow-different-protocols to see them all the same"
+        )
+    return [f"warning: different protocols, not comparable: {told}"]
+
+
+def aggregate_rows(groups: Sequence[Group], options: Options) -> list[Row]:
+    """Aggregate what the tables show: all tasks, and then each if asked for."""
+    rows = []
+    for group in groups:
+        several = range(len(group.first.adaptation_episodes))
+        shown = several if len(several) <= 4 else (0, several[-1])
+        stages = shown if options.stage is None else (several[options.stage],)
+        rows += [
+            aggregate(group, quantity, stage, resampling=options.resampling)
+            for quantity in group.quantities
+            for stage in stages
+        ]
+        if options.by_task:
+            rows += [
+                aggregate(group, quantity, stages[-1], task, options.resampling)
+                for quantity in group.quantities
+                for task in task_rows(groups)
+                if group.columns(task)
+            ]
+    return rows
+
+
+def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> list[str]:
+    """Return what readers must know of the intervals and the results."""
+    fingerprints = dict.fromkeys(group.first.fingerprint for group in groups)
+    runs = "runs for each task apart" if options.resampling == "rliable" else "whole runs"
+    tasks = ", and of tasks within each name" if any("tasks" in row.over for row in rows) else ""
+    remarks = [
+        f"protocol {', '.join(fingerprints)}; 95 % intervals by a percentile bootstrap of "
+        f"{runs}{tasks}"
+    ]
+    counts = [len(group.runs) for group in groups]
+    if 1 in counts:
+        remarks.append("one seed: its interval is over tasks only and says nothing of other seeds")
+    if any(1 < count < 5 for count in counts):
+        remarks.append("two to four seeds: a bootstrap of so few is too narrow")
+    for group in groups:
+        checkpoints = sorted({run.result.checkpoint for run in group.runs})
+        if len(checkpoints) > 1:
+            remarks.append(f"warning: {group.label} mixes {' and '.join(checkpoints)} checkpoints")
+    return remarks
+
+
+def tables_of(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> list[TextTable]:
+    """Return all tables of a comparison."""
+    quantities = [q for q in TITLES if any(row.quantity == q for row in rows)]
+    tables = [aggregates_table(quantity, rows) for quantity in quantities]
+    if options.by_task:
+        tables += [_by_task(quantity, groups, rows) for quantity in quantities]
+    if len(groups) > 1:
+        tables.append(improvements_table(groups, options))
+    return tables
+
+
+def aggregates_table(quantity: Quantity, rows: Sequence[Row]) -> TextTable:
+    """Return a row for each group and stage."""
+    lines = [
+        (
+            row.group.label,
+            str(len(row.group.runs)),
+            _env_steps(row.group),
+            _wall_time(row.group),
+            str(row.group.first.adaptation_episodes[row.stage]),
+            *(told(found) for found in row.aggregates.values()),
+            _over(row.over),
+        )
+        for row in rows
+        if row.quantity == quantity and row.task is None
+    ]
+    columns = (
+        *("group", "seeds", "env steps", "wall time", "adaptation episodes"),
+        *(*AGGREGATES, "interval over"),
+    )
+    return TextTable(TITLES[quantity], columns, lines)
+
+
+def _by_task(quantity: Quantity, groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
+
+    cells = {
+        (row.task, row.group.label): told(row.aggregates["mean"])
+        for row in rows
+        if row.quantity == quantity
+    }
+    labels = [group.label for group in groups]
+    lines = [
+        (task, *(cells.get((task, label), "-") for label in labels)) for task in task_rows(groups)
+    ]
+    return TextTable(f"{TITLES[quantity]} by task, mean", ("task", *labels), lines)
+
+
+def improvements_table(groups: Sequence[Group], options: Options) -> TextTable:
+    """Return a row for each pair of groups."""
+    lines = []
+    for one, other in itertools.combinations(groups, 2):
+        found = {q: _improvement(one, other, q, options) for q in TITLES}
+        over = next((over for _, over in filter(None, found.values())), ())
+        shown = [told(pair[0]) if pair else "-" for pair in found.values()]
+        lines.append((one.label, other.label, *shown, _over(over)))
+    columns = ("group", "is better than", *TITLES.values(), "interval over")
+    return TextTable("probability of improvement", columns, lines, left=2)
+
+
+def _improvement(
+    one: Group, other: Group, quantity: Quantity, options: Options
+) -> tuple[Estimate, tuple[str, ...]] | None:
+
+    if quantity not in shared_quantities([one, other]):
+        return None
+    stage = -1 if options.stage is None else options.stage
+    return improvement(one, other, quantity, stage, options.resampling)
+
+
+def _env_steps(group: Group) -> str:
+    steps = sorted(run.result.env_steps for run in group.runs)
+    return _from_to(f"{steps[0]:,}", f"{steps[-1]:,}")
+
+
+def _wall_time(group: Group) -> str:
+    times = sorted(run.wall_time_s for run in group.runs if run.wall_time_s is not None)
+    return _from_to(told_time(times[0]), told_time(times[-1])) if times else "-"
+
+
+def _from_to(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
+
+
+def told_time(seconds: float) -> str:
+    """Return a duration as h:mm:ss."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def told(found: Estimate) -> str:
+    """Return an estimate and its interval as text."""
+    digits = 2 if abs(found.value) < 100 else 0
+    if found.low is None or found.high is None:
+        return f"{found.value:,.{digits}f} [-]"
+    return f"{found.value:,.{digits}f} [{found.low:,.{digits}f}, {found.high:,.{digits}f}]"
+
+
+def _over(over: tuple[str, ...]) -> str:
+    return f"{over[0]} only" if len(over) == 1 else " and ".join(over) or "-"
+
+
+def csv_text(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> str:
+    """Return one line for each number, so that a table of any shape can be made of it."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        for statistic, found in row.aggregates.items():
+            writer.writerow(
+                {
+                    "group": row.group.label,
+                    "seeds": " ".join(str(run.seed) for run in row.group.runs),
+                    "env_steps": " ".join(str(run.result.env_steps) for run in row.group.runs),
+                    "wall_time_s": " ".join(str(run.wall_time_s or "-") for run in row.group.runs),
+                    "stage": row.stage,
+                    "adaptation_episodes": row.group.first.adaptation_episodes[row.stage],
+                    "task": row.task or "",
+                    "quantity": row.quantity,
+                    "statistic": statistic,
+                    **_numbers(found, row.over),
+                }
+            )
+    for one, other in itertools.combinations(groups, 2):
+        for quantity in TITLES:
+            if pair := _improvement(one, other, quantity, options):
+                writer.writerow(
+                    {
+                        "group": one.label,
+                        "other": other.label,
+                        "stage": -1 if options.stage is None else options.stage,
+                        "quantity": quantity,
+                        "statistic": "probability_of_improvement",
+                        **_numbers(*pair),
+                    }
+                )
+    return text.getvalue()
+
+
+def _numbers(found: Estimate, over: tuple[str, ...]) -> dict[str, object]:
+    return {"value": found.value, "low": found.low, "high": found.high, "over": " ".join(over)}
+
+
+def training_metrics(groups: Sequence[Group], chosen: tuple[str, ...]) -> list[str]:
+    """Return the metrics of training to draw: the chosen ones, or the usual ones that are there."""
+    known = dict.fromkeys(
+        name for group in groups for run in group.runs for row in run.metrics for name in row
+    )
+    for name in chosen:
+        if name not in known:
+            hint = did_you_mean(name, list(known))
+            raise UserError(
+                f"no metric {name!r} in metrics.jsonl; {hint}It has: {', '.join(known)}"
+            )
+    return list(chosen) or [name for name in ("success/after", "return/after") if name in known]

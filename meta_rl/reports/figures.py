@@ -1,0 +1,255 @@
+"""Pictures of groups of runs. Each function returns a matplotlib figure that nothing else holds.
+
+`figure.savefig(path)` writes it; no display is needed, and there is nothing to close.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from meta_rl.evaluation.comparison import (
+    Group,
+    Quantity,
+    resampled_in,
+    shared_quantities,
+    task_rows,
+)
+from meta_rl.evaluation.statistics import (
+    Resampling,
+    bootstrap_interval,
+    estimate,
+    mean,
+    performance_profile,
+)
+
+LABELS: dict[Quantity, str] = {
+    "success": "share of episodes that succeed",
+    "episode_return": "return of an episode",
+}
+
+LINES = {"-": "o", "--": "s", ":": "^", "-.": "D"}
+"""Lines and their markers: another one for every ten groups, when the colors begin anew."""
+
+
+def adaptation_curves(
+    groups: Sequence[Group],
+    quantities: Sequence[Quantity] | None = None,
+    resampling: Resampling = "whole-runs",
+) -> Figure:
+    """Draw means at every stage against the episodes that a policy has learned from.
+
+    Args:
+        quantities: A panel each; none means what all groups have.
+    """
+    quantities = shared_quantities(groups) if quantities is None else quantities
+    figure, axes = _panels(1, len(quantities))
+    for axis, quantity in zip(axes[0], quantities, strict=True):
+        for style, group in _styled(groups):
+            stages = range(len(group.first.adaptation_episodes))
+            points = [
+                estimate(mean, [group.scores(quantity, stage)], group.names, resampling)
+                for stage in stages
+            ]
+            x = group.first.adaptation_episodes
+            means, marker = [p.value for p in points], LINES[style["linestyle"]]
+            axis.plot(x, means, marker=marker, label=_legend_of(group), **style)
+            ends = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
+            if ends:
+                axis.fill_between(x, *zip(*ends, strict=True), alpha=0.2, color=style["color"])
+        axis.set_xlabel("episodes of the task learned from")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _label_values(axis, quantity)
+    _finish(figure, axes, groups, resampling)
+    return figure
+
+
+COUNTERS = {
+    "env_steps": (1e6, "environment steps in millions"),
+    "wall_time_s": (60, "wall time in minutes, each run on its own machine"),
+}
+"""What training is measured in, the unit to draw it in, and what the axis says."""
+
+
+def sample_efficiency(
+    groups: Sequence[Group], metrics: Sequence[str], counters: Sequence[str] = tuple(COUNTERS)
+) -> Figure:
+    """Draw metrics of training against environment steps and against wall time.
+
+    A line is the mean over a group's seeds, where all of them have got; its band is the 95 %
+    bootstrap interval over seeds, and there is none around one seed.
+
+    Args:
+        metrics: Names in metrics.jsonl, such as `success/after` or `evaluation/success/stage_1`;
+            a row of panels each.
+        counters: Names of `COUNTERS`, a column of panels each.
+    """
+    figure, axes = _panels(len(metrics), len(counters))
+    for metric, row in zip(metrics, axes, strict=True):
+        for axis, counter in zip(row, counters, strict=True):
+            unit, title = COUNTERS[counter]
+            for style, group in _styled(groups):
+                curves = [logged(run.metrics, counter, metric) for run in group.runs]
+                if any(len(x) == 0 for x, _ in curves):
+                    continue
+                x, values = _on_one_grid(curves)
+                axis.plot(x / unit, values.mean(0), label=_legend_of(group), **style)
+                if len(values) > 1:
+                    low, high = _interval_over_seeds(values)
+                    axis.fill_between(x / unit, low, high, alpha=0.2, color=style["color"])
+            axis.set_xlabel(title)
+            axis.set_ylabel(metric)
+            axis.grid(alpha=0.3)
+    figure.suptitle("training, 95 % intervals over seeds", fontsize="medium")
+    _legend(figure, axes)
+    return figure
+
+
+def performance_profiles(
+    groups: Sequence[Group],
+    quantity: Quantity,
+    stage: int = -1,
+    resampling: Resampling = "whole-runs",
+) -> Figure:
+    """Draw the share of (seed, task) scores above each threshold (Agarwal et al. 2021)."""
+    figure, axes = _panels(1, 1, width=6.4)
+    axis = axes[0][0]
+    scores = [group.scores(quantity, stage) for group in groups]
+    everything = np.concatenate([array.ravel() for array in scores])
+    thresholds = np.linspace(everything.min(), everything.max(), 201)
+
+    def profile(drawn: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B K"]:
+        return performance_profile(drawn, thresholds)
+
+    for (style, group), array in zip(_styled(groups), scores, strict=True):
+        shares = profile(array[None])[0]
+        axis.plot(thresholds, shares, drawstyle="steps-post", label=_legend_of(group), **style)
+        ends = bootstrap_interval(profile, [array], group.names, resampling)
+        if ends is not None:
+            axis.fill_between(thresholds, *ends, step="post", alpha=0.2, color=style["color"])
+    axis.set_xlabel(f"threshold of the {LABELS[quantity]}")
+    axis.set_ylabel("share of seeds and tasks above it")
+    axis.set_ylim(-0.02, 1.02)
+    axis.grid(alpha=0.3)
+    _finish(figure, axes, groups, resampling)
+    return figure
+
+
+def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int = -1) -> Figure:
+    """Draw each group's mean on each task name, or on each goal where there is one name."""
+    rows = task_rows(groups)
+    cells = np.full((len(groups), len(rows)), np.nan)
+    for y, group in enumerate(groups):
+        scores = group.scores(quantity, stage).mean(0)
+        for x, row in enumerate(rows):
+            if columns := group.columns(row):
+                cells[y, x] = scores[columns].mean()
+    readable = len(rows) <= 50
+    width = 4 + (max(0.4 * len(rows), 3) if readable else 12)
+    figure = Figure(figsize=(width, 2.2 + 0.4 * len(groups)), layout="constrained")
+    axis = figure.subplots()
+    low, high = (0.0, 1.0) if quantity == "success" else (np.nanmin(cells), np.nanmax(cells))
+    image = axis.imshow(cells, aspect="auto", vmin=low, vmax=high)
+    figure.colorbar(image, ax=axis)
+    axis.set_yticks(range(len(groups)), [_legend_of(group) for group in groups], fontsize="small")
+    if readable:
+        axis.set_xticks(range(len(rows)), rows, rotation=90, fontsize="small")
+        for y, x in np.argwhere(np.isfinite(cells)):
+            value = cells[y, x]
+            color = "black" if value > (low + high) / 2 else "white"
+            text = f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+            axis.text(x, y, text, ha="center", va="center", fontsize=6, color=color)
+    else:
+        axis.set_xlabel("task")
+    episodes = " or ".join(
+        str(x) for x in dict.fromkeys(group.first.adaptation_episodes[stage] for group in groups)
+    )
+    figure.suptitle(f"{LABELS[quantity]}, after {episodes} episodes", fontsize="medium")
+    return figure
+
+
+def logged(
+    rows: Sequence[Mapping[str, Any]], counter: str, metric: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a counter and a metric where the metric was logged; what is not finite is left out."""
+    points = [(row[counter], value) for row in rows if (value := row.get(metric)) is not None]
+    x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return x, y
+
+
+def _on_one_grid(
+    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[Float[NDArray[np.float64], "K"], Float[NDArray[np.float64], "R K"]]:
+    """Interpolate linearly where every curve has values; nothing is extrapolated."""
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.linspace(start, max(start, end), 200)
+    return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
+
+
+def _interval_over_seeds(
+    values: Float[NDArray[np.float64], "R K"],
+) -> Float[NDArray[np.float64], "2 K"]:
+    """Return the interval at each point of a curve: a curve is drawn whole, as a run is."""
+    points = [f"{column}" for column in range(values.shape[1])]
+    ends = bootstrap_interval(lambda drawn: drawn.mean(1), [values], points)
+    assert ends is not None
+    return ends
+
+
+def _panels(rows: int, columns: int, width: float = 4.8) -> tuple[Figure, NDArray[np.object_]]:
+    figure = Figure(figsize=(width * columns, 3.6 * rows + 0.4), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _styled(groups: Sequence[Group]) -> list[tuple[dict[str, str], Group]]:
+    """Give each group a color and a line of its own, the same in every picture."""
+    lines = list(LINES)
+    return [
+        ({"color": f"C{number % 10}", "linestyle": lines[number // 10 % len(lines)]}, group)
+        for number, group in enumerate(groups)
+    ]
+
+
+def _label_values(axis: Axes, quantity: Quantity) -> None:
+    axis.set_ylabel(LABELS[quantity])
+    axis.grid(alpha=0.3)
+    if quantity == "success":
+        axis.set_ylim(-0.02, 1.02)
+
+
+def _legend_of(group: Group) -> str:
+    return f"{group.label}, {len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
+
+
+def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
+    lines, labels = axes[0][0].get_legend_handles_labels()
+    if lines:
+        # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
+        width = 5 * max(map(len, labels)) + 40
+        columns = max(1, int(72 * figure.get_figwidth() // width))
+        # Two rows have their place; further ones would take it from the axes, 14 points each.
+        beyond = max(0, ceil(len(lines) / columns) - 2)
+        figure.set_figheight(figure.get_figheight() + 14 / 72 * beyond)
+        figure.legend(lines, labels, loc="outside lower center", ncols=columns, fontsize="small")
+
+
+def _finish(
+    figure: Figure, axes: NDArray[np.object_], groups: Sequence[Group], resampling: Resampling
+) -> None:
+    tasks = dict.fromkeys(_tasks_of(group) for group in groups)
+    over = " and ".join(resampled_in(groups, resampling))
+    intervals = f"95 % intervals over {over}" if over else "no intervals"
+    figure.suptitle(f"{' / '.join(tasks)}, {intervals}", fontsize="medium", wrap=True)
+    _legend(figure, axes)
+
+
+def _tasks_of(group: Group) -> str:
+    protocol = group.first.protocol
+    where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
+    return f"{where or protocol['family']}, {protocol['tasks']} {protocol['split']} tasks"

@@ -1,0 +1,370 @@
+"""What a report says of groups of runs: results, curves, settings, and how they were made."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import yaml
+from matplotlib import rc_context
+from matplotlib.figure import Figure as Drawing
+
+from meta_rl import __version__
+from meta_rl.evaluation.comparison import (
+    Group,
+    Quantity,
+    Row,
+    Run,
+    differing_fields,
+    resampled_in,
+    shared_quantities,
+    task_rows,
+)
+from meta_rl.evaluation.statistics import performance_profile
+from meta_rl.reports import comparison_tables, figures
+from meta_rl.reports.comparison_tables import TITLES, Options, told, told_time, training_metrics
+from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
+from meta_rl.reports.tables import TextTable
+from meta_rl.runs.folder import RunFolder
+
+MAIN_PACKAGES = ("torch", "numpy", "mujoco", "metaworld", "gymnasium", "numba", "scipy")
+"""Packages that results depend on, shown before all others."""
+
+
+def make_page(
+    groups: Sequence[Group],
+    options: Options,
+    warnings: Sequence[str] = (),
+    videos: Sequence[Video] = (),
+) -> Page:
+    """Return the report of groups of runs.
+
+    Args:
+        options: Which aggregates are shown.
+        warnings: What readers must know before they compare the groups.
+    """
+    protocol = groups[0].first.protocol
+    where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
+    tasks = "held-out" if protocol["split"] == "test" else "training"
+    runs = [run for group in groups for run in group.runs]
+    with rc_context(STYLE):
+        sections = [
+            _results(groups, options, warnings),
+            _adaptation(groups),
+            _learning(groups),
+            _tasks(groups),
+            _profile(groups),
+            *([_videos(videos)] if videos else []),
+            _settings(groups),
+            _protocol(groups),
+            _provenance(runs),
+        ]
+    return Page(
+        title=f"{where or protocol['family']}: adaptation to {tasks} tasks",
+        summary=f"{', '.join(group.label for group in groups)}: {len(runs)} runs, measured on "
+        f"{protocol['tasks']} {tasks} tasks.",
+        sections=sections,
+        made_by=f"Made by meta-rl {__version__}.",
+    )
+
+
+def _results(groups: Sequence[Group], options: Options, warnings: Sequence[str]) -> Section:
+    rows = comparison_tables.aggregate_rows(groups, options)
+    tables = [
+        comparison_tables.aggregates_table(quantity, rows) for quantity in shared_quantities(groups)
+    ]
+    if len(groups) > 1:
+        tables.append(comparison_tables.improvements_table(groups, options))
+    return Section(
+        "Results",
+        text="A group's first row is its policy before adaptation, the others after learning from "
+        "so many episodes of the task. Brackets hold 95 % intervals.",
+        remarks=[*warnings, *comparison_tables.remarks_on(groups, rows, options)],
+        tables=[_stages(groups, rows)],
+        folded=[
+            Folded("Interquartile mean, median and probability of improvement", tables=tables),
+            Folded("Each run", tables=[_each_run(groups)]),
+        ],
+    )
+
+
+def _stages(groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
+    """Return the means at each stage, all quantities in one line."""
+    quantities = shared_quantities(groups)
+    lines: dict[tuple[str, int], list[str]] = {}
+    for row in rows:
+        if row.quantity in quantities:
+            lines.setdefault((row.group.label, row.stage), []).append(told(row.aggregates["mean"]))
+    return TextTable(
+        "Mean over seeds and tasks",
+        ["group", "episodes learned from", *(TITLES[quantity] for quantity in quantities), "seeds"],
+        [
+            [
+                group.label,
+                str(group.first.adaptation_episodes[stage]),
+                *lines[group.label, stage],
+                str(len(group.runs)),
+            ]
+            for group in groups
+            for label, stage in lines
+            if label == group.label
+        ],
+    )
+
+
+def _each_run(groups: Sequence[Group]) -> TextTable:
+    quantities = shared_quantities(groups)
+    return TextTable(
+        "Mean over tasks",
+        ["run", "seed", "episodes learned from", *(TITLES[quantity] for quantity in quantities)],
+        [
+            [run.path.name, str(run.seed), str(episodes)]
+            + [_number(getattr(run.result, quantity)[:, stage].mean()) for quantity in quantities]
+            for group in groups
+            for run in group.runs
+            for stage, episodes in enumerate(run.result.adaptation_episodes)
+        ],
+    )
+
+
+def _adaptation(groups: Sequence[Group]) -> Section:
+    return Section(
+        "Adaptation",
+        text="Means at each stage; the table above has the numbers.",
+        figures=[
+            Figure(
+                f"adaptation-{quantity}",
+                f"{TITLES[quantity].capitalize()} against episodes of the task that the policy has "
+                f"learned from; bands: 95 % intervals{_over(groups)}.",
+                f"Line chart of {TITLES[quantity]} before and after adaptation: "
+                + "; ".join(_from_to(group, quantity) for group in groups),
+                _untitled(figures.adaptation_curves(groups, [quantity])),
+            )
+            for quantity in shared_quantities(groups)
+        ],
+    )
+
+
+def _learning(groups: Sequence[Group]) -> Section:
+    metrics = training_metrics(groups, ())
+    return Section(
+        "Learning",
+        text="Training tasks, after adaptation, as logged at each meta-iteration.",
+        figures=[
+            Figure(
+                f"learning-{metric}-{counter}".replace("/", "-"),
+                f"{metric} while training, against {against}; bands: 95 % intervals over seeds.",
+                f"Line chart of {metric} while training, against {against}, one line a group",
+                _untitled(figures.sample_efficiency(groups, [metric], [counter])),
+            )
+            for metric in metrics
+            for counter, (_, against) in figures.COUNTERS.items()
+        ],
+        folded=[Folded("Where training ended", tables=[_trained(groups, metrics)])],
+    )
+
+
+def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:
+    rows = []
+    for run in (run for group in groups for run in group.runs):
+        ends = [figures.logged(run.metrics, "env_steps", metric)[1][-1:] for metric in metrics]
+        rows.append([run.path.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
+    return TextTable("The last meta-iteration", ["run", *metrics], rows)
+
+
+def _tasks(groups: Sequence[Group]) -> Section:
+    """Return the breakdown by task, before adaptation and after all of it."""
+    quantities = shared_quantities(groups)
+    rows = task_rows(groups)
+    stages = {"before adaptation": 0, "after adaptation": -1}
+    return Section(
+        "Tasks",
+        figures=[
+            Figure(
+                f"tasks-{when.partition(' ')[0]}",
+                f"{TITLES[quantities[0]].capitalize()} on each task {when}, mean over seeds.",
+                f"Heat map of {TITLES[quantities[0]]} {when}, one row a group, one column a task",
+                figures.heat_map(groups, quantities[0], stage),
+            )
+            for when, stage in stages.items()
+        ],
+        folded=[
+            Folded(
+                "Numbers",
+                tables=[
+                    TextTable(
+                        f"{TITLES[quantity].capitalize()}, mean over seeds",
+                        ["task", *(f"{group.label} {when}" for group in groups for when in stages)],
+                        [[row, *_on_task(groups, quantity, stages.values(), row)] for row in rows],
+                    )
+                    for quantity in quantities
+                ],
+            )
+        ],
+    )
+
+
+def _on_task(
+    groups: Sequence[Group], quantity: Quantity, stages: Iterable[int], row: str
+) -> Iterator[str]:
+    for group in groups:
+        columns = group.columns(row)
+        for stage in stages:
+            scores = group.scores(quantity, stage)[:, columns]
+            yield _number(scores.mean()) if columns else "–"
+
+
+def _profile(groups: Sequence[Group]) -> Section:
+    """Return the performance profiles, in numbers at five thresholds."""
+    quantities = shared_quantities(groups)
+    tables = []
+    for quantity in quantities:
+        scores = [group.scores(quantity) for group in groups]
+        ends = [end(array) for end in (np.min, np.max) for array in scores]
+        thresholds = np.linspace(min(ends), max(ends), 5)
+        shares = [performance_profile(array[None], thresholds)[0] for array in scores]
+        tables.append(
+            TextTable(
+                f"Share of runs and tasks with more {TITLES[quantity]} than",
+                ["group", *map(_number, thresholds)],
+                [
+                    [group.label, *map(_number, share)]
+                    for group, share in zip(groups, shares, strict=True)
+                ],
+            )
+        )
+    return Section(
+        "Performance profiles",
+        text="How much of all runs and tasks lies above a threshold, after adaptation: the higher "
+        "curve is the better group, and curves that cross say that neither is (Agarwal et al. "
+        "2021).",
+        figures=[
+            Figure(
+                f"profile-{quantity}",
+                f"Share of runs and tasks above each threshold of {TITLES[quantity]}, after "
+                f"adaptation; bands: 95 % intervals{_over(groups)}.",
+                f"Performance profiles of {TITLES[quantity]} after adaptation, one curve a group",
+                _untitled(figures.performance_profiles(groups, quantity)),
+            )
+            for quantity in quantities
+        ],
+        folded=[Folded("Numbers", tables=tables)],
+    )
+
+
+def _videos(videos: Sequence[Video]) -> Section:
+    return Section(
+        "Videos", text="One task, before adaptation and after it, side by side.", videos=videos
+    )
+
+
+def _settings(groups: Sequence[Group]) -> Section:
+    described = [group.runs[0].description for group in groups]
+    rows = [
+        [field, *(str(fields.get(field, "–")) for fields in described)]
+        for field in differing_fields(described)
+    ]
+    labels = [group.label for group in groups]
+    differing = TextTable("Where groups differ", ["setting", *labels], rows, left=1 + len(labels))
+    return Section(
+        "Settings",
+        text="Runs of a group differ by their seed alone.",
+        tables=[differing] if rows else [],
+        folded=[
+            Folded(
+                f"All settings of {group.label}",
+                text=yaml.safe_dump(dict(group.runs[0].experiment), sort_keys=False),
+            )
+            for group in groups
+        ],
+    )
+
+
+def _protocol(groups: Sequence[Group]) -> Section:
+    protocols = {group.first.fingerprint: group.first.protocol for group in groups}
+    fields = dict.fromkeys(field for protocol in protocols.values() for field in protocol)
+    return Section(
+        "Protocol",
+        text="How adaptation was measured: all that a number depends on beside the agent, and its "
+        "fingerprint. Only results of one protocol compare.",
+        tables=[
+            TextTable(
+                "Protocol",
+                ["fingerprint", *protocols],
+                [
+                    [field.replace("_", " ")]
+                    + [str(protocol.get(field, "–")) for protocol in protocols.values()]
+                    for field in fields
+                ],
+                left=1 + len(protocols),
+            )
+        ],
+    )
+
+
+def _provenance(runs: Sequence[Run]) -> Section:
+    """Return how the runs were made."""
+    made_with = [RunFolder(run.path).environment() for run in runs]
+
+    def all_of(key: str) -> str:
+        return " / ".join(dict.fromkeys(environment.get(key, "–") for environment in made_with))
+
+    packages = sorted(
+        set().union(*made_with) - {"command", "commit", "system", "python", *MAIN_PACKAGES},
+        key=str.lower,
+    )
+    return Section(
+        "Runs",
+        tables=[
+            TextTable(
+                "How the runs were made",
+                ["run", "commit", "meta-iterations", "env steps", "wall time"],
+                [
+                    [
+                        run.path.name,
+                        environment.get("commit", "–"),
+                        f"{run.result.meta_iterations:,}",
+                        f"{run.result.env_steps:,}",
+                        "–" if run.wall_time_s is None else told_time(run.wall_time_s),
+                    ]
+                    for run, environment in zip(runs, made_with, strict=True)
+                ],
+                left=2,
+            ),
+            TextTable(
+                "Versions",
+                ["software", "version"],
+                [[name, all_of(name)] for name in ("system", "python", *MAIN_PACKAGES)],
+                left=2,
+            ),
+        ],
+        folded=[
+            Folded(
+                "Commands",
+                text="\n".join(environment.get("command", "–") for environment in made_with),
+                open=True,
+            ),
+            Folded(
+                "All other packages",
+                text="\n".join(f"{name}=={all_of(name)}" for name in packages),
+            ),
+        ],
+    )
+
+
+def _from_to(group: Group, quantity: Quantity) -> str:
+    before, after = (_number(group.scores(quantity, stage).mean()) for stage in (0, -1))
+    return f"{group.label} from {before} to {after}"
+
+
+def _over(groups: Sequence[Group]) -> str:
+    return f" over {' and '.join(resampled_in(groups, 'whole-runs')) or 'nothing'}"
+
+
+def _untitled(drawing: Drawing) -> Drawing:
+    """Take away a title that says what the caption says."""
+    drawing.suptitle("")
+    return drawing
+
+
+def _number(value: float) -> str:
+    """Return a number with as many digits as intervals leave it: success in hundredths."""
+    return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.1f}"

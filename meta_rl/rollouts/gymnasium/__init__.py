@@ -1,0 +1,1 @@
+"""Any `gymnasium.Env`, stepped in worker processes that share memory with the parent."""

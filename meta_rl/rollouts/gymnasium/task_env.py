@@ -1,0 +1,453 @@
+"""Steps any `gymnasium.Env` in worker processes that share memory with the parent."""
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+import types
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, reduction
+from multiprocessing.context import SpawnProcess
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
+from meta_rl.rollouts.gymnasium import worker as gymnasium_worker
+from meta_rl.rollouts.gymnasium.worker import (
+    DONE,
+    DRAW,
+    IDLE,
+    RESET_ENDED,
+    STEP,
+    Block,
+    Failure,
+    GymnasiumFamily,
+    Layout,
+    Order,
+    WorldTask,
+)
+
+__all__ = [
+    "GymnasiumFamily",
+    "GymnasiumTaskEnv",
+    "NonFiniteAction",
+    "WorkerDied",
+    "WorldTask",
+]
+
+logger = logging.getLogger(__name__)
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+POLL_S = 1.0
+"""How often a silent worker is checked for being alive, should its pipe not tell."""
+FAREWELL_S = 2.0
+"""How long workers may take to exit by themselves before they are killed."""
+
+
+class WorkerDied(UserError):  # noqa: N818
+    """A worker process ended, by an exception or by a signal, while it was needed."""
+
+
+@dataclass
+class Worker:
+    """A worker process as the parent sees it."""
+
+    number: int
+    process: SpawnProcess
+    pipe: connection.Connection
+
+
+class GymnasiumTaskEnv:
+    """A `TaskEnv` over Gymnasium environments in worker processes.
+
+    World `w = m * N + n` is copy n of task m; each worker holds a contiguous share of the worlds.
+    Environments outlive `start`: they are re-tasked, and made only where a name lacks some.
+    Memory is thus bounded by the most worlds that were ever held together.
+
+    A world that ended and is stepped nevertheless stays as it is, with zero reward and metrics.
+    """
+
+    most_worlds = 64
+    """Worlds that an evaluation plays together: each is an object of tens of megabytes, say."""
+
+    def __init__(
+        self, family: GymnasiumFamily, spec: EnvSpec, device: torch.device, workers: int
+    ) -> None:
+        if workers < 1:
+            raise UserError(f"workers must be at least 1, got {workers}")
+        self._pickled_family = _pickle(family)
+        self._needs_main = type(family).__module__ == "__main__"
+        self._metric_names = tuple(family.metric_names)
+        self._spec = spec
+        self._device = device
+        self._max_workers = workers
+        self._low = np.array(spec.action_low, dtype=np.float32)
+        self._high = np.array(spec.action_high, dtype=np.float32)
+        self._workers: list[Worker] = []
+        self._staging: Staging | None = None
+        self._tasks: Tasks | None = None
+        self._copies = 0
+        self._ended: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._obs = torch.zeros(0)
+
+    def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N O"]:
+        """Put each task into `copies` worlds, reset all, and return the first observations."""
+        worlds = len(tasks) * copies
+        if worlds < 1:
+            raise UserError(f"no worlds to start: {len(tasks)} tasks with {copies} copies each")
+        self._tasks, self._copies = tasks, copies
+        while len(self._workers) < min(self._max_workers, worlds):
+            self._workers.append(self._spawn(len(self._workers)))
+        layout = Layout(
+            worlds=worlds,
+            workers=len(self._workers),
+            observation_size=self._spec.observation_size,
+            action_size=self._spec.action_size,
+            metrics=len(self._metric_names),
+        )
+        with self._closed_on_error():
+            self._order_start(layout, tasks, copies, seed)
+            self._await(self._workers, "starting")
+        staging = self._staged()
+        self._ended = np.zeros(worlds, dtype=bool)
+        self._obs = self._shape(staging.to_device())[..., : layout.observation_size]
+        return self._obs
+
+    def step(self, action: Float[Tensor, "M N A"]) -> Step:
+        """Step all worlds once, with the action clipped to its bounds."""
+        staging = self._staged()
+        layout, rows = staging.block.layout, staging.block.rows
+        drawn = action.detach().reshape(layout.worlds, layout.action_size)
+        staging.wait()
+        staging.actions.copy_(drawn)
+        actions = staging.block.actions
+        if not np.isfinite(actions).all():
+            raise NonFiniteAction(self._describe_non_finite(actions))
+        np.clip(actions, self._low, self._high, out=actions)
+        with self._closed_on_error():
+            self._tell(self._workers, STEP)
+            self._await(self._workers, "stepping")
+        self._ended = (rows[:, layout.terminated] != 0) | (rows[:, layout.truncated] != 0)
+        brought = self._shape(staging.to_device())
+        self._obs = brought[..., : layout.observation_size]
+        first_metric = layout.truncated + 1
+        return Step(
+            next_obs=self._obs,
+            reward=brought[..., layout.reward],
+            terminated=brought[..., layout.terminated] != 0,
+            truncated=brought[..., layout.truncated] != 0,
+            metrics={
+                name: brought[..., column]
+                for column, name in enumerate(self._metric_names, start=first_metric)
+            },
+        )
+
+    def reset_ended(self) -> Float[Tensor, "M N O"]:
+        """Begin a new episode where the last step ended one; return all current observations."""
+        staging = self._staged()
+        if not self._ended.any():
+            return self._obs
+        staging.wait()  # the copy of the step must be done before its rows change
+        shares = _shares(len(self._ended), len(self._workers))
+        concerned = [
+            worker
+            for worker, share in zip(self._workers, shares, strict=True)
+            if self._ended[share.start : share.stop].any()
+        ]
+        with self._closed_on_error():
+            self._tell(concerned, RESET_ENDED)
+            self._await(concerned, "resetting")
+        self._ended[:] = False
+        observation_size = staging.block.layout.observation_size
+        self._obs = self._shape(staging.to_device())[..., :observation_size]
+        return self._obs
+
+    def draw(self) -> Picture:
+        """Return a picture of the first world, by its `render_mode` of `rgb_array`."""
+        self._staged()
+        first = self._workers[0]
+        with self._closed_on_error():
+            self._tell([first], DRAW)
+            self._await([first], "drawing")
+            picture: Picture = pickle.loads(first.pipe.recv_bytes())
+        return picture
+
+    def close(self) -> None:
+        """End the worker processes and release the shared memory."""
+        workers, self._workers = self._workers, []
+        try:
+            _shut_down(workers)
+        finally:  # also when Ctrl-C was pressed again
+            self._release_staging()
+
+    def _order_start(self, layout: Layout, tasks: Tasks, copies: int, seed: int) -> None:
+        """Tell every worker its share of the worlds."""
+        if self._staging is not None:
+            self._staging.wait()
+        descriptor = None
+        if self._staging is None or self._staging.block.layout != layout:
+            self._release_staging()
+            descriptor = gymnasium_worker.allocate(layout)
+            self._staging = Staging(Block(layout, descriptor), self._device)
+        plain = [
+            WorldTask(task.name, task.index, task.params) for task in tasks for _ in range(copies)
+        ]
+        seeds = _world_seeds(seed, plain)
+        try:
+            shares = _shares(layout.worlds, len(self._workers))
+            for worker, share in zip(self._workers, shares, strict=True):
+                order = Order(
+                    layout=layout,
+                    first=share.start,
+                    tasks=tuple(plain[share.start : share.stop]),
+                    seeds=tuple(seeds[share.start : share.stop]),
+                    new_block=descriptor is not None,
+                )
+                self._tell([worker], pickle.dumps(order))
+                if descriptor is not None:
+                    with contextlib.suppress(ConnectionError):  # `_await` says more
+                        pid = worker.process.pid
+                        assert pid is not None
+                        reduction.send_handle(worker.pipe, descriptor, pid)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _spawn(self, number: int) -> Worker:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(
+            target=gymnasium_worker.serve,
+            args=(there, number, self._spec.horizon, self._pickled_family),
+            name=f"environment worker {number}",
+            daemon=True,
+        )
+        with there, _light_children(self._needs_main):
+            process.start()
+        return Worker(number, process, here)
+
+    def _tell(self, workers: Sequence[Worker], message: bytes) -> None:
+        for worker in workers:
+            with contextlib.suppress(ConnectionError):  # `_await` finds the cause
+                worker.pipe.send_bytes(message)
+
+    def _await(self, workers: Sequence[Worker], doing: str) -> None:
+        """Wait until workers are done; raise as soon as one of them has failed or died."""
+        waiting = {worker.pipe: worker for worker in workers}
+        while waiting:
+            ready = connection.wait(list(waiting), timeout=POLL_S)
+            for pipe in ready:
+                assert isinstance(pipe, connection.Connection)
+                self._hear(waiting.pop(pipe), doing)
+            if not ready:
+                for worker in waiting.values():
+                    # a process that the environment started may keep the pipe of a dead worker open
+                    if worker.process.exitcode is not None and not worker.pipe.poll():
+                        self._report(worker, doing, None)
+
+    def _hear(self, worker: Worker, doing: str) -> None:
+        try:
+            message = worker.pipe.recv_bytes()
+        except (EOFError, ConnectionError):
+            self._report(worker, doing, None)
+        if message != DONE:
+            self._report(worker, doing, pickle.loads(message))
+
+    def _report(self, worker: Worker, doing: str, failure: Failure | None) -> NoReturn:
+        """Raise what a worker's end means to the user."""
+        worker.process.join(FAREWELL_S)
+        if failure is not None and failure.user_error:
+            raise UserError(failure.message)
+        fate = _fate(worker.process.exitcode)
+        where = f"environment worker {worker.number} (pid {worker.process.pid})"
+        what = f"{where} {fate} while {doing}{self._busy_with(worker)}"
+        if failure is None:
+            advice = "if memory ran out, use fewer workers or fewer worlds"
+            raise WorkerDied(f"{what}; {advice}, then resume from the last checkpoint")
+        advice = "mend the environment, then resume from the last checkpoint"
+        error = WorkerDied(f"{what}: {failure.message}; {advice}")
+        error.add_note(failure.details)
+        raise error
+
+    def _busy_with(self, worker: Worker) -> str:
+        world = int(self._staged().block.current[worker.number])
+        if world == IDLE or self._tasks is None:
+            return ""
+        task, copy = divmod(world, self._copies)
+        return f" {self._label(task)}, copy {copy}"
+
+    def _label(self, task: int) -> str:
+        assert self._tasks is not None
+        return f"{self._tasks.names[task]}:{int(self._tasks.index[task])}"
+
+    def _describe_non_finite(self, actions: NDArray[np.float32]) -> str:
+        worlds = np.flatnonzero(~np.isfinite(actions).all(axis=1))
+        labels = [self._label(task) for task in sorted({int(w) // self._copies for w in worlds})]
+        shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if labels[5:] else "")
+        return (
+            f"actions for {len(worlds)} of {len(actions)} worlds are not finite, in tasks {shown}; "
+            f"either the policy has diverged (a lower inner_lr or learning rate may help), or an "
+            f"observation or reward that it was shown was not finite"
+        )
+
+    def _shape(self, rows: Tensor) -> Tensor:
+        return rows.reshape(-1, self._copies, rows.shape[1])
+
+    def _staged(self) -> "Staging":
+        if self._staging is None:
+            raise RuntimeError("call start() before any other method of GymnasiumTaskEnv")
+        return self._staging
+
+    def _release_staging(self) -> None:
+        if self._staging is not None:
+            self._staging.release()
+            self._staging = None
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        """Close everything when an exchange breaks off: unread replies would be misread later."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+class Staging:
+    """The shared memory as tensors, page-locked where a GPU copies from it."""
+
+    def __init__(self, block: Block, device: torch.device) -> None:
+        self.block = block
+        self.rows = torch.from_numpy(block.rows)
+        self.actions = torch.from_numpy(block.actions)
+        self._device = device
+        self._copied = _cuda_event() if device.type == "cuda" else None
+        self._locked = device.type == "cuda" and self._lock_pages()
+
+    def to_device(self) -> Tensor:
+        """Return a copy of the rows on the device, without waiting for it."""
+        rows = self.rows.to(self._device, non_blocking=True, copy=True)
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(self._device))
+        return rows
+
+    def wait(self) -> None:
+        """Wait until all copies are done."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def release(self) -> None:
+        """Unlock the pages; the memory itself goes with the last reference."""
+        self.wait()
+        if self._locked:
+            _cudart().cudaHostUnregister(self._address)
+            self._locked = False
+
+    @property
+    def _address(self) -> int:
+        return int(self.block.current.ctypes.data)
+
+    def _lock_pages(self) -> bool:
+        """Page-lock the memory and return whether that worked; it only makes copies faster."""
+        size_bytes = self.block.layout.size_bytes
+        error = _cudart().cudaHostRegister(self._address, size_bytes, 0)
+        if int(error) != 0:
+            logger.info("cannot page-lock %d bytes: CUDA error %s", size_bytes, error)
+        return int(error) == 0
+
+
+def _cuda_event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+def _shares(worlds: int, workers: int) -> list[range]:
+    """Cut the worlds into contiguous shares of nearly equal size."""
+    cuts = [worlds * number // workers for number in range(workers + 1)]
+    return [range(first, last) for first, last in itertools.pairwise(cuts)]
+
+
+def _world_seeds(seed: int, tasks: Sequence[WorldTask]) -> list[int]:
+    """Return a seed for each world, which does not depend on what other tasks there are."""
+    copies: Counter[tuple[str, int]] = Counter()
+    seeds = []
+    for task in tasks:
+        entropy = [seed, task.index, copies[task.name, task.index], *task.name.encode()]
+        seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        copies[task.name, task.index] += 1
+    return seeds
+
+
+def _fate(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "closed its pipe"
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    try:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was killed by signal {-exit_code}"
+
+
+def _pickle(family: GymnasiumFamily) -> bytes:
+    try:
+        return pickle.dumps(family)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{type(family).__name__} cannot be sent to worker processes: {error}; define it and "
+            f"all it holds at the top level of a module"
+        ) from error
+
+
+@contextlib.contextmanager
+def _light_children(needs_main: bool) -> Iterator[None]:
+    """Let processes that are spawned meanwhile start with little.
+
+    They get one thread for linear algebra, and Ctrl-C blocked. Unless the family is defined in
+    the main module, they do not import that one either: it would bring torch.
+    """
+    environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    main = sys.modules["__main__"]
+    if not needs_main:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        sys.modules["__main__"] = main
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _shut_down(workers: Sequence[Worker]) -> None:
+    """Let workers exit because their pipes close; kill those that do not."""
+    for worker in workers:
+        worker.pipe.close()
+    deadline = time.monotonic() + FAREWELL_S
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.exitcode is None:
+            worker.process.kill()
+            worker.process.join()
+        worker.process.close()

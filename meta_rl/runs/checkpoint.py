@@ -1,0 +1,68 @@
+"""Checkpoints: written whole or not at all, and never unpickled."""
+
+import contextlib
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meta_rl.core.errors import UserError
+
+FORMAT = "meta-rl checkpoint 1"
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain data."""
+    # In memory first: torch's writer hides why the system refused to write.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
+    write(content.getbuffer(), path, "the checkpoint")
+
+
+def write(content: bytes | memoryview, path: Path, what: str) -> None:
+    """Write to a temporary file, then put it in place of the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = f"; the one before is untouched: {path}" if path.exists() else ""
+        raise UserError(
+            f"cannot write {what} {path}: {error}; free space or make the folder writable{kept}"
+        ) from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save` wrote; refuses everything else without executing any of it."""
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}; has the run made {path.name} yet?")
+    reason = "is cut short or damaged"
+    try:
+        # torch does not check the sums that tell whether bits have changed on disk.
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None
+        if not intact:
+            raise zipfile.BadZipFile
+        reason = "holds more than tensors and plain data"
+        state = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    except Exception as error:  # whatever the readers stumble over in a file that is not ours
+        raise UserError(
+            f"{path} {reason} and is not a checkpoint of meta-rl; use another, such as "
+            f"{'best.pt' if path.name == 'latest.pt' else 'latest.pt'} in the same folder"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        given = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise UserError(f"{path} is not a {FORMAT!r}, but {given!r}; was it made by another tool?")
+    return state

@@ -1,0 +1,172 @@
+"""What lies where in a run's folder."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meta_rl.core.errors import UserError
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder: `config.yaml`, `protocol.json`, `metrics.jsonl`, checkpoints, results."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each meta-iteration."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`latest.pt`, and `best.pt` by evaluation."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, which: str) -> Path:
+        """Return the file of the `latest` or `best` checkpoint, or the file that is named."""
+        if which in ("latest", "best"):
+            return self.checkpoints / f"{which}.pt"
+        if not which.endswith(".pt"):
+            raise UserError(f"checkpoint must be latest, best or a .pt file, got {which!r}")
+        return Path(which)
+
+    @property
+    def evaluations(self) -> Path:
+        """One JSON summary and one npz of all cells for each evaluation."""
+        return self.path / "evaluations"
+
+    @property
+    def legacy_metaworld(self) -> Path:
+        """Evaluations counted by metaworld's own code, apart from ours."""
+        return self.path / "legacy_metaworld"
+
+    @property
+    def rejected(self) -> Path:
+        """Meta-batches whose update was rejected, for inspection."""
+        return self.path / "rejected"
+
+    @property
+    def adapted(self) -> Path:
+        """Policies adapted to single tasks."""
+        return self.path / "adapted"
+
+    @property
+    def videos(self) -> Path:
+        """What policies do before and after they adapt to single tasks."""
+        return self.path / "videos"
+
+    def create(
+        self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
+    ) -> None:
+        """Make the folder and write what describes the run."""
+        if self.path.exists() and not overwrite:
+            raise UserError(
+                f"{self.path} exists already; continue it with `meta-rl train --resume "
+                f"{self.path}`, choose another --name, or replace it with --overwrite"
+            )
+        try:
+            if self.path.exists():
+                is_run = (self.path / "config.yaml").is_file() and self.checkpoints.is_dir()
+                if not is_run and any(self.path.iterdir()):
+                    raise UserError(f"{self.path} is not a run folder, so it is not overwritten")
+                shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True)
+            self.evaluations.mkdir()
+            save_experiment(experiment, self.path / "config.yaml")
+            (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")
+            (self.path / "environment.txt").write_text(describe_environment())
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run folder {self.path}: {error}; choose another with --runs"
+            ) from error
+
+    def save_experiment(self, experiment: Experiment[Any, Any]) -> None:
+        """Write `config.yaml`, whole or not at all."""
+        path = self.path / "config.yaml"
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            save_experiment(experiment, temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error}") from error
+
+    def experiment(self) -> Experiment[Any, Any]:
+        """Read the run's experiment."""
+        return experiment_from_dict(self._config(), str(self.path / "config.yaml"))
+
+    def description(self) -> dict[str, Any]:
+        """Read the run's experiment as plain data, also where its agent is not one of ours.
+
+        Results of other programs, and of plugins, can so be compared: nothing is loaded for it.
+        """
+        data = self._config()
+        agent = data.get("agent")
+        if isinstance(agent, dict) and not catalog.has("agents", str(agent.get("name"))):
+            if missing := {"name", "seed", "envs"} - data.keys():
+                raise UserError(f"{self.path / 'config.yaml'} lacks {', '.join(sorted(missing))}")
+            return data
+        return to_dict(self.experiment())
+
+    def _config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+        try:
+            data = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{path} is damaged: it must hold `key: value` lines")
+        return data
+
+    def environment(self) -> dict[str, str]:
+        """Read what the run was made with: the command, the commit, and each package's version.
+
+        Empty if the folder does not say.
+        """
+        path = self.path / "environment.txt"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+        return dict(re.split("==| ", line, maxsplit=1) for line in lines if line)
+
+
+def describe_environment(program: str = "meta-rl") -> str:
+    """Return the command, the versions of Python and all packages, and the project's commit."""
+    commit = "unknown"
+    try:
+        outcome = subprocess.run(
+            ["git", "-C", str(catalog.ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        commit = outcome.stdout.strip() or commit
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    packages = sorted({f"{entry.name}=={entry.version}" for entry in distributions()})
+    head = [
+        f"command {shlex.join([*program.split(), *sys.argv[1:]])}",
+        f"python {platform.python_version()}",
+        f"system {platform.system()} {platform.release()} {platform.machine()}",
+        f"commit {commit}",
+    ]
+    return "\n".join([*head, *packages]) + "\n"

@@ -1,0 +1,71 @@
+"""A run read back: its agent as a checkpoint has it, and the tasks it was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import MetaAgent, TaskDistribution
+from meta_rl.experiment.building import build_agent, build_distribution, resolve_device, set_threads
+from meta_rl.experiment.config import Experiment, plain, to_dict
+from meta_rl.runs import checkpoint
+from meta_rl.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedAgent:
+    """An agent as a run's checkpoint has it, with the tasks it was trained on."""
+
+    experiment: Experiment[Any, Any]
+    distribution: TaskDistribution
+    agent: MetaAgent
+    device: torch.device
+    env_steps: int
+    meta_iterations: int
+
+    @property
+    def adaptation_episodes(self) -> int:
+        """Episodes of one task that the agent learned from at a time, as it was trained."""
+        if self.agent.copies_share_experience:
+            return self.experiment.envs_per_task * self.agent.phases[0].episodes
+        return max(1, len(self.agent.phases) - 1)
+
+
+def load_trained(folder: RunFolder, which: str, device_name: str | None = None) -> TrainedAgent:
+    """Load a run's agent from its `latest` or `best` checkpoint, or from another file of it."""
+    experiment = folder.experiment()
+    device = resolve_device(device_name or experiment.device)
+    set_threads(experiment)
+    state = checkpoint.load(folder.checkpoint(which), device)
+    check_same_sections(state, experiment)
+    distribution = build_distribution(experiment)
+    agent = build_agent(experiment, distribution.spec, device)
+    agent.load_state_dict(state["agent"])
+    return TrainedAgent(
+        experiment, distribution, agent, device, state["env_steps"], state["meta_iterations"]
+    )
+
+
+def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, Any]) -> None:
+    """Refuse a checkpoint of another agent or other tasks than the experiment's."""
+    if "config" not in state:
+        raise UserError(
+            "the file is not a training checkpoint, but an adapted policy or a rejected batch; "
+            "put the run's own latest.pt or best.pt back"
+        )
+    expected = to_dict(experiment)
+    for section in ("agent", "envs"):
+        defaults = plain(asdict(type(getattr(experiment, section))()))
+        given = defaults | state["config"][section]  # a file may be older than a field
+        if given != expected[section]:
+            changed = sorted(
+                key
+                for key in given.keys() | expected[section].keys()
+                if given.get(key) != expected[section].get(key)
+            )
+            raise UserError(
+                f"the checkpoint was trained with another {section} section (it differs in "
+                f"{', '.join(changed)}); start a new run to change it"
+            )

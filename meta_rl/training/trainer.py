@@ -1,0 +1,392 @@
+"""The one training loop, for every agent."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from meta_rl.core.episodes import episode_success, episode_sums
+from meta_rl.core.errors import Interrupted, NonFiniteAction, UserError
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.seeding import Streams
+from meta_rl.core.types import MetaBatch, Metrics, Rollout, Tasks, all_finite, map_tensors
+from meta_rl.evaluation.comparison import Group, Run
+from meta_rl.evaluation.measuring import evaluate
+from meta_rl.evaluation.protocol import make_protocol
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.experiment import catalog
+from meta_rl.experiment.building import (
+    build_agent,
+    build_distribution,
+    resolve_device,
+    set_threads,
+    worker_count,
+)
+from meta_rl.experiment.config import EvaluationConfig, Experiment, to_dict
+from meta_rl.experiment.identity import shared_name
+from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.runs import checkpoint
+from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
+from meta_rl.runs.trained import check_same_sections
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Rejected(Exception):  # noqa: N818
+    """A meta-update that must not count: something in it is not finite."""
+
+    def __init__(self, reason: str, tasks: Tasks, rollouts: list[Rollout]) -> None:
+        super().__init__(reason)
+        self.tasks = tasks
+        self.rollouts = rollouts
+
+
+@dataclass
+class Counters:
+    """How far a run has come."""
+
+    meta_iterations: int = 0
+    env_steps: int = 0
+    rejected_in_a_row: int = 0
+    best: tuple[float, float] | None = None
+
+
+class Trainer:
+    """Runs an experiment in its folder, from the beginning or from a checkpoint.
+
+    Args:
+        draw: Draws the final evaluation for W&B; none leaves the picture out.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment[Any, Any],
+        folder: RunFolder,
+        resume: bool = False,
+        overwrite: bool = False,
+        draw: "Callable[[Sequence[Group]], Figure] | None" = None,
+    ) -> None:
+        self.experiment = experiment
+        self.draw = draw
+        self.folder = folder
+        set_threads(experiment)
+        self.device = resolve_device(experiment.device)
+        state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
+        self.distribution = build_distribution(experiment)
+        self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
+        self.streams = Streams(experiment.seed, self.device)
+        # Asks for a meta-batch once, so that one too large is refused before anything is made.
+        scratch = torch.Generator().manual_seed(0)
+        self.distribution.sample(experiment.meta_batch_size, "train", scratch)
+        protocol = self._protocol(experiment.evaluation)
+        self.counters = Counters()
+        self.wandb_run_id: str | None = None
+        if state is None:
+            folder.create(experiment, protocol, overwrite)
+        else:
+            self._restore(state)
+            folder.save_experiment(experiment)  # whose end may have moved
+        self.env = self.distribution.make_env(self.device, worker_count(experiment))
+        self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)
+        self.worker.env_steps = self.counters.env_steps
+        self.jsonl = JsonlSink(folder.metrics)
+        if resume:
+            self.jsonl.truncate_after(self.counters.meta_iterations)
+        self.wandb = WandbSink(
+            replace(
+                experiment.tracking, group=experiment.tracking.group or shared_name(experiment)
+            ),
+            folder.path,
+            experiment.name,
+            {**to_dict(experiment), "protocol": protocol},
+            self.wandb_run_id,
+        )
+        self.wandb_run_id = self.wandb.run_id
+        if state is None:  # so that a run can be resumed from its very beginning
+            self.save(self._state())
+
+    def run(self) -> EvalResult | None:
+        """Train to the end, evaluate, and return the final evaluation.
+
+        A run that is interrupted, or that an error ends, leaves a checkpoint of the last whole
+        meta-iteration.
+        """
+        console = ConsoleSink(
+            self.experiment.meta_iterations,
+            self.counters.meta_iterations,
+            self.counters.env_steps,
+        )
+        sinks: tuple[Sink, ...] = (self.jsonl, self.wandb, console)
+        succeeded = False
+        before = self._state()
+        try:
+            with _interruptible():
+                result: EvalResult | None = None
+                for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
+                    before = self._state()
+                    metrics = self.meta_iteration(before)
+                    values, result = self._fetch(metrics), None
+                    if self._due(self.experiment.evaluation.every):
+                        result = self._evaluate_or_warn()
+                        values |= result.metrics() if result else {}
+                    for sink in sinks:
+                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
+                    if self._due(self.experiment.checkpoint_every):
+                        self.save(self._state())
+                before = self._state()
+                self.save(before)
+                if result is None:
+                    result = self.evaluate()
+                    for sink in (self.jsonl, self.wandb):
+                        sink.log(
+                            result.metrics(),
+                            self.counters.env_steps,
+                            self.counters.meta_iterations,
+                        )
+                self._record_final(result)
+                succeeded = True
+                return result
+        except KeyboardInterrupt:
+            self.save(before)
+            raise Interrupted(
+                f"stopped after {before['meta_iterations']} meta-iterations; continue with "
+                f"`meta-rl train --resume {self.folder.path}`"
+            ) from None
+        except UserError:
+            self.save(before)
+            raise
+        except Exception:  # out of memory, say: the error counts, not what saving makes of it
+            with contextlib.suppress(UserError):
+                self.save(before)
+            raise
+        finally:
+            self.env.close()
+            for sink in sinks:
+                sink.finish(succeeded)
+
+    def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
+        """Collect one meta-batch and improve the agent by it, or reject the batch whole.
+
+        Args:
+            before: The state to go back to if something is not finite.
+        """
+        try:
+            batch = self.collect()
+            metrics = self.update(batch) | summarize(batch.rollouts)
+            self.counters.rejected_in_a_row = 0
+        except Rejected as problem:
+            self.agent.load_state_dict(before["agent"])
+            metrics = self._reject(problem, before)
+        self.counters.meta_iterations += 1
+        self.counters.env_steps = self.worker.env_steps
+        return metrics | {
+            "train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))
+        }
+
+    def collect(self) -> MetaBatch:
+        """Let the agent act, and adapt, through its phases on freshly drawn tasks."""
+        experiment, agent, worker = self.experiment, self.agent, self.worker
+        copies = experiment.envs_per_task
+        tasks = self.distribution.sample(experiment.meta_batch_size, "train", self.streams.tasks)
+        context, rollouts = agent.begin(tasks, copies), list[Rollout]()
+        for k, phase in enumerate(agent.phases):
+            if k > 0:
+                context = agent.adapt(context, rollouts[-1])
+                if not all_finite(context):
+                    raise Rejected(
+                        f"adaptation {k} gave parameters that are not finite; a smaller "
+                        f"agent.inner_lr may help",
+                        tasks,
+                        rollouts,
+                    )
+            previous = rollouts[-1] if rollouts else None
+            try:
+                rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
+            except NonFiniteAction as problem:
+                unfinished = [] if problem.rollout is None else [problem.rollout]
+                raise Rejected(str(problem), tasks, rollouts + unfinished) from problem
+            rollouts.append(rollout)
+            self._check(rollout, k, tasks, rollouts)
+        return MetaBatch(tasks, tuple(rollouts))
+
+    def _check(self, rollout: Rollout, phase: int, tasks: Tasks, rollouts: list[Rollout]) -> None:
+        """Reject the meta-batch if a rollout holds NaN or infinity, naming the tasks."""
+        for name in ("reward", "next_obs", "action"):
+            infinite = ~torch.isfinite(getattr(rollout, name))
+            by_step = infinite.any(-1) if infinite.dim() == 4 else infinite
+            wrong = (by_step & rollout.valid).any(2).any(0).tolist()
+            if any(wrong):
+                labels = [task.label for task, bad in zip(tasks, wrong, strict=True) if bad]
+                some = ", ".join(labels[:5])
+                reason = f"{name} is not finite in phase {phase} of {some}"
+                raise Rejected(reason, tasks, rollouts)
+
+    def update(self, batch: MetaBatch) -> Metrics:
+        """Let the agent learn, and make sure that what it became is finite."""
+        metrics = self.agent.meta_update(batch)
+        wrong = [name for name, value in self._fetch(metrics).items() if not isfinite(value)]
+        if wrong or not all_finite(self.agent.state_dict()):
+            raise Rejected(
+                f"the meta-update made {', '.join(wrong) or 'parameters'} not finite",
+                batch.tasks,
+                list(batch.rollouts),
+            )
+        return metrics
+
+    def evaluate(self) -> EvalResult:
+        """Measure adaptation, write the result, and keep the best checkpoint."""
+        experiment = self.experiment
+        result = evaluate(
+            self.agent,
+            self.distribution,
+            self.env,
+            self.device,
+            experiment.evaluation,
+            experiment.evaluation.copies or experiment.envs_per_task,
+            experiment.meta_batch_size,
+            self.counters.env_steps,
+            self.counters.meta_iterations,
+        )
+        result.save(self.folder.evaluations)
+        if self.counters.best is None or result.score() > self.counters.best:
+            self.counters.best = result.score()
+            checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
+        return result
+
+    def _evaluate_or_warn(self) -> EvalResult | None:
+        """Evaluate while training, which goes on if there is nothing to measure."""
+        try:
+            return self.evaluate()
+        except UserError as error:
+            print(f"no evaluation after {self.counters.meta_iterations}: {error}", flush=True)
+            return None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the latest checkpoint."""
+        checkpoint.save(state, self.folder.checkpoints / "latest.pt")
+
+    def _state(self) -> dict[str, Any]:
+        """Return a copy of all that the rest of the run depends on."""
+        state = {
+            "config": to_dict(self.experiment),
+            "protocol": self._protocol(self.experiment.evaluation),
+            "agent": self.agent.state_dict(),
+            "streams": self.streams.state_dict(),
+            "wandb_run_id": self.wandb_run_id,
+            **vars(self.counters),
+        }
+        copy: dict[str, Any] = pytree.tree_map(
+            lambda x: x.clone() if isinstance(x, Tensor) else x, state
+        )
+        return copy
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint of the same agent and family."""
+        check_same_sections(state, self.experiment)
+        trained_on = torch.device(state["config"]["device"]).type
+        if trained_on != self.device.type:  # their random numbers cannot continue each other's
+            raise UserError(
+                f"the run was trained on {trained_on}, so it cannot go on on {self.device.type}; "
+                f"resume it with --device {trained_on}"
+            )
+        self.agent.load_state_dict(state["agent"])
+        self.streams.load_state_dict(state["streams"])
+        self.counters = Counters(**{name: state[name] for name in vars(Counters())})
+        self.wandb_run_id = state["wandb_run_id"]
+
+    def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
+        copies = config.copies or self.experiment.envs_per_task
+        return make_protocol(self.agent, self.distribution, config, copies)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.counters.meta_iterations % every == 0
+
+    def _reject(self, problem: Rejected, before: Mapping[str, Any]) -> Metrics:
+        """Save what cannot be learned from, to be repeated; stop if there are many in a row."""
+        self.counters.rejected_in_a_row += 1
+        iteration = self.counters.meta_iterations + 1
+        path = self.folder.rejected / f"{iteration}.pt"
+        rollouts = [vars(map_tensors(lambda x: x.cpu(), rollout)) for rollout in problem.rollouts]
+        batch = {
+            "reason": str(problem),
+            "tasks": vars(problem.tasks),
+            "rollouts": rollouts,
+            "agent": before["agent"],
+        }
+        checkpoint.save(batch, path)
+        message = f"meta-update {iteration} was rejected: {problem}; its batch is in {path}"
+        if self.counters.rejected_in_a_row >= self.experiment.max_rejected:
+            raise UserError(
+                f"{message}. That is {self.counters.rejected_in_a_row} in a row, so the run stops; "
+                f"look at the batch, or lower the step sizes and start again"
+            ) from problem
+        print(message, flush=True)
+        return {}
+
+    def _fetch(self, metrics: Metrics) -> dict[str, float]:
+        """Bring all metrics to the host at once."""
+        if not metrics:  # an agent that learns nothing may have nothing to say
+            return {}
+        stacked = torch.stack(
+            [value.detach().float().to(self.device) for value in metrics.values()]
+        )
+        return dict(zip(metrics, stacked.tolist(), strict=True))
+
+    def _record_final(self, result: EvalResult) -> None:
+        if not self.wandb.recording:
+            return
+        self.wandb.log_table("evaluation/final", *result.table())
+        if self.draw is not None:
+            run = Run(self.folder.path, to_dict(self.experiment), result)
+            curves = self.draw([Group(self.experiment.name, (run,))])
+            self.wandb.log_figure("evaluation/adaptation", curves)
+        agent = catalog.name_of(self.experiment.agent)
+        path = self.folder.checkpoints / "latest.pt"
+        self.wandb.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")
+
+
+def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
+    """Return the mean return and success of each phase, of the first and of the last.
+
+    Whatever else the simulator reports is counted over a phase.
+    """
+    metrics: Metrics = {}
+    for k, rollout in enumerate(rollouts):
+        episodes = int(rollout.last.sum(0).max())
+        returns = episode_sums(rollout, rollout.reward, episodes).mean()
+        success = episode_success(rollout, episodes).mean()
+        ends = [("before", 0), ("after", len(rollouts) - 1)]
+        for label in [f"phase_{k}", *(name for name, which in ends if which == k)]:
+            metrics[f"return/{label}"] = returns
+            if "success" in rollout.metrics:
+                metrics[f"success/{label}"] = success
+        for name, happened in rollout.metrics.items():
+            if name != "success":
+                metrics[f"{name}/phase_{k}"] = (happened * rollout.valid).sum()
+    return metrics
+
+
+class _interruptible:  # noqa: N801
+    """Lets SIGTERM, by which clusters end a job, stop a run as Ctrl-C does."""
+
+    def __enter__(self) -> None:
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            raise KeyboardInterrupt
+
+        self.old: Callable[[int, FrameType | None], Any] | int | None = None
+        if threading.current_thread() is threading.main_thread():
+            self.old = signal.signal(signal.SIGTERM, interrupt)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.old is not None:
+            signal.signal(signal.SIGTERM, self.old)

@@ -1,0 +1,385 @@
+import csv
+import importlib.util
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+from matplotlib.colors import to_rgb
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.comparison import Group, group_runs, improvement, load_run, newest_result
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.experiment.catalog import ROOT
+from meta_rl.experiment.config import load_experiment
+from meta_rl.experiment.identity import shared_name
+from meta_rl.reports import figures
+
+
+@pytest.fixture(scope="module")
+def trained(small_config, tmp_path_factory):
+    """Runs of two seeds and one of other agents, trained in a few steps."""
+    from meta_rl.commands.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    slower = {"agent": {"inner_lr": 0.05}}
+    for name, agent, seed, changes in (
+        ("maml-seed0", "maml_trpo", 0, {}),
+        ("maml-seed1", "maml_trpo", 1, {"checkpoint_every": 2, "max_rejected": 1}),
+        ("slower-seed0", "maml_trpo", 0, slower),
+        ("rl2-seed0", "rl2_ppo", 0, {"agent": {"episodes_per_trial": 2}}),
+    ):
+        config = small_config(agent, name=name, seed=seed, **changes)
+        assert main(["train", str(config), "--runs", str(folder / "runs")]) == 0
+    return folder
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def load(runs, *names):
+    return [load_run(runs / name, "test", "sampled") for name in names]
+
+
+def put_scores(run, names, success, **protocol):
+    """Give a run another newest result: one episode of one copy, success by stage and task."""
+    (old,) = (run / "evaluations").glob("*.json")
+    result = EvalResult.load(old)
+    old.unlink()
+    cells = np.array(success, dtype=np.float64)[None, :, :, None]
+    replace(
+        result,
+        names=tuple(names),
+        index=tuple(range(len(names))),
+        episode_return=cells * 100,
+        success=cells,
+        adaptation_episodes=tuple(range(len(success))),
+        protocol={**result.protocol, "tasks": len(names), **protocol},
+    ).save(run / "evaluations")
+
+
+def test_a_saved_evaluation_is_read_back_whole(runs):
+    (path,) = (runs / "maml-seed0" / "evaluations").glob("*.json")
+    result = newest_result(runs / "maml-seed0", "test", "sampled")
+    assert result.summary() == json.loads(path.read_text())
+    with np.load(path.with_suffix(".npz")) as cells:
+        np.testing.assert_array_equal(result.success, cells["success"])
+        np.testing.assert_array_equal(result.episode_return, cells["episode_return"])
+
+    cells = path.with_suffix(".npz")
+    cells.write_bytes(cells.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot read the evaluation .* make it again"):
+        EvalResult.load(path)
+    cells.unlink()
+    with pytest.raises(UserError, match=r"cannot read the evaluation .*\.npz.* make it again"):
+        EvalResult.load(path)
+
+
+def test_runs_that_differ_by_seed_and_bookkeeping_are_one_group(runs):
+    one, two = group_runs(load(runs, "maml-seed0", "slower-seed0", "maml-seed1"))
+    assert (one.label, [run.seed for run in one.runs]) == ("maml", [0, 1])
+    assert (two.label, [run.seed for run in two.runs]) == ("slower", [0])
+    for run, row in zip(one.runs, one.scores("episode_return", 0), strict=True):
+        np.testing.assert_allclose(row, run.result.episode_return[:, 0].mean((0, 2)))
+
+
+def test_a_seed_counts_once_in_a_group(runs):
+    shutil.copytree(runs / "maml-seed0", runs / "again" / "maml-seed0")
+    groups = group_runs(load(runs, "maml-seed0", "again/maml-seed0", "maml-seed1"))
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0]]
+    assert [group.label for group in groups] == [
+        str(runs / "maml-seed0"),
+        str(runs / "again" / "maml-seed0"),
+    ]
+
+
+def test_namesakes_are_told_apart_by_what_differs(runs):
+    for name in ("slower-seed0", "rl2-seed0"):
+        shutil.copytree(runs / name, runs / name[0] / "maml-seed0")
+    groups = group_runs(load(runs, "maml-seed0", "s/maml-seed0"))
+    assert [group.label for group in groups] == [
+        "maml (agent.inner_lr=0.1)",
+        "maml (agent.inner_lr=0.05)",
+    ]
+    # An agent of another kind differs in more than a label can tell.
+    assert [g.label for g in group_runs(load(runs, "maml-seed0", "r/maml-seed0"))] == [
+        str(runs / "maml-seed0"),
+        str(runs / "r" / "maml-seed0"),
+    ]
+
+
+def test_agents_meet_on_the_tasks_that_both_have_played(runs):
+    put_scores(runs / "maml-seed0", ["a", "a", "b"], [[1, 0, 1]])
+    put_scores(runs / "slower-seed0", ["a", "c", "b"], [[0, 0, 1]])
+    put_scores(runs / "rl2-seed0", ["d", "d", "d"], [[0, 0, 1]])
+    maml, slower, rl2 = group_runs(load(runs, "maml-seed0", "slower-seed0", "rl2-seed0"))
+    found, over = improvement(maml, slower, "success")
+    assert (found.value, found.low, over) == (0.75, None, ())  # a:0 is won, b:2 a tie
+    assert improvement(maml, rl2, "success") is None
+
+
+def test_tables_hold_the_statistics_of_the_saved_cells(meta_rl, runs):
+    told = meta_rl("compare", *runs.glob("maml*"), runs / "slower-seed0", "--format", "csv")
+    rows = list(csv.DictReader(told.succeeds().out.splitlines()))
+    scores = np.stack(
+        [run.result.success[:, 1].mean((0, 2)) for run in load(runs, "maml-seed0", "maml-seed1")]
+    )
+    chosen = {
+        row["statistic"]: row
+        for row in rows
+        if (row["group"], row["quantity"], row["stage"]) == ("maml", "success", "1")
+    }
+    assert float(chosen["IQM"]["value"]) == scipy.stats.trim_mean(scores, 0.25, axis=None)
+    assert float(chosen["mean"]["value"]) == pytest.approx(scores.mean())
+    assert float(chosen["median"]["value"]) == np.median(scores.mean(0))
+    assert sorted(chosen["IQM"]["seeds"].split()) == ["0", "1"]
+    assert chosen["IQM"]["over"] == "seeds tasks"
+    single = next(row for row in rows if row["group"] == "slower")
+    assert (single["seeds"], single["over"]) == ("0", "tasks")
+    (won,) = (r for r in rows if r["other"] and r["quantity"] == "episode_return")
+    assert won["statistic"] == "probability_of_improvement"
+    assert float(won["low"]) <= float(won["value"]) <= float(won["high"])
+    # What is not the table is on the other stream.
+    assert "one seed: its interval is over tasks only" in told.err
+    assert "two to four seeds" in told.err and "comparison.png" in told.err
+
+
+def test_wall_time_is_that_of_the_checkpoint_that_was_measured(meta_rl, runs):
+    trained = load(runs, "maml-seed0")[0].result.env_steps
+    times = [(0, 5.0), (trained, 59.6), (trained + 1, 90.0)]
+    write_metrics(
+        runs / "maml-seed0",
+        [{"env_steps": steps, "wall_time_s": time} for steps, time in times],
+    )
+    write_metrics(runs / "maml-seed1", [{"env_steps": trained, "wall_time_s": 3725.2}])
+    (runs / "slower-seed0" / "metrics.jsonl").unlink()
+    assert load(runs, "maml-seed0")[0].wall_time_s == 59.6
+    told = meta_rl("compare", *runs.glob("maml*"), runs / "slower-seed0", "--format", "csv")
+    rows = list(csv.DictReader(told.succeeds().out.splitlines()))
+    shown = {row["group"]: set(row["wall_time_s"].split()) for row in rows if not row["other"]}
+    assert shown == {"maml": {"59.6", "3725.2"}, "slower": {"-"}}
+    page = meta_rl("compare", *runs.glob("maml*"), "--format", "markdown").succeeds().out
+    assert "| 0:01:00 to 1:02:05 |" in page
+
+
+def test_the_terminal_and_the_page_show_the_same(meta_rl, runs, tmp_path):
+    both = ("compare", *sorted(runs.glob("maml*")), runs / "slower-seed0")
+    terminal = meta_rl(*both).succeeds().out
+    page = meta_rl(*both, "--output", "tables/all.md").succeeds()
+    assert "tables/all.md" in page.out and page.err == ""
+    markdown = (tmp_path / "tables" / "all.md").read_text()
+    assert markdown.count("\n**") + 1 == 3  # success, return, probability of improvement
+    for line in markdown.splitlines():
+        if line.startswith("| maml"):
+            for cell in filter(None, map(str.strip, line.split("|"))):
+                assert cell in terminal
+    assert "tasks only" in terminal and "seeds and tasks" in terminal
+
+    latex = meta_rl(*both, "--format", "latex").succeeds().out
+    assert latex.count(r"\begin{tabular}{lrrrrrrrr}") == 2
+    (head,) = {line for line in latex.splitlines() if line.startswith("group & seeds")}
+    body = [line for line in latex.splitlines() if line.startswith(("maml &", "slower &"))]
+    assert all(line.endswith(r"\\") for line in body)
+    assert {line.count("&") for line in body} == {head.count("&"), 4}
+
+
+def test_latex_escapes_what_means_something_to_it():
+    from meta_rl.reports.tables import TextTable
+
+    text = TextTable("t", ["group_a", "95 %"], [["a&b {1}", r"50 \$"]]).text("latex")
+    assert r"group\_a & 95 \% \\" in text
+    assert r"a\&b \{1\} & 50 \textbackslash{}\$ \\" in text
+
+
+def test_a_breakdown_is_by_name_or_by_goal_where_there_is_one_name(meta_rl, runs):
+    words = ("--by-task", "--stage", 0, "--format", "csv")
+
+    def means(*names):
+        told = meta_rl("compare", *(runs / name for name in names), *words).succeeds()
+        return {
+            (row["group"], row["task"]): row
+            for row in csv.DictReader(told.out.splitlines())
+            if (row["quantity"], row["statistic"]) == ("success", "mean")
+        }
+
+    one_name = means("maml-seed0")
+    assert {task for _, task in one_name} == {"", "point:0", "point:1", "point:2"}
+    assert one_name["maml", "point:0"]["low"] == ""  # one seed on one goal
+
+    put_scores(runs / "maml-seed0", ["push", "push", "door"], [[1, 0, 1]])
+    put_scores(runs / "maml-seed1", ["push", "push", "door"], [[1, 1, 0]])
+    rows = means("maml-seed0", "maml-seed1")
+    assert {key: float(row["value"]) for key, row in rows.items()} == {
+        ("maml", ""): pytest.approx(4 / 6),
+        ("maml", "push"): 0.75,
+        ("maml", "door"): 0.5,
+    }
+    # `door` has one goal, so neither it nor all tasks together can be resampled by task.
+    assert [rows["maml", task]["over"] for task in ("", "push", "door")] == [
+        "seeds",
+        "seeds tasks",
+        "seeds",
+    ]
+    assert (rows["maml", "door"]["low"], rows["maml", "door"]["high"]) == ("0.0", "1.0")
+
+
+def test_stages_are_chosen_and_those_that_are_not_there_refused(meta_rl, runs):
+    run = runs / "maml-seed0"
+    put_scores(run, ["a", "a"], [[0, 0], [0, 1], [1, 1], [1, 1], [1, 1]])
+
+    def episodes(*words):
+        told = meta_rl("compare", run, "--format", "csv", *words).succeeds().out
+        return {row["adaptation_episodes"] for row in csv.DictReader(told.splitlines())}
+
+    assert episodes() == {"0", "4"}
+    assert episodes("--stage", -1) == {"4"}
+    assert episodes("--stage", 2) == {"2"}
+    meta_rl("compare", run, "--stage", 5).fails_with(
+        "no stage 5 of maml: its evaluation has the stages 0 to 4", "--adaptation-steps N"
+    )
+
+
+def test_rliables_resampling_is_there_for_who_wants_it(meta_rl, runs):
+    both = ("compare", *runs.glob("maml*"), "--format", "csv", "--resampling")
+    whole, rliable = (
+        list(csv.DictReader(meta_rl(*both, kind).succeeds().out.splitlines()))
+        for kind in ("whole-runs", "rliable")
+    )
+    assert {row["over"] for row in whole} == {"seeds tasks"}
+    assert {row["over"] for row in rliable} == {"seeds"}
+    assert [row["value"] for row in whole] == [row["value"] for row in rliable]
+    assert [row["low"] for row in whole] != [row["low"] for row in rliable]
+
+
+def test_mixed_checkpoints_in_a_group_are_warned_of(meta_rl, runs):
+    meta_rl("evaluate", runs / "maml-seed1", "--checkpoint", "best").succeeds()
+    told = meta_rl("compare", *runs.glob("maml*")).succeeds().out
+    assert "warning: maml mixes best and latest checkpoints" in told
+
+
+def write_metrics(run, rows):
+    lines = [json.dumps(row) + "\n" for row in rows]
+    # The last line is one that a kill has cut short.
+    (run / "metrics.jsonl").write_text("".join(lines) + '{"env_steps": 9')
+
+
+def test_learning_curves_are_means_where_all_seeds_have_got(runs):
+    counters = ("env_steps", "wall_time_s", "success/after")
+    for name, points in (
+        ("maml-seed0", [(0, 60, 0.0), (2e6, 180, 1.0)]),
+        ("maml-seed1", [(1e6, 60, 0.5), (2e6, 120, None), (3e6, 180, 0.5)]),
+        ("slower-seed0", [(1e6, 60, 0.25)]),
+    ):
+        write_metrics(runs / name, [dict(zip(counters, point, strict=True)) for point in points])
+    groups = group_runs(load(runs, "maml-seed0", "maml-seed1", "slower-seed0"))
+    figure = figures.sample_efficiency(groups, ["success/after"])
+    against_steps, against_time = figure.axes
+    maml, slower = against_steps.lines
+    x, y = maml.get_data()
+    assert (x[0], x[-1]) == (1, 2)  # millions, from where both have begun to where one ends
+    np.testing.assert_allclose(y, (x / 2 + 0.5) / 2)
+    np.testing.assert_allclose(slower.get_ydata(), 0.25)
+    np.testing.assert_allclose(against_time.lines[0].get_data()[0][[0, -1]], [1, 3])  # minutes
+    (band,) = against_steps.collections  # of two seeds the ends are their own curves
+    assert band.get_datalim(against_steps.transData).intervaly == pytest.approx([0.5, 1.0])
+
+
+def test_pictures_show_the_scores(runs):
+    put_scores(runs / "maml-seed0", ["push", "push", "door"], [[0, 0, 0], [1, 0, 1]])
+    put_scores(runs / "maml-seed1", ["push", "push", "door"], [[0, 0, 0], [1, 1, 0]])
+    groups = group_runs(load(runs, "maml-seed0", "maml-seed1"))
+    success, episode_return = figures.adaptation_curves(groups).axes
+    np.testing.assert_allclose(success.lines[0].get_xydata(), [[0, 0], [1, 4 / 6]])
+    np.testing.assert_allclose(episode_return.lines[0].get_ydata(), [0, 400 / 6])
+
+    x, y = figures.performance_profiles(groups, "success").axes[0].lines[0].get_data()
+    np.testing.assert_allclose(y, np.where(x < 1, 4 / 6, 0))
+
+    cells = figures.heat_map(groups).axes[0].images[0].get_array()
+    np.testing.assert_allclose(cells, [[0.75, 0.5]])
+
+
+def test_a_dozen_groups_look_different_and_alike_in_every_picture(runs):
+    (group,) = group_runs(load(runs, "maml-seed0"))
+    groups = [
+        replace(group, label=f"an agent whose name is long, number {number}")
+        for number in range(12)
+    ]
+    write_metrics(runs / "maml-seed0", [{"env_steps": 1, "wall_time_s": 1, "success/after": 0}])
+    pictures = (
+        figures.adaptation_curves(groups),
+        figures.sample_efficiency(groups, ["success/after"]),
+        figures.performance_profiles(groups, "success"),
+    )
+    looks = [
+        [(to_rgb(line.get_color()), line.get_linestyle()) for line in picture.axes[0].lines]
+        for picture in pictures
+    ]
+    assert len(set(looks[0])) == 12 and looks[0] == looks[1] == looks[2]
+    for picture in pictures:  # the legend leaves them room
+        picture.draw_without_rendering()
+        height = picture.axes[0].get_window_extent().height / picture.dpi
+        assert height > 1.5  # inches
+
+
+def test_all_pictures_are_written_for_families_with_and_without_success(meta_rl, runs, tmp_path):
+    names = ["adaptation.png", "profiles.png", "sample_efficiency.png", "tasks.png"]
+    both = (*runs.glob("maml*"), runs / "rl2-seed0", "--allow-different-protocols")
+    meta_rl("compare", *both, "--figures", "some").succeeds()
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == names
+    assert all(path.stat().st_size > 5000 for path in (tmp_path / "some").iterdir())
+    assert not (runs / "comparison.png").exists()
+
+    run = runs / "slower-seed0"
+    many = ["point"] * 60  # too many to name each in the heat map; one score, so no spread
+    put_scores(run, many, [[0.0] * 60, [0.0] * 60], success_rule=None)
+    chosen = ("--metrics", "return/before", "inner/kl")
+    outcome = meta_rl("compare", run, "--figures", "others", *chosen).succeeds()
+    assert sorted(path.name for path in (tmp_path / "others").iterdir()) == names
+    assert re.search(r"\breturn\b", outcome.out) and "success" not in outcome.out
+
+    meta_rl("compare", run, "--figures", "x", "--metrics", "return/befor").fails_with(
+        "no metric 'return/befor' in metrics.jsonl; did you mean 'return/before'? It has: env_steps"
+    )
+    (run / "metrics.jsonl").unlink()
+    meta_rl("compare", run, "--figures", "bare").succeeds()
+    assert sorted(path.name for path in (tmp_path / "bare").iterdir()) == [
+        name for name in names if name != "sample_efficiency.png"
+    ]
+
+
+def test_an_older_run_without_a_newer_field_belongs_to_its_group(runs):
+    path = runs / "maml-seed1" / "config.yaml"
+    data = yaml.safe_load(path.read_text())
+    del data["agent"]["curvature_stride"], data["evaluation"]
+    path.write_text(yaml.safe_dump(data))
+    (group,) = group_runs(load(runs, "maml-seed0", "maml-seed1"))
+    assert isinstance(group, Group) and len(group.runs) == 2
+
+
+def test_results_are_recorded_from_runs(runs, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("record", ROOT / "scripts" / "record_results.py")
+    record = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(record)
+    output = tmp_path / "results.json"
+    record.main(record.Args(output, tuple(runs / f"maml-seed{seed}" for seed in (1, 0))))
+    recorded = json.loads(output.read_text())["runs"]
+    assert [(entry["config"], entry["seed"]) for entry in recorded] == [("maml", 0), ("maml", 1)]
+    mean = np.mean([entry["stages"][1]["success"]["mean"] for entry in recorded])
+    assert "| maml | test, sampled | 2 | " in capsys.readouterr().out and 0 <= mean <= 1
+
+
+def test_seeds_share_a_name_that_other_settings_do_not(small_config):
+    one = load_experiment(str(small_config("maml_trpo", name="nav-seed0")))
+    seed = replace(one, seed=1, name="nav-seed1", threads=2)
+    other = replace(one, meta_iterations=3)
+
+    assert shared_name(one) == shared_name(seed) != shared_name(other)
+    assert re.fullmatch(r"nav-[0-9a-f]{8}", shared_name(one))

@@ -1,0 +1,186 @@
+import resource
+import signal
+import time
+import warnings
+
+import pytest
+import torch
+import yaml
+
+from meta_rl.core.errors import UserError
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import load_experiment
+from meta_rl.experiment.identity import shared_name
+from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.sinks import JsonlSink
+from meta_rl.training.trainer import Trainer
+
+AGENTS = sorted(set(catalog.names("agents")) - {"random", "scripted"})
+"""Those that learn: the others are at their end before a signal can come."""
+ITERATIONS = 24
+"""Long enough that a signal sent after the fifth iteration comes before the end."""
+# Checkpoints at 3, 6, ...; evaluations, which must not disturb the run, at 7, 14 and 21.
+SETTINGS = {
+    "meta_iterations": ITERATIONS,
+    "checkpoint_every": 3,
+    "evaluation": {"every": 7, "goals": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_config, tmp_path_factory, run_at):
+    """Train agents to the end, each once, and return their runs."""
+    from meta_rl.commands.cli import main
+
+    runs = {}
+
+    def train(agent):
+        if agent not in runs:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            assert main(["train", str(small_config(agent, **SETTINGS)), "--runs", str(folder)]) == 0
+            runs[agent] = run_at(folder / "small")
+        return runs[agent]
+
+    return train
+
+
+def send_mid_run(process, run, number, patience_s=120.0):
+    """Send a signal when some iterations beyond a checkpoint are made; return what was printed."""
+    deadline = time.monotonic() + patience_s
+    metrics = run.path / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 5:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    agent, meta_rl, meta_rl_process, small_config, uninterrupted, run_at, tmp_path
+):
+    process = meta_rl_process("train", small_config(agent, **SETTINGS))
+    run = run_at(tmp_path / "runs" / "small")
+    send_mid_run(process, run, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert run.latest["meta_iterations"] in range(3, ITERATIONS, 3)
+
+    meta_rl("train", "--resume", "runs/small").succeeds()
+
+    run.equals(uninterrupted(agent))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_that_is_asked_to_stop_says_how_to_go_on(
+    number, meta_rl, meta_rl_process, small_config, uninterrupted, run_at, tmp_path
+):
+    process = meta_rl_process("train", small_config("rl2_ppo", **SETTINGS))
+    run = run_at(tmp_path / "runs" / "small")
+    _, message = send_mid_run(process, run, number)
+
+    made = run.latest["meta_iterations"]
+    assert process.returncode == 130
+    assert message == (
+        f"meta-rl: stopped after {made} meta-iterations; continue with "
+        f"`meta-rl train --resume runs/small`\n"
+    )
+    assert 4 <= made < ITERATIONS  # of the last whole meta-iteration, not of the last checkpoint
+    meta_rl("train", "--resume", "runs/small").succeeds()
+    run.equals(uninterrupted("rl2_ppo"))
+
+
+def test_the_end_of_a_run_may_be_moved_and_stays_moved(
+    meta_rl, small_config, uninterrupted, run_at, tmp_path
+):
+    run, longer = run_at(tmp_path / "runs" / "small"), str(ITERATIONS)
+    settings = SETTINGS | {"meta_iterations": 6}
+    meta_rl("train", small_config("maml_ppo", **settings)).succeeds()
+    assert run.latest["meta_iterations"] == 6
+
+    meta_rl("train", "--resume", "runs/small", "--meta-iterations", longer).succeeds()
+
+    # The run that ended at 6 has evaluated itself there, on a line of its own.
+    lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    extra = [at for at, row in enumerate(run.rows) if row["meta_iterations"] == 6][1:]
+    assert len(extra) == 1 and "outer/loss_after" not in run.rows[extra[0]]
+    del lines[extra[0]]
+    (run.path / "metrics.jsonl").write_text("".join(lines))
+    run.equals(uninterrupted("maml_ppo"))
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["meta_iterations"] == ITERATIONS
+
+
+def test_a_disk_that_is_full_spares_the_checkpoint_and_the_run_goes_on_later(
+    meta_rl, meta_rl_process, small_config, run_at, tmp_path
+):
+    run = run_at(tmp_path / "runs" / "small")
+    meta_rl("train", small_config("maml_trpo")).succeeds()
+    latest = run.path / "checkpoints" / "latest.pt"
+    before = latest.read_bytes()
+    limit = 8_000  # bytes a file: enough for the config and the metrics alone
+    assert len(before) > limit
+
+    process = meta_rl_process(
+        *("train", "--resume", "runs/small", "--meta-iterations", 4),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    _, message = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert message.startswith("meta-rl: cannot write the checkpoint") and "untouched" in message
+    assert message.count("\n") == 1
+    assert latest.read_bytes() == before
+    assert not list(run.path.rglob("*.tmp"))
+    meta_rl("train", "--resume", "runs/small").succeeds()
+    assert run.latest["meta_iterations"] == 4
+
+
+def test_metrics_that_cannot_be_written_stop_the_run_with_a_checkpoint(
+    meta_rl, small_config, run_at, tmp_path
+):
+    run = run_at(tmp_path / "runs" / "small")
+    trainer = Trainer(load_experiment(str(small_config())), RunFolder(run.path))
+    (tmp_path / "full").symlink_to("/dev/full")
+    trainer.jsonl = JsonlSink(tmp_path / "full")
+
+    with pytest.raises(UserError, match=r"cannot write .*full: .*No space left .*resume the run"):
+        trainer.run()
+
+    assert run.latest["meta_iterations"] == 0  # the first is repeated, since it left no metrics
+    meta_rl("train", "--resume", run.path).succeeds()
+    assert [row["meta_iterations"] for row in run.rows] == [1, 2, 2]
+
+
+def test_a_resumed_run_is_the_same_run_to_wandb(
+    meta_rl, small_config, run_at, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / "wandb-home"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # within W&B
+        config = small_config("maml_ppo", tracking={"mode": "offline"})
+        meta_rl("train", config).succeeds()
+        run = run_at(tmp_path / "runs" / "small")
+        run_id = run.latest["wandb_run_id"]
+        meta_rl("train", "--resume", "runs/small", "--meta-iterations", 3).succeeds()
+
+    assert run_id and run.latest["wandb_run_id"] == run_id
+    # offline-run-<second>-<id>, and a number behind it if another began in the same second
+    recorded = {path.name.split("-")[3] for path in run.path.glob("wandb/offline-run-*")}
+    assert recorded == {run_id}
+    group = shared_name(RunFolder(run.path).experiment())
+    logs = run.path.glob("wandb/offline-run-*/*.wandb")
+    assert sum(group.encode() in log.read_bytes() for log in logs) == 1  # it has another end now
+    for media in run.path.glob("wandb/offline-run-*/files/media"):
+        assert len(list(media.glob("table/evaluation/final*.json"))) == 1
+        assert len(list(media.glob("images/evaluation/adaptation*.png"))) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_run_on_the_gpu_resumes_on_the_gpu(agent, meta_rl, small_config, run_at, tmp_path):
+    run = run_at(tmp_path / "runs" / "small")
+    meta_rl("train", small_config(agent), "--device", "cuda").succeeds()
+    meta_rl("train", "--resume", "runs/small", "--meta-iterations", 4).succeeds()
+    assert run.latest["meta_iterations"] == 4
+    meta_rl("evaluate", "runs/small", "--device", "cpu").succeeds()

@@ -1,0 +1,305 @@
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from meta_rl.experiment import catalog
+from meta_rl.experiment.config import load_experiment
+from meta_rl.runs.folder import RunFolder
+from meta_rl.training.trainer import Trainer, all_finite, summarize
+
+WORLDS = '''
+"""Reach a point on a line. A file `fault` beside this module makes it fail."""
+import os, pickle, signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+class Line(gymnasium.Env):
+    observation_space = Box(-9, 9, (1,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episodes += 1
+        self.position = 0.0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.position += 0.1 * float(action[0])
+        reward, obs = -abs(self.position - self.goal), np.array([self.position], np.float32)
+        fault = Path(__file__).with_name("fault")
+        if fault.exists():
+            kind, first, last = fault.read_text().split()
+            if int(first) <= self.episodes <= int(last):
+                if kind == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "raise":
+                    raise ValueError("the rail is bent")
+                if kind == "reward":
+                    reward = float("nan")
+                if kind == "obs":
+                    obs *= np.nan
+        return obs, reward, False, False, {}
+
+@dataclass(frozen=True)
+class LineFamily:
+    metric_names: tuple[str, ...] = ()
+
+    def make(self, name):
+        return Line()
+
+    def assign(self, env, task):
+        env.goal = task.params[0]
+'''
+FAMILY = '''
+from dataclasses import dataclass
+
+import torch
+
+from lines.worlds import LineFamily
+from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
+from meta_rl.core.types import EnvSpec, Task, Tasks
+
+@dataclass(frozen=True)
+class Config:
+    """Points on a line."""
+
+class Lines:
+    family = "lines"
+    metric_names = ()
+    spec = EnvSpec(observation_size=1, action_low=(-1.0,), action_high=(1.0,), horizon=4)
+
+    def sample(self, count, split, generator):
+        rows = torch.randperm(8, generator=generator)[:count].tolist()
+        return self.tasks(split)[rows]
+
+    def tasks(self, split):
+        first = 0 if split == "train" else 8
+        numbers = range(first, first + 8)
+        return Tasks.stack([Task("lines", "line", n, (n / 8 - 1,)) for n in numbers])
+
+    def make_env(self, device, workers):
+        return GymnasiumTaskEnv(LineFamily(), self.spec, device, workers)
+
+    def protocol(self):
+        return {"horizon": 4}
+
+def build(config):
+    return Lines()
+'''
+
+
+@pytest.fixture
+def lines(tmp_path, monkeypatch):
+    """Write a family of the user's own; return a function that sets its fault.
+
+    Each of the agents here begins two episodes in every world and meta-iteration, so episodes 5
+    and 6 are those of the third: or 5 alone, if it is rejected at once.
+    """
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "worlds.py").write_text(textwrap.dedent(WORLDS))
+    (folder / "family.py").write_text(textwrap.dedent(FAMILY))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def set_fault(kind, first=0, last=0):
+        (folder / "fault").unlink(missing_ok=True)
+        if kind != "none":
+            (folder / "fault").write_text(f"{kind} {first} {last}")
+
+    yield set_fault
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lines"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def train_lines(meta_rl, small_config, run_at, tmp_path):
+    """Train on them by the command line; return how that ended, and the run."""
+
+    def train(agent, name, iterations, **changes):
+        config = small_config(agent, meta_iterations=iterations, envs_per_task=1, **changes)
+        text = config.read_text().replace("name: point_navigation", "name: lines.family")
+        text = "\n".join(
+            line for line in text.splitlines() if not line.strip().startswith(("horizon", "test_g"))
+        )
+        config.write_text(text)
+        outcome = meta_rl("train", config, "--name", name, "--plugin", "lines.family")
+        return outcome, run_at(tmp_path / "runs" / name)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("kind", "fate"),
+    [
+        ("kill", "was killed by SIGKILL while stepping line:"),
+        ("raise", "exited with code 1 while stepping line:"),
+    ],
+)
+def test_a_worker_that_dies_costs_no_more_than_its_meta_iteration(
+    lines, train_lines, meta_rl, kind, fate
+):
+    lines(kind, 5, 5)
+    outcome, run = train_lines("maml_trpo", "small", 4, checkpoint_every=100)
+    outcome.fails_with("environment worker 0 (pid ", fate, ", copy 0", "from the last checkpoint")
+    assert ("the rail is bent (worlds.py, line" in outcome.err) is (kind == "raise")
+    assert run.latest["meta_iterations"] == 2
+
+    meta_rl("train", "--resume", "runs/small").fails_with("allow it with --plugin lines.family")
+    lines("none")
+    meta_rl("train", "--resume", "runs/small", "--plugin", "lines.family").succeeds()
+
+    again, undisturbed = train_lines("maml_trpo", "undisturbed", 4, checkpoint_every=100)
+    again.succeeds()
+    run.equals(undisturbed)
+
+
+@pytest.mark.parametrize("agent", ["maml_ppo", "rl2_ppo"])
+@pytest.mark.parametrize("kind", ["reward", "obs"])
+def test_a_meta_batch_with_nan_is_rejected_and_the_run_goes_on(
+    lines, train_lines, identical, agent, kind
+):
+    _, two = train_lines(agent, "two", 2)
+    lines(kind, 5, 5)
+    outcome, three = train_lines(agent, "three", 3)
+    lines(kind, 5, 5)
+    _, four = train_lines(agent, "four", 4)
+
+    outcome.succeeds()
+    assert "meta-update 3 was rejected: " in outcome.out
+    assert "its batch is in runs/three/rejected/3.pt" in outcome.out
+    assert identical(three.latest["agent"], two.latest["agent"])
+    assert [row["train/rejected_in_a_row"] for row in three.rows[:3]] == [0, 0, 1]
+    batch = torch.load(three.path / "rejected" / "3.pt", weights_only=True)
+    assert "not finite" in batch["reason"] and "line:" in batch["reason"]
+    assert four.latest["meta_iterations"] == 4 and four.latest["rejected_in_a_row"] == 0
+    assert not identical(four.latest["agent"], three.latest["agent"])
+
+
+def test_a_rejected_batch_holds_what_was_wrong(lines, train_lines):
+    lines("reward", 1, 1)
+    outcome, run = train_lines("maml_ppo", "small", 1)
+    outcome.succeeds()
+    assert "reward is not finite in phase 0 of line:" in outcome.out
+    batch = torch.load(run.path / "rejected" / "1.pt", weights_only=True)
+    (rollout,) = batch["rollouts"]
+    assert rollout["reward"].shape == (4, 2, 1) and rollout["reward"].isnan().all()
+    assert rollout["obs"].isfinite().all()
+
+
+def test_nan_that_does_not_end_stops_the_run(lines, train_lines, meta_rl, identical):
+    _, untrained = train_lines("maml_ppo", "one", 1, max_rejected=2)
+    lines("reward", 1, 10**9)
+    outcome, run = train_lines("maml_ppo", "small", 9, max_rejected=2)
+
+    outcome.fails_with(
+        "meta-update 2 was rejected: reward is not finite in phase 0 of line:",
+        "That is 2 in a row, so the run stops; look at the batch, or lower the step sizes",
+    )
+    assert sorted(path.name for path in (run.path / "rejected").iterdir()) == ["1.pt", "2.pt"]
+    assert run.latest["meta_iterations"] == 1
+    assert all_finite(run.latest["agent"])
+    assert not identical(run.latest["agent"], untrained.latest["agent"])
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings"),
+    [
+        ("maml_trpo", {"inner_lr": 1e30}),
+        ("maml_ppo", {"inner_lr": 1e30}),
+        ("rl2_ppo", {"learning_rate": 1e30, "target_kl": None}),
+    ],
+)
+def test_a_diverging_agent_keeps_its_parameters_and_the_run_stops(
+    meta_rl, small_config, run_at, tmp_path, identical, agent, settings
+):
+    config = small_config(agent, agent=settings, meta_iterations=9, max_rejected=3)
+    initial = Trainer(load_experiment(str(config)), RunFolder(tmp_path / "initial"))
+    initial.env.close()
+
+    outcome = meta_rl("train", config)
+
+    outcome.fails_with("not finite", "That is 3 in a row, so the run stops", "lower the step sizes")
+    run = run_at(tmp_path / "runs" / "small")
+    assert identical(run.latest["agent"], initial.agent.state_dict())
+    assert [row["train/rejected_in_a_row"] for row in run.rows] == [1, 2]
+
+
+def test_a_batch_too_large_is_refused_before_anything_is_made(meta_rl, small_config, tmp_path):
+    config = small_config(envs={"name": "metaworld"}, meta_batch_size=51)
+    meta_rl("train", config).fails_with("meta_batch_size 51 is more than the 50 train tasks of ML1")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("simulator", ["native", "gymnasium"])
+def test_the_number_of_workers_does_not_change_a_run(
+    simulator, meta_rl, small_config, run_at, tmp_path
+):
+    config = small_config("maml_trpo", envs_per_task=1, evaluation={"goals": 2})
+    text = config.read_text().replace("name: point_navigation", "name: metaworld")
+    config.write_text(text.replace("horizon: 5", "horizon: 20").replace("  test_goals: 3\n", ""))
+    for workers in (1, 2):
+        flags = ("--workers", workers, "--envs.simulator", simulator)
+        meta_rl("train", config, *flags, "--runs", f"by{workers}").succeeds()
+
+    one, two = (run_at(tmp_path / f"by{workers}" / "small") for workers in (1, 2))
+    one.equals(two)
+    assert one.latest["env_steps"] == 2 * 2 * 2 * 20  # iterations, phases, tasks, steps
+
+
+@pytest.mark.parametrize("agent", catalog.names("agents"))
+def test_a_seed_is_the_whole_of_a_runs_randomness(agent, meta_rl, small_config, run_at, tmp_path):
+    config = small_config(agent)
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)  # the global generator has no say
+        meta_rl("train", config, "--seed", seed, "--runs", f"run{number}").succeeds()
+
+    first, again, other = (run_at(tmp_path / f"run{number}" / "small") for number in range(3))
+    again.equals(first)
+    assert other.rows != first.rows
+
+
+def test_a_run_folder_holds_what_describes_and_continues_the_run(
+    meta_rl, small_config, run_at, tmp_path
+):
+    meta_rl("train", small_config(evaluation={"every": 1})).succeeds()
+    run = run_at(tmp_path / "runs" / "small")
+
+    assert {path.name for path in run.path.iterdir()} == {
+        *("config.yaml", "protocol.json", "environment.txt", "metrics.jsonl"),
+        *("checkpoints", "evaluations"),
+    }
+    environment = (run.path / "environment.txt").read_text()
+    assert "python 3." in environment and "commit " in environment and "torch==" in environment
+    assert [row["meta_iterations"] for row in run.rows] == [1, 2]
+    for row in run.rows:
+        assert {"return/before", "return/after", "evaluation/return/stage_1"} < row.keys()
+    steps = [row["env_steps"] for row in run.rows]
+    stems = {path.stem.rpartition("-")[0] for path in (run.path / "evaluations").glob("*.json")}
+    assert stems == {f"{count}-test-sampled-seed0" for count in steps}
+    best = torch.load(run.path / "checkpoints" / "best.pt", weights_only=True)
+    quantities = ("success", "return")
+    scores = [[row[f"evaluation/{name}/stage_1"] for name in quantities] for row in run.rows]
+    assert best["meta_iterations"] == 1 + scores.index(max(scores))
+
+
+def test_a_summary_names_the_first_and_the_last_phase(small_config, tmp_path):
+    trainer = Trainer(load_experiment(str(small_config())), RunFolder(tmp_path / "run"))
+    batch = trainer.collect()
+    summary = summarize(batch.rollouts)
+    trainer.env.close()
+
+    before, after = batch.rollouts
+    for name, rollout in (("before", before), ("after", after)):
+        mean = (rollout.reward * rollout.valid).sum(0).mean()  # one episode each
+        torch.testing.assert_close(summary[f"return/{name}"], mean)
+    assert summary["return/phase_0"] == summary["return/before"]
+    assert summary["return/phase_1"] == summary["return/after"]
+    assert summary.keys() > {"success/before", "success/after"}
