@@ -11,7 +11,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import Phase, Rollout, Tasks, all_finite
-from meta_rl.evaluation.cells import Cells
+from meta_rl.evaluation.partial import Cells
 from meta_rl.evaluation.protocol import (
     choose_tasks,
     make_protocol,
