@@ -120,7 +120,7 @@ def test_its_protocol_is_plain_and_stable_and_says_the_horizon(name):
 def test_sampling_imports_no_simulator(name, environment):
     script = f"""
 import sys, torch
-from meta_rl import catalog
+from meta_rl.experiment import catalog
 module = catalog.load("envs", {name!r})
 family = module.build(module.Config())
 family.sample(3, "train", torch.Generator())
