@@ -112,14 +112,14 @@ def measure_all(
 
     experiment = trained.experiment
     unfinished = folder.evaluations / f"partial-{identity(folder, trained, config, given)}.npz"
-    env = trained.distribution.make_env(trained.device, worker_count(experiment))
+    collector = trained.distribution.make_collector(trained.device, worker_count(experiment))
     if unfinished.exists():
         print(f"going on from {unfinished}", flush=True)
     try:
         result = evaluate(
             trained.agent,
             trained.distribution,
-            env,
+            collector,
             trained.device,
             config,
             config.copies or experiment.envs_per_task,
@@ -133,7 +133,7 @@ def measure_all(
             "stopped; the same command goes on after the tasks that were measured"
         ) from None
     finally:
-        env.close()
+        collector.close()
     result = replace(result, checkpoint=given.checkpoint)
     path = result.save(folder.evaluations)
     unfinished.unlink(missing_ok=True)
