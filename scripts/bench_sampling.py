@@ -37,12 +37,13 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that w
 from mujoco import rollout
 from numpy.typing import NDArray
 
-from envs._metaworld_gym import MetaworldFamily
-from envs._native.compiling import compiled
-from envs._native.engine import SUBSTEPS, Simulator, act
-from envs._native.mujoco_memory import STATE, mj_forward, mj_set_state, mj_step
-from envs._native.scene import Scene, Snapshot, scene
-from envs.metaworld import Config, MetaworldDistribution, build
+from envs.metaworld import Config, build
+from envs.metaworld.distribution import MetaworldDistribution
+from envs.metaworld.gymnasium_face import MetaworldFamily
+from envs.metaworld.native.compiling import compiled
+from envs.metaworld.native.engine import SUBSTEPS, Simulator, act
+from envs.metaworld.native.mujoco_memory import STATE, mj_forward, mj_set_state, mj_step
+from envs.metaworld.native.scene import Scene, Snapshot, scene
 from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.gymnasium.worker import WorldTask

@@ -18,12 +18,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from envs._metaworld_gym import MetaworldFamily
-from envs._native.engine import Engine
-from envs._native.parity import scripted_policy
-from envs._native.row import OBS, OBSERVATION_SIZE, REWARD, SUCCESS
-from envs._native.scene import scene
 from envs.metaworld import MAX_HORIZON, TASK_NAMES, Config, build
+from envs.metaworld.gymnasium_face import MetaworldFamily
+from envs.metaworld.native.engine import Engine
+from envs.metaworld.native.row import OBS, OBSERVATION_SIZE, REWARD, SUCCESS
+from envs.metaworld.native.scene import scene
+from envs.metaworld.parity import scripted_policy
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.gymnasium.worker import WorldTask
 

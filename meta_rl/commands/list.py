@@ -1,6 +1,7 @@
 """`meta-rl list`."""
 
 import ast
+from pathlib import Path
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.experiment import catalog
@@ -39,10 +40,20 @@ def _first_comment(name: str) -> str:
 
 def _config_help(package: catalog.Package, name: str) -> str:
     """Return the first line of a Config's docstring, without importing the module."""
-    folder = catalog.ROOT / package
-    path = folder / f"{name}.py"
-    path = path if path.exists() else folder / name / "__init__.py"
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ClassDef) and node.name == "Config":
-            return (ast.get_docstring(node) or "").partition("\n")[0]
+    module = f"{package}.{name}"
+    while found := _source(module):
+        next_module = ""
+        for node in ast.parse(found.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name == "Config":
+                return (ast.get_docstring(node) or "").partition("\n")[0]
+            if isinstance(node, ast.ImportFrom) and "Config" in [each.name for each in node.names]:
+                next_module = node.module or ""  # a package may keep its Config in a module
+        module = next_module
     return ""
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of one of the tree's modules or packages, if there is one."""
+    path = catalog.ROOT.joinpath(*module.split("."))
+    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in files if module and file.is_file()), None)
