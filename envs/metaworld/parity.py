@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from envs.metaworld.gymnasium_face import MetaworldFamily
 from envs.metaworld.native import row
-from envs.metaworld.native.engine import Engine
-from envs.metaworld.native.mujoco_memory import read_state
-from envs.metaworld.native.scene import Scene, scene
+from envs.metaworld.native.scene import MetaworldScene, scene
 from meta_rl.rollouts.gymnasium.worker import WorldTask
+from meta_rl.rollouts.mujoco.engine import Engine
+from meta_rl.rollouts.mujoco.memory import read_state
 
 SYNCED, FREE = 0, 1
 FIRST_STEPS = 20
@@ -94,10 +94,10 @@ class Comparison:
 
     def __init__(self, name: str, reward_version: str, goal_size: int) -> None:
         self._name = name
-        self._scene: Scene = scene(name, reward_version, goal_size)
+        self._scene: MetaworldScene = scene(name, reward_version, goal_size)
         self._family = MetaworldFamily(reward_version, {name: goal_size})
         self._reference: Any = self._family.make(name).unwrapped
-        self._engine = Engine(threads=1)
+        self._engine = Engine(row.FORMAT, threads=1)
 
     def play(self, params: tuple[float, ...], drive: Drive, steps: int, parity: Parity) -> None:
         """Play one episode in both, and note the differences."""

@@ -6,9 +6,9 @@ import mujoco
 from numpy.typing import NDArray
 
 from envs.metaworld.gymnasium_face import MetaworldFamily
-from envs.metaworld.native.mujoco_memory import STATE
 from meta_rl.core.types import Picture
 from meta_rl.rollouts.gymnasium.worker import WorldTask
+from meta_rl.rollouts.mujoco.memory import STATE
 
 
 class PictureMaker:

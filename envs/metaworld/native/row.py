@@ -8,9 +8,10 @@ A row begins with what all tasks share, at the places below. A task's file asks 
 puts the site's position into three places from `PEG_HEAD` on, before each call of the reward.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from meta_rl.rollouts.mujoco.row import Constant, RowLayout, Source, WorldFormat
 
 TCP = 0
 """Middle of the two finger tips (3). metaworld's v1 rewards call it `fingerCOM`."""
@@ -66,60 +67,15 @@ OUTPUTS = len(OUTPUT_NAMES)
 OBSERVATION_SIZE = 39
 FRAME_SIZE = 18
 
-Constant: TypeAlias = str | Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Numbers that belong to a named part of a MuJoCo model."""
-
-    kind: str
-    """`body`, `geom`, `site` or `joint`."""
-    name: str
-    field: str
-    """The array of `mjData` that has them."""
-    size: int
-
-
-def body(name: str) -> Source:
-    """Return the position of a body."""
-    return Source("body", name, "xpos", 3)
-
-
-def geom(name: str) -> Source:
-    """Return the position of a geom."""
-    return Source("geom", name, "geom_xpos", 3)
-
-
-def site(name: str) -> Source:
-    """Return the position of a site."""
-    return Source("site", name, "site_xpos", 3)
-
-
-def joint(name: str) -> Source:
-    """Return the angle or displacement of a joint."""
-    return Source("joint", name, "qpos", 1)
-
-
-def body_quaternion(name: str) -> Source:
-    """Return the orientation of a body as MuJoCo's quaternion, w first: `data.body().xquat`."""
-    return Source("body", name, "xquat", 4)
-
-
-def body_rotation(name: str) -> Source:
-    """Return the orientation of a body, which the observation turns into scipy's quaternion."""
-    return Source("body", name, "xmat", 9)
-
-
-def geom_rotation(name: str) -> Source:
-    """Return the orientation of a geom, which the observation turns into scipy's quaternion."""
-    return Source("geom", name, "geom_xmat", 9)
-
-
-def site_rotation(name: str) -> Source:
-    """Return the orientation of a site, which the observation turns into scipy's quaternion."""
-    return Source("site", name, "site_xmat", 9)
-
+FORMAT = WorldFormat(
+    observation=slice(OBS, OBS + OBSERVATION_SIZE),
+    finite=slice(FRAME, FRAME + FRAME_SIZE),  # clipping hides what is not finite in OBS
+    outputs=OUTPUTS,
+    metrics={"success": SUCCESS},
+    action_size=4,
+    substeps=5,
+)
+"""What the worlds of all 50 classes have in common."""
 
 Quaternion: TypeAlias = Source | tuple[float, float, float, float]
 
@@ -134,11 +90,10 @@ class Object:
 
 
 @dataclass
-class TaskRow:
-    """The row of one task: what it holds beside the places that all tasks share."""
+class TaskRow(RowLayout):
+    """The row of one of Meta-World's tasks: what it holds beside the places that all share."""
 
-    objects: list[Object] = field(default_factory=list)
-    sensed: dict[int, Source] = field(default_factory=dict)
+    size: int = SHARED_PLACES
     constants: dict[int, tuple[Constant, int]] = field(
         default_factory=lambda: {
             TARGET: ("_target_pos", 3),
@@ -147,10 +102,8 @@ class TaskRow:
             HAND_START: ("hand_init_pos", 3),
         }
     )
-    written: set[int] = field(default_factory=set)
-    """Constants that the reward writes: its memory."""
+    objects: list[Object] = field(default_factory=list)
     senses_touch: bool = False
-    size: int = SHARED_PLACES
 
     def object(
         self,
@@ -161,56 +114,6 @@ class TaskRow:
         """Observe an object: metaworld's `_get_pos_objects` and `_get_quat_objects`."""
         self.objects.append(Object(position, quaternion, offset))
 
-    def body(self, name: str) -> int:
-        """Sense the position of a body: `get_body_com(name)`, `data.body(name).xpos`."""
-        return self.sense(body(name))
-
-    def geom(self, name: str) -> int:
-        """Sense the position of a geom: `data.geom(name).xpos`."""
-        return self.sense(geom(name))
-
-    def site(self, name: str) -> int:
-        """Sense the position of a site: `_get_site_pos(name)`, `data.site(name).xpos`."""
-        return self.sense(site(name))
-
-    def joint(self, name: str) -> int:
-        """Sense the angle or displacement of a joint: `data.joint(name).qpos`."""
-        return self.sense(joint(name))
-
     def touching(self) -> None:
         """Sense `TOUCHING`: metaworld's `touching_main_object`."""
         self.senses_touch = True
-
-    def sense(self, source: Source) -> int:
-        """Sense anything else that a model's part has."""
-        place = self._place(source.size)
-        self.sensed[place] = source
-        return place
-
-    def constant(self, value: Constant, size: int = 1) -> int:
-        """Keep an attribute of metaworld's environment as its reset left it.
-
-        Where that attribute is a view of the simulator's memory, as `init_left_pad` is, its value
-        changes in metaworld too as the world moves: then it is sensed instead, all by itself.
-
-        Args:
-            value: The attribute's name, or a function of the environment.
-            size: 3 for a point.
-        """
-        place = self._place(size)
-        self.constants[place] = (value, size)
-        return place
-
-    def memory(self, value: Constant, size: int = 1) -> int:
-        """Keep an attribute that the reward itself writes, by `x[place] = ...`.
-
-        It starts as metaworld's reset leaves it; None starts as NaN, False as 0, True as 1.
-        """
-        place = self.constant(value, size)
-        self.written.update(range(place, place + size))
-        return place
-
-    def _place(self, size: int) -> int:
-        place = self.size
-        self.size += size
-        return place

@@ -5,7 +5,6 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row, compiled
 from envs.metaworld.native.row import (
     EFFORT,
     GRASP_REWARD,
@@ -23,6 +22,7 @@ from envs.metaworld.native.row import (
     TCP,
     TCP_START,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
 
 PLAIN = 0
 HIGH_DENSITY = 1

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from envs.metaworld import TASK_NAMES, Config, build
 from envs.metaworld.native import row
-from envs.metaworld.native.engine import write_scipy_quaternion
+from envs.metaworld.native.sawyer import write_scipy_quaternion
 from envs.metaworld.native.scene import scene, task_module
 from envs.metaworld.native.task_env import NativeTaskEnv
 from envs.metaworld.parity import DRIVES, Comparison, Parity
@@ -24,9 +24,9 @@ QUICK = ("reach-v3", "peg-insert-side-v3")
 def cache(tmp_path_factory):
     """Keep the goals of this module's tests in a cache of their own, but not compiled code."""
     with pytest.MonkeyPatch.context() as patch:
-        from envs.metaworld.native.compiling import cache_folder
+        from meta_rl.rollouts.mujoco.compiling import cache_root
 
-        cache_folder()
+        cache_root()
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -1,16 +1,6 @@
 """basketball-v3: put a ball into a basket."""
 
-from envs.metaworld.native.compiling import Row, compiled
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
     caging,
@@ -22,6 +12,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("bsktball"), quaternion=body_quaternion("bsktball"))

@@ -2,7 +2,6 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row, compiled
 from envs.metaworld.native.row import (
     EFFORT,
     HAND,
@@ -13,8 +12,6 @@ from envs.metaworld.native.row import (
     TCP,
     TCP_START,
     TaskRow,
-    body,
-    body_quaternion,
 )
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
@@ -27,6 +24,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=body_quaternion("obj"))

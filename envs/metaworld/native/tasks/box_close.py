@@ -2,17 +2,7 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row, compiled
-from envs.metaworld.native.row import (
-    EFFORT,
-    HAND,
-    OBJECT,
-    OBJECT_QUATERNION,
-    TARGET,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import EFFORT, HAND, OBJECT, OBJECT_QUATERNION, TARGET, TaskRow
 from envs.metaworld.native.shaping import (
     clip,
     distance,
@@ -24,6 +14,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("top_link"), quaternion=body_quaternion("top_link"))

@@ -1,16 +1,6 @@
 """button-press-topdown-v3: press a button from above."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OPENING,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import OBJECT, OPENING, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -19,6 +9,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("button"), offset=(0.0, 0.0, 0.193), quaternion=body_quaternion("button"))

@@ -1,15 +1,6 @@
 """coffee-button-v3: press the button of a coffee machine."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OPENING,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    site,
-)
+from envs.metaworld.native.row import OBJECT, OPENING, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -18,6 +9,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import site
 
 task = TaskRow()
 task.object(position=site("buttonStart"), quaternion=(1.0, 0.0, 0.0, 0.0))

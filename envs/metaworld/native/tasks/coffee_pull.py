@@ -1,6 +1,5 @@
 """coffee-pull-v3: pull a mug out from under the coffee machine."""
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import (
     EFFORT,
     OBJECT,
@@ -11,8 +10,6 @@ from envs.metaworld.native.row import (
     TCP_START,
     TOUCHING,
     TaskRow,
-    body,
-    geom_rotation,
 )
 from envs.metaworld.native.shaping import (
     MEDIUM_DENSITY,
@@ -27,6 +24,8 @@ from envs.metaworld.native.shaping import (
     scaled_distance,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, geom_rotation
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=geom_rotation("mug"))

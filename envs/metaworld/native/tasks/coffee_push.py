@@ -1,17 +1,6 @@
 """coffee-push-v3: push a mug under the coffee machine."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TOUCHING,
-    TaskRow,
-    body,
-    geom_rotation,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TOUCHING, TaskRow
 from envs.metaworld.native.shaping import (
     MEDIUM_DENSITY,
     caging,
@@ -24,6 +13,8 @@ from envs.metaworld.native.shaping import (
     scaled_distance,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, geom_rotation
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=geom_rotation("mug"))

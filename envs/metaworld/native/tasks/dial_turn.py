@@ -2,17 +2,7 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    EFFORT,
-    OBJECT,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import EFFORT, OBJECT, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     clip,
     distance,
@@ -23,6 +13,8 @@ from envs.metaworld.native.shaping import (
     tolerance_gaussian,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("dial"), quaternion=body_quaternion("dial"))

@@ -2,7 +2,6 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import (
     EFFORT,
     HAND,
@@ -12,8 +11,6 @@ from envs.metaworld.native.row import (
     TCP,
     TCP_START,
     TaskRow,
-    body_quaternion,
-    site,
 )
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
@@ -26,6 +23,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body_quaternion, site
 
 task = TaskRow()
 task.object(position=site("RoundNut-8"), quaternion=body_quaternion("RoundNut"))

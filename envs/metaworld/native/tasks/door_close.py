@@ -1,16 +1,6 @@
 """door-close-v3: push a door shut."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    HAND_START,
-    OBJECT,
-    OBJECT_START,
-    TARGET,
-    TCP,
-    TaskRow,
-    geom,
-    geom_rotation,
-)
+from envs.metaworld.native.row import HAND_START, OBJECT, OBJECT_START, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     distance_xy,
@@ -19,6 +9,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_gaussian,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import geom, geom_rotation
 
 task = TaskRow()
 task.object(position=geom("handle"), quaternion=geom_rotation("handle"))

@@ -1,16 +1,6 @@
 """door-lock-v3: lock a door by turning its lock down."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    LEFT_PAD,
-    OBJECT,
-    OPENING,
-    TARGET,
-    TCP,
-    TaskRow,
-    body_quaternion,
-    site,
-)
+from envs.metaworld.native.row import LEFT_PAD, OBJECT, OPENING, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -20,6 +10,8 @@ from envs.metaworld.native.shaping import (
     scaled_distance,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body_quaternion, site
 
 task = TaskRow()
 task.object(position=site("lockStartLock"), quaternion=body_quaternion("door_link"))

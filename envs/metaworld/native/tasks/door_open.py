@@ -2,17 +2,7 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    EFFORT,
-    HAND,
-    OBJECT,
-    TARGET,
-    TCP,
-    TaskRow,
-    geom,
-    geom_rotation,
-)
+from envs.metaworld.native.row import EFFORT, HAND, OBJECT, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     clip,
     distance,
@@ -24,6 +14,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import geom, geom_rotation
 
 task = TaskRow()
 task.object(position=geom("handle"), quaternion=geom_rotation("handle"))

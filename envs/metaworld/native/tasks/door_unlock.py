@@ -1,6 +1,5 @@
 """door-unlock-v3: unlock a door by pushing its lock aside."""
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import (
     HAND,
     OBJECT,
@@ -10,8 +9,6 @@ from envs.metaworld.native.row import (
     TCP,
     TCP_START,
     TaskRow,
-    body_quaternion,
-    site,
 )
 from envs.metaworld.native.shaping import (
     distance,
@@ -21,6 +18,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body_quaternion, site
 
 task = TaskRow()
 task.object(position=site("lockStartUnlock"), quaternion=body_quaternion("door_link"))

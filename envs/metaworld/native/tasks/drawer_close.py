@@ -1,16 +1,6 @@
 """drawer-close-v3: push a drawer shut."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    EFFORT,
-    OBJECT,
-    OBJECT_START,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    body,
-)
+from envs.metaworld.native.row import EFFORT, OBJECT, OBJECT_START, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     clip,
     distance,
@@ -21,6 +11,8 @@ from envs.metaworld.native.shaping import (
     tolerance_gaussian,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body
 
 task = TaskRow()
 task.object(

@@ -1,17 +1,6 @@
 """drawer-open-v3: pull a drawer open."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    HAND,
-    OBJECT,
-    OPENING,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import HAND, OBJECT, OPENING, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     indicator,
@@ -21,6 +10,8 @@ from envs.metaworld.native.shaping import (
     scaled_distance,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(

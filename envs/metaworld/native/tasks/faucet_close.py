@@ -1,16 +1,6 @@
 """faucet-close-v3: turn a faucet's handle off, towards negative x."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    body_quaternion,
-    site,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     indicator,
@@ -19,6 +9,8 @@ from envs.metaworld.native.shaping import (
     tolerance_gaussian,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body_quaternion, site
 
 task = TaskRow()
 task.object(

@@ -1,17 +1,6 @@
 """hammer-v3: drive a nail into a box with a hammer."""
 
-from envs.metaworld.native.compiling import Row, compiled
-from envs.metaworld.native.row import (
-    EFFORT,
-    HAND,
-    OBJECT,
-    OBJECT_QUATERNION,
-    TARGET,
-    TCP,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import EFFORT, HAND, OBJECT, OBJECT_QUATERNION, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
     caging_at,
@@ -23,6 +12,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("hammer"), quaternion=body_quaternion("hammer"))

@@ -1,7 +1,6 @@
 """handle-press-v3: press a handle down."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import OBJECT, TARGET, TCP, TCP_START, TaskRow, site
+from envs.metaworld.native.row import OBJECT, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -10,6 +9,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import site
 
 task = TaskRow()
 task.object(position=site("handleStart"), quaternion=(0.0, 0.0, 0.0, 0.0))

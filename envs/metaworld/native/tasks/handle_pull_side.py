@@ -1,7 +1,6 @@
 """handle-pull-side-v3: pull a handle up that is beside its box."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TaskRow, site
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
     caging,
@@ -12,6 +11,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import site
 
 task = TaskRow()
 task.object(position=site("handleCenter"), quaternion=(0.0, 0.0, 0.0, 0.0))

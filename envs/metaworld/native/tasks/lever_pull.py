@@ -2,17 +2,7 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    HAND,
-    OBJECT,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    geom_rotation,
-    site,
-)
+from envs.metaworld.native.row import HAND, OBJECT, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -22,6 +12,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import geom_rotation, site
 
 task = TaskRow()
 task.object(position=site("leverStart"), quaternion=geom_rotation("objGeom"))

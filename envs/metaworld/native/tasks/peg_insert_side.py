@@ -1,6 +1,5 @@
 """peg-insert-side-v3: put a peg into a hole in the side of a box."""
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import (
     EFFORT,
     OBJECT,
@@ -10,8 +9,6 @@ from envs.metaworld.native.row import (
     TCP,
     TCP_START,
     TaskRow,
-    site,
-    site_rotation,
 )
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
@@ -26,6 +23,8 @@ from envs.metaworld.native.shaping import (
     scaled_distance,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import site, site_rotation
 
 task = TaskRow()
 task.object(position=site("pegGrasp"), quaternion=site_rotation("pegGrasp"))

@@ -1,6 +1,5 @@
 """peg-unplug-side-v3: pull a peg out of the side of a box."""
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import (
     EFFORT,
     HAND_START,
@@ -10,8 +9,6 @@ from envs.metaworld.native.row import (
     TARGET,
     TCP,
     TaskRow,
-    body_quaternion,
-    site,
 )
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
@@ -23,6 +20,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body_quaternion, site
 
 task = TaskRow()
 task.object(position=site("pegEnd"), quaternion=body_quaternion("plug1"))

@@ -2,17 +2,7 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TaskRow,
-    body,
-    body_quaternion,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
     caging,
@@ -24,6 +14,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, body_quaternion
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=body_quaternion("obj"))

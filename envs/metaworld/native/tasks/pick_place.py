@@ -1,6 +1,5 @@
 """pick-place-v3: bring a puck to a goal, often above the table."""
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import (
     EFFORT,
     OBJECT,
@@ -10,8 +9,6 @@ from envs.metaworld.native.row import (
     TCP,
     TOUCHING,
     TaskRow,
-    body,
-    geom_rotation,
 )
 from envs.metaworld.native.shaping import (
     caged_between_pads,
@@ -22,6 +19,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, geom_rotation
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=geom_rotation("objGeom"))

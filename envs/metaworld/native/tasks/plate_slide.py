@@ -1,16 +1,6 @@
 """plate-slide-v3: slide a plate into a cabinet."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    TARGET,
-    TCP,
-    TCP_START,
-    TaskRow,
-    geom,
-    geom_rotation,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     distance_xy,
@@ -20,6 +10,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import geom, geom_rotation
 
 task = TaskRow()
 task.object(position=geom("puck"), quaternion=geom_rotation("puck"))

@@ -3,10 +3,10 @@
 v1 rewards all four ways to slide a plate alike, v2 all but plate-slide-v3.
 """
 
-from envs.metaworld.native.compiling import Row
 from envs.metaworld.native.row import OBJECT, OBJECT_START, TARGET, TCP, TCP_START
 from envs.metaworld.native.shaping import distance, indicator, report, tolerance_long_tail
 from envs.metaworld.native.tasks.plate_slide import reward_v1, task
+from meta_rl.rollouts.mujoco.compiling import Row
 
 __all__ = ["reward_v1", "reward_v2", "task"]
 

@@ -1,17 +1,6 @@
 """push-v3: push a puck to a goal."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TOUCHING,
-    TaskRow,
-    body,
-    geom_rotation,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TOUCHING, TaskRow
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
     caging,
@@ -22,6 +11,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, geom_rotation
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=geom_rotation("objGeom"))

@@ -1,17 +1,6 @@
 """push-back-v3: pull a puck back to a goal nearer to the robot."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TOUCHING,
-    TaskRow,
-    geom,
-    geom_rotation,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TOUCHING, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     distance_xy,
@@ -22,6 +11,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import geom, geom_rotation
 
 task = TaskRow()
 task.object(position=geom("objGeom"), quaternion=geom_rotation("objGeom"))

@@ -1,17 +1,6 @@
 """push-wall-v3: push a puck around a wall to a goal."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TOUCHING,
-    TaskRow,
-    geom,
-    geom_rotation,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TOUCHING, TaskRow
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
     caging,
@@ -23,6 +12,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import geom, geom_rotation
 
 task = TaskRow()
 task.object(position=geom("objGeom"), quaternion=geom_rotation("objGeom"))

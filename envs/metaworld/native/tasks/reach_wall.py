@@ -1,7 +1,6 @@
 """reach-wall-v3: bring the hand over a wall to a goal. The puck on the table does not matter."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import HAND_START, TARGET, TCP, TaskRow, body, geom_rotation
+from envs.metaworld.native.row import HAND_START, TARGET, TCP, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     indicator,
@@ -9,6 +8,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, geom_rotation
 
 task = TaskRow()
 task.object(position=body("obj"), quaternion=geom_rotation("objGeom"))

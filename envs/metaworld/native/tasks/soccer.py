@@ -1,17 +1,6 @@
 """soccer-v3: push a ball into a goal."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import (
-    OBJECT,
-    OBJECT_START,
-    OPENING,
-    TARGET,
-    TCP,
-    TOUCHING,
-    TaskRow,
-    body,
-    body_rotation,
-)
+from envs.metaworld.native.row import OBJECT, OBJECT_START, OPENING, TARGET, TCP, TOUCHING, TaskRow
 from envs.metaworld.native.shaping import (
     clip,
     distance,
@@ -23,6 +12,8 @@ from envs.metaworld.native.shaping import (
     scaled_distance,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body, body_rotation
 
 task = TaskRow()
 task.object(position=body("soccer_ball"), quaternion=body_rotation("soccer_ball"))

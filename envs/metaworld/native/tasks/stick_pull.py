@@ -1,6 +1,5 @@
 """stick-pull-v3: take a stick, put it through a container's handle, and pull that to a goal."""
 
-from envs.metaworld.native.compiling import Row, compiled
 from envs.metaworld.native.row import (
     EFFORT,
     OBJECT,
@@ -11,9 +10,6 @@ from envs.metaworld.native.row import (
     TCP,
     TOUCHING,
     TaskRow,
-    body,
-    body_rotation,
-    site,
 )
 from envs.metaworld.native.shaping import (
     HIGH_DENSITY,
@@ -28,6 +24,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
+from meta_rl.rollouts.mujoco.row import body, body_rotation, site
 
 task = TaskRow()
 task.object(position=body("stick"), quaternion=body_rotation("stick"))

@@ -2,7 +2,6 @@
 
 import math
 
-from envs.metaworld.native.compiling import Row, compiled
 from envs.metaworld.native.row import (
     EFFORT,
     LEFT_PAD,
@@ -16,9 +15,6 @@ from envs.metaworld.native.row import (
     TCP_START,
     TOUCHING,
     TaskRow,
-    body,
-    body_rotation,
-    site,
 )
 from envs.metaworld.native.shaping import (
     clip,
@@ -33,6 +29,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row, compiled
+from meta_rl.rollouts.mujoco.row import body, body_rotation, site
 
 task = TaskRow()
 task.object(position=body("stick"), quaternion=body_rotation("stick"))

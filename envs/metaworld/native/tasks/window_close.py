@@ -1,7 +1,6 @@
 """window-close-v3: push a sliding window shut."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import OBJECT, TARGET, TCP, TCP_START, TaskRow, site
+from envs.metaworld.native.row import OBJECT, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -11,6 +10,8 @@ from envs.metaworld.native.shaping import (
     tolerance_gaussian,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import site
 
 task = TaskRow()
 task.object(position=site("handleCloseStart"), quaternion=(0.0, 0.0, 0.0, 0.0))

@@ -1,7 +1,6 @@
 """window-open-v3: push a sliding window open."""
 
-from envs.metaworld.native.compiling import Row
-from envs.metaworld.native.row import OBJECT, OBJECT_START, TARGET, TCP, TCP_START, TaskRow, site
+from envs.metaworld.native.row import OBJECT, OBJECT_START, TARGET, TCP, TCP_START, TaskRow
 from envs.metaworld.native.shaping import (
     distance,
     hamacher_product,
@@ -10,6 +9,8 @@ from envs.metaworld.native.shaping import (
     report,
     tolerance_long_tail,
 )
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import site
 
 task = TaskRow()
 task.object(position=site("handleOpenStart"), quaternion=(0.0, 0.0, 0.0, 0.0))

@@ -34,15 +34,19 @@ DIVERGED = tuple(
 LARGE_FIELDS = 1_000_000
 """Bytes above which a model's array holds shapes and pictures, which no reset writes."""
 
-_void, _pointer = types.void, types.intp
-mj_step = types.ExternalFunction("mj_step", _void(_pointer, _pointer))
-mj_forward = types.ExternalFunction("mj_forward", _void(_pointer, _pointer))
-mj_set_state = types.ExternalFunction(
-    "mj_setState", _void(_pointer, _pointer, _pointer, types.uint32)
-)
-mj_get_state = types.ExternalFunction(
-    "mj_getState", _void(_pointer, _pointer, _pointer, types.uint32)
-)
+_pointer = types.intp
+
+
+def _function(name: str, *arguments: Any) -> Any:
+    """Return one of MuJoCo's functions for compiled code to call."""
+    signature: Any = types.void
+    return types.ExternalFunction(name, signature(*arguments))
+
+
+mj_step = _function("mj_step", _pointer, _pointer)
+mj_forward = _function("mj_forward", _pointer, _pointer)
+mj_set_state = _function("mj_setState", _pointer, _pointer, _pointer, types.uint32)
+mj_get_state = _function("mj_getState", _pointer, _pointer, _pointer, types.uint32)
 
 
 @dataclass(frozen=True)
@@ -75,19 +79,21 @@ def load_functions() -> None:
     found = sorted(Path(mujoco.__file__).parent.glob("libmujoco*.*"))
     if not found:
         raise UserError(
-            "the native simulator does not find MuJoCo's library on this system; use "
-            "--envs.simulator gymnasium"
+            "MuJoCo's library is not found on this system, so its worlds cannot be stepped by "
+            "compiled code; choose another simulator of the task family if it has one"
         )
     path = found[0]
     llvmlite.binding.load_library_permanently(str(path))
     library = ctypes.CDLL(str(path))
     handler = ctypes.c_void_p.in_dll(library, "mju_user_warning")
-    handler.value = ctypes.cast(_be_silent, ctypes.c_void_p).value
+    handler.value = ctypes.cast(_silence, ctypes.c_void_p).value
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 def _be_silent(message: bytes) -> None:
     pass
+
+
+_silence = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_be_silent)
 
 
 def state_size(model: mujoco.MjModel) -> int:
@@ -112,8 +118,8 @@ def small_fields(model: mujoco.MjModel) -> dict[str, NDArray[Any]]:
     return {name: field for name, field in fields.items() if 0 < field.nbytes < LARGE_FIELDS}
 
 
-class GoalModel:
-    """A model that differs from its class's in a few arrays and shares all others.
+class TaskModel:
+    """A model that differs from its scene's in a few arrays and shares all others.
 
     It is a copy of the `mjModel` struct, some kilobytes, with the pointers of those arrays bent.
     MuJoCo's stepping functions only read it, so any number of threads may use it.
@@ -181,8 +187,9 @@ def _first_offset(struct: int, pointer: int, start: int) -> int:
         if ctypes.c_uint64.from_address(struct + offset).value == pointer:
             return offset
     raise UserError(
-        f"the native simulator does not know this MuJoCo ({mujoco.__version__}); use the version "
-        f"in constraints.txt, or --envs.simulator gymnasium"
+        f"worlds of this MuJoCo ({mujoco.__version__}) cannot be stepped by compiled code: its "
+        f"structs are not known; use the version in constraints.txt, or another simulator of the "
+        f"task family if it has one"
     )
 
 
@@ -191,7 +198,6 @@ def _last_offset(struct: int, pointer: int, start: int, end: int) -> int:
 
     Empty arrays hold the address of the next one that is not, so the last match is meant.
     """
-    words = np.frombuffer(
-        (ctypes.c_uint64 * ((end - start) // 8)).from_address(struct + start), np.uint64
-    )
+    memory = (ctypes.c_uint64 * ((end - start) // 8)).from_address(struct + start)
+    words = np.frombuffer(memoryview(memory), np.uint64)
     return start + int(np.flatnonzero(words == pointer)[-1]) * 8
