@@ -16,9 +16,12 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 
 
 def console() -> Console:
-    """Return a console that does not fold tables where nobody watches the width."""
-    found = Console()
-    return found if found.is_terminal else Console(width=200)
+    """Return a console that does not fold tables where nobody watches the width.
+
+    It prints text as it stands: names may hold brackets and colons, which are rich's markup.
+    """
+    found = Console(markup=False, emoji=False)
+    return found if found.is_terminal else Console(width=200, markup=False, emoji=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class TextTable:
 
     def _markdown(self) -> str:
         sides = ["---" if number < self.left else "--:" for number in range(len(self.columns))]
-        lines = [" | ".join(cells) for cells in (self.columns, sides, *self.rows)]
+        rows = [[cell.replace("|", r"\|") for cell in cells] for cells in self.rows]
+        columns = [column.replace("|", r"\|") for column in self.columns]
+        lines = [" | ".join(cells) for cells in (columns, sides, *rows)]
         return "\n".join([f"**{self.title}**", "", *(f"| {line} |" for line in lines), ""])
 
     def _latex(self) -> str:
