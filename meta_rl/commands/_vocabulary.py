@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
 import tyro
 
+from meta_rl.commands._help import explain
 from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,18 +24,24 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "test"]
 """As `meta_rl.core.protocols.Split`, which would load torch for a help page."""
 Actions: TypeAlias = Literal["sampled", "deterministic"]
+File: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Folder: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+Device: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
 ArgumentsT = TypeVar("ArgumentsT")
+
+STYLE = (tyro.conf.FlagCreatePairsOff,)
+"""How flags look: `--by-task` has no `--no-by-task` beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneRun:
     """Flags of commands that load one run's policy."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, such as runs/NAME."""
     checkpoint: str = "latest"
     """Checkpoint to load: latest, best (by evaluations while training), or a .pt file."""
-    device: str | None = None
+    device: Device = None
     """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the run's config; if
     this machine lacks that one, its GPU, else its CPU."""
 
@@ -63,7 +70,7 @@ class OneTask(OneRun):
 class SomeRuns:
     """Flags of commands that read the evaluations of several runs."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = ()
     """Run folders, such as runs/*. Paths that are no run folders are skipped."""
     split: Split = "test"
     """Evaluations on this split of the tasks: train, or test for held-out tasks."""
@@ -80,14 +87,20 @@ class SomeRuns:
 
 def parse(kind: type[ArgumentsT], words: list[str], command: str) -> ArgumentsT:
     """Read a command's arguments off the command line; ends the process on mistakes and help."""
-    return tyro.cli(kind, args=words, prog=f"meta-rl {command}")
+    text = explain(kind)
+    prog = f"meta-rl {command}"
+    return tyro.cli(kind, args=words, prog=prog, description=text, config=STYLE)
 
 
 def parse_known(
     kind: type[ArgumentsT], words: list[str], command: str
 ) -> tuple[ArgumentsT, list[str]]:
     """Read a command's arguments, and return the words that are none beside them."""
-    known, rest = tyro.cli(kind, args=words, prog=f"meta-rl {command}", return_unknown_args=True)
+    text = explain(kind)
+    prog = f"meta-rl {command}"
+    known, rest = tyro.cli(
+        kind, args=words, prog=prog, description=text, config=STYLE, return_unknown_args=True
+    )
     return known, rest
 
 

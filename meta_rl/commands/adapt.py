@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meta_rl.commands._vocabulary import OneTask, check_at_least, load_agent, parse
+from meta_rl.commands._vocabulary import File, OneTask, check_at_least, load_agent, parse
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_file, check_folder
 
@@ -40,9 +40,9 @@ class Arguments(OneTask):
     """Rounds to execute afterwards, at least 0. When the return drops, the policy adapts again."""
     freeze_memory: bool = False
     """Write a policy with a memory (RL²) that learns nothing more while it acts."""
-    output: str | None = None
+    output: File = None
     """File of the adapted policy, FILE.pt. Without it, RUN/adapted/TASK-GOAL.pt."""
-    video: str | None = None
+    video: File = None
     """Film of the first episode of the first and the last round: an .mp4, or a .png strip of
     pictures."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from meta_rl.commands._vocabulary import SomeRuns, parse, read_runs
+from meta_rl.commands._vocabulary import File, Folder, SomeRuns, parse, read_runs
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_file
 
@@ -41,10 +41,10 @@ class Arguments(SomeRuns):
     format: Format | None = None
     """Format of the tables as text. Without it, that of --output's ending, or tables for the
     terminal."""
-    output: str | None = None
+    output: File = None
     """File of the tables: .md, .csv or .tex, or any name if --format is given. Without it, they
     are printed."""
-    figures: str | None = None
+    figures: Folder = None
     """Folder for all pictures, as PNG. Without it, only the adaptation curves are drawn, to
     comparison.png beside the first run."""
     metrics: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from meta_rl.commands._vocabulary import check_at_least, parse_known, tell_device
+from meta_rl.commands._vocabulary import Device, check_at_least, parse_known, tell_device
 from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ class Arguments:
     knowing; alarms are faults, each with what to try. Exit code: 0 without alarms, 3 with any.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG|RUN")]
     """Run folder, YAML file, or name of a config in configs/."""
     iterations: int = 3
     """Meta-iterations to run, at least 1."""
     checkpoint: str | None = None
     """Checkpoint of a run to load: latest, best (by evaluations while training), or a .pt file.
     Without it, latest."""
-    device: str | None = None
+    device: Device = None
     """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the config; if a run
     was trained on one that this machine lacks, its GPU, else its CPU."""
     json: bool = False

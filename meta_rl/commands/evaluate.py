@@ -4,7 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from meta_rl.commands._vocabulary import Actions, OneRun, Split, check_at_least, load_agent, parse
 from meta_rl.core.errors import Interrupted, UserError
@@ -59,7 +61,7 @@ class Arguments(OneRun):
     tasks_at_once: int | None = None
     """Tasks to play together, at least 1. Fewer need less memory; results stay the same up to
     rounding. Without it, as many as fit. An interruption loses at most these."""
-    output: str | None = None
+    output: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|FILE.json")] = None
     """Folder for the result's files, or the name of its .json file; its .npz goes beside it.
     Without it, RUN/evaluations."""
     legacy_metaworld: bool = False

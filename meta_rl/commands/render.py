@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from meta_rl.commands._vocabulary import Actions, OneTask, load_agent, parse
+from meta_rl.commands._vocabulary import Actions, File, OneTask, load_agent, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Arguments(OneTask):
     """Times that the policy adapts, at least 1; each is filmed."""
     actions: Actions = "sampled"
     """Film actions drawn from the policy, or its mode. It learns from drawn actions."""
-    output: str | None = None
+    output: File = None
     """File of the film: an .mp4, or a .png strip of pictures. Without it,
     RUN/videos/TASK-GOAL.mp4."""
 

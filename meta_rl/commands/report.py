@@ -4,9 +4,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from meta_rl.commands._vocabulary import OneRun, SomeRuns, load_agent, parse, read_runs
+import tyro
+
+from meta_rl.commands._vocabulary import Device, OneRun, SomeRuns, load_agent, parse, read_runs
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_file, check_folder
 
@@ -23,11 +25,11 @@ class Arguments(SomeRuns):
     network for nothing.
     """
 
-    output: str = "report.html"
+    output: Annotated[str, tyro.conf.arg(metavar="FILE")] = "report.html"
     """File of the report."""
     videos: bool = False
     """Film the first run of each group on the first task, before and after adaptation."""
-    device: str | None = None
+    device: Device = None
     """Device of the policies in --videos: cpu, cuda or cuda:N. Without it, the device of each
     run's config; if this machine lacks that one, its GPU, else its CPU."""
     wandb: bool = False

@@ -1,5 +1,7 @@
 """What commands that read runs have in common: devices, evaluations, what is no run, outputs."""
 
+import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -9,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from meta_rl.commands import _vocabulary
+from meta_rl.commands import _help, _vocabulary
 from meta_rl.core import protocols
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import building
@@ -460,3 +462,24 @@ def test_commands_share_their_words(meta_rl, flag, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for command in SHARED[flag]:
         assert flag.split()[0] in meta_rl(command, "--help").succeeds().out, command
+
+
+@pytest.mark.parametrize("command", ["evaluate", "adapt", "render", "report", "compare", "doctor"])
+def test_help_tells_of_every_flag_in_sentences(meta_rl, command):
+    told = meta_rl(command, "--help").succeeds().out
+    words = " ".join(told.replace("│", " ").split())
+    kind = importlib.import_module(f"meta_rl.commands.{command}").Arguments
+    texts = {}
+    for cls in reversed(kind.__mro__[:-1]):
+        texts |= _help.texts(cls)
+    assert texts.keys() == {field.name for field in dataclasses.fields(kind)}
+    for text in texts.values():
+        assert text in words and text.endswith(".") and "None" not in text
+    assert "None" not in words and "False" not in words
+
+
+def test_a_help_text_is_one_paragraph_whatever_its_lines_in_the_source(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        _vocabulary.parse(_vocabulary.OneRun, ["-h"], "x")
+    assert "the run's config; if this machine lacks that one" in capsys.readouterr().out
