@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -80,8 +81,7 @@ def main(arguments: list[str]) -> int:
         )
     from meta_rl.experiment.building import set_threads
 
-    if given.output is not None:
-        check_place(Path(given.output), given.actions)
+    place = None if given.legacy_metaworld else place_of(given)
     folder, trained = load_agent(given)
 
     def chosen(*names: str) -> dict[str, Any]:
@@ -95,22 +95,25 @@ def main(arguments: list[str]) -> int:
         **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
     )
     actions = given.actions or evaluation.actions
-    measure = measure_as_metaworld if given.legacy_metaworld else measure_all
+    measure = measure_as_metaworld if given.legacy_metaworld else partial(measure_all, place)
     for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
         measure(folder, trained, replace(evaluation, actions=kind), given)
     return 0
 
 
 def measure_all(
-    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
+    place: Path | None,
+    folder: "RunFolder",
+    trained: "TrainedAgent",
+    config: "EvaluationConfig",
+    given: Arguments,
 ) -> None:
-    """Evaluate, write the result and print it."""
+    """Evaluate, print the result and write it to its place, if there is one."""
     from meta_rl.commands._show import show_by_task, show_result
     from meta_rl.evaluation.measuring import evaluate
     from meta_rl.experiment.building import worker_count
 
     experiment = trained.experiment
-    place = place_of(folder, given)
     unfinished = None
     if place is not None:
         beside = place.parent if place.suffix == ".json" else place
@@ -156,30 +159,33 @@ def measure_all(
         print(f"written to {path}")
 
 
-def place_of(folder: "RunFolder", given: Arguments) -> Path | None:
-    """Return the folder or .json file for the result, or None if there is none to be had."""
-    if given.output is not None:
-        return Path(given.output)
-    try:
-        check_folder(folder.evaluations, "give another place with --output")
-    except UserError as error:
-        print(f"warning: {error}. The result is only printed")
-        return None
-    return folder.evaluations
+def place_of(given: Arguments) -> Path | None:
+    """Return the folder or .json file for the result, or None, with a warning, if there is none.
 
+    A place that was asked for must be writable; the default one need not be.
+    """
+    from meta_rl.runs.folder import RunFolder
 
-def check_place(output: Path, actions: str | None) -> None:
-    """Raise a UserError unless the results can be written to a folder, or to a .json file."""
-    advice = "choose another --output"
+    if given.output is None:
+        folder = RunFolder(Path(given.run)).evaluations
+        try:
+            check_folder(folder, "give another place with --output")
+        except UserError as error:
+            print(f"warning: {error}. The result is only printed")
+            return None
+        return folder
+    output, advice = Path(given.output), "choose another --output"
     if output.suffix != ".json":
-        return check_folder(output, advice)
-    if actions == "both":
+        check_folder(output, advice)
+        return output
+    if given.actions == "both":
         raise UserError(
             f"--actions both makes two results, so --output must name a folder, not {output}"
         )
     for ending in (".json", ".npz"):
         check_file(output.with_suffix(ending), advice)
-    return check_folder(output.parent, advice)
+    check_folder(output.parent, advice)  # written beside, then put in place
+    return output
 
 
 def identity(

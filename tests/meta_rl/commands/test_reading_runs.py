@@ -5,6 +5,8 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -353,7 +355,7 @@ def test_compare_needs_no_picture(meta_rl, run):
 
 def test_evaluate_needs_no_file(meta_rl, run):
     blocked(run.path / "evaluations")
-    told = meta_rl("evaluate", "runs/small", "--goals", 1).succeeds()
+    told = meta_rl("evaluate", "runs/small", "--goals", 1, "--actions", "both").succeeds()
     assert told.out.count("warning: cannot write to runs/small/evaluations: it is a file") == 1
     assert "adaptation episodes" in told.out and "written to" not in told.out
 
@@ -483,3 +485,49 @@ def test_a_help_text_is_one_paragraph_whatever_its_lines_in_the_source(capsys, m
     with pytest.raises(SystemExit):
         _vocabulary.parse(_vocabulary.OneRun, ["-h"], "x")
     assert "the run's config; if this machine lacks that one" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_rights():
+    """Words that let a command run by the rights of files, which root is not held by otherwise."""
+    if os.geteuid() != 0:
+        return []
+    rights = "-dac_override,-dac_read_search"
+    words = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    if shutil.which("setpriv") is None or subprocess.run([*words, "true"]).returncode != 0:
+        pytest.skip("needs setpriv, or another user than root")
+    return words
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("compare runs/small", 0, "warning: cannot write runs/comparison.png: Permission denied"),
+        ("evaluate runs/small", 0, "warning: cannot write to runs/small/evaluations: Permission d"),
+        ("report runs/small", 1, "meta-rl: cannot write report.html: Permission denied; choose "),
+        ("render runs/small", 1, "meta-rl: cannot write runs/small/videos/point-0.mp4: Permission"),
+        ("adapt runs/small", 1, "meta-rl: cannot write runs/small/adapted/point-0.pt: Permission"),
+    ],
+)
+def test_in_a_folder_that_may_only_be_read(
+    run, tmp_path, environment, without_rights, words, code, told
+):
+    folders = [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        outcome = subprocess.run(
+            [*without_rights, sys.executable, "-m", "meta_rl", *words.split()],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert outcome.returncode == code, outcome.stderr
+    assert told in outcome.stdout + outcome.stderr
+    assert (outcome.stdout + outcome.stderr).count("cannot write") == 1
+    assert ("adaptation episodes" in outcome.stdout) == (code == 0)
