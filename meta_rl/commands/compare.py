@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from meta_rl.evaluation.comparison import Group
 
 Format: TypeAlias = Literal["markdown", "csv", "latex"]
+PICTURES = ("adaptation", "profiles", "tasks", "sample_efficiency")
+"""Names of the pictures in --figures."""
 FORMATS: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
 
@@ -59,7 +61,8 @@ def main(arguments: list[str]) -> int:
     if given.output is not None:
         check_file(Path(given.output), "choose another --output")
     if given.figures is not None:
-        check_file(Path(given.figures) / "adaptation.png", "choose another --figures")
+        for name in PICTURES:
+            check_file(Path(given.figures) / f"{name}.png", "choose another --figures")
     from meta_rl.evaluation.comparison import group_runs
     from meta_rl.reports import comparison_tables as tables
 
@@ -132,14 +135,15 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
         return {_beside(groups[0].runs[0].path) / "comparison.png": curves}
     stage = -1 if given.stage is None else given.stage
     quantity = shared_quantities(groups)[0]
-    pictures = {
-        "adaptation": curves,
-        "profiles": figures.performance_profiles(groups, quantity, stage, given.resampling),
-        "tasks": figures.heat_map(groups, quantity, stage),
-    }
-    if metrics := training_metrics(groups, given.metrics):
-        pictures["sample_efficiency"] = figures.sample_efficiency(groups, metrics)
-    return {Path(given.figures) / f"{name}.png": figure for name, figure in pictures.items()}
+    metrics = training_metrics(groups, given.metrics)
+    drawn = (
+        curves,
+        figures.performance_profiles(groups, quantity, stage, given.resampling),
+        figures.heat_map(groups, quantity, stage),
+        figures.sample_efficiency(groups, metrics) if metrics else None,
+    )
+    paths = (Path(given.figures) / f"{name}.png" for name in PICTURES)
+    return {path: figure for path, figure in zip(paths, drawn, strict=True) if figure is not None}
 
 
 def _beside(run: Path) -> Path:

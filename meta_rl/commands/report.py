@@ -74,12 +74,13 @@ def _films(groups: "Sequence[Group]", given: Arguments, spare: Path) -> "list[Vi
     from meta_rl.reports.film import film_adaptation, frames, title, write_film
     from meta_rl.reports.page import Video
 
-    films = []
-    for number, group in enumerate(groups):
-        run = group.runs[0]
+    loaded = []
+    for run in (group.runs[0] for group in groups):
         checkpoint = "best" if run.result.checkpoint == "best" else "latest"
         which = OneRun(run=str(run.path), checkpoint=checkpoint, device=given.device)
-        folder, trained = load_agent(which)
+        loaded.append((run, *load_agent(which)))
+    films = []
+    for number, (group, (run, folder, trained)) in enumerate(zip(groups, loaded, strict=True)):
         place = folder.videos
         try:
             check_folder(place, "the report holds the film all the same")

@@ -12,6 +12,7 @@ TextFormat: TypeAlias = Literal["markdown", "latex"]
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     character: f"\\{character}" for character in "&%$#_{}"
 }
+LATEX |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 """How LaTeX writes the characters that mean something to it."""
 
 
@@ -75,4 +76,6 @@ class TextTable:
 
 
 def _escaped(cell: str) -> str:
-    return "".join(LATEX.get(character, character) for character in cell)
+    escaped = "".join(LATEX.get(character, character) for character in cell)
+    # After the line break \\ a bracket would begin the break's length.
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped

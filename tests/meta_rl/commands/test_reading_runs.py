@@ -384,6 +384,7 @@ def test_an_evaluation_goes_where_it_is_sent(meta_rl, run, tmp_path, name):
         (("report", "runs/small"), "--output", "folder.json", "it is a folder, not a file"),
         (("compare", "runs/small"), "--output", "file/all.md", "cannot write file/all.md"),
         (("compare", "runs/small"), "--figures", "file", "cannot write file/adaptation.png"),
+        (("compare", "runs/small"), "--figures", "pictures", "pictures/tasks.png: it is a folder"),
         (ADAPT, "--output", "file/policy.pt", "cannot write file/policy.pt"),
         (ADAPT, "--output", "taken.pt", "taken.pt2: it is a folder, not a file"),
         (ADAPT, "--video", "file/film.mp4", "cannot write file/film.mp4"),
@@ -393,8 +394,8 @@ def test_where_output_goes_is_checked_before_any_work(
     meta_rl, run, tmp_path, monkeypatch, words, flag, name, told
 ):
     (tmp_path / "file").write_text("kept")
-    for folder in ("folder.json", "folder.png", "taken.pt2"):
-        (tmp_path / folder).mkdir()
+    for folder in ("folder.json", "folder.png", "taken.pt2", "pictures/tasks.png"):
+        (tmp_path / folder).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
 
     def work(*arguments, **options):
@@ -499,6 +500,7 @@ def without_rights():
     return words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

@@ -197,6 +197,13 @@ def test_latex_escapes_what_means_something_to_it():
     text = TextTable("t", ["group_a", "95 %"], [["a&b {1}", r"50 \$"]]).text("latex")
     assert r"group\_a & 95 \% \\" in text
     assert r"a\&b \{1\} & 50 \textbackslash{}\$ \\" in text
+    text = TextTable("t", ["[a]"], [["[x] [y]"], ["*"], ["a|b<c>"]]).text("latex")
+    assert [line for line in text.splitlines() if line.endswith(r"\\")] == [
+        r"{[}a] \\",
+        r"{[}x] [y] \\",
+        r"{*} \\",
+        r"a\textbar{}b\textless{}c\textgreater{} \\",
+    ]
 
 
 def test_a_breakdown_is_by_name_or_by_goal_where_there_is_one_name(meta_rl, runs):
