@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,8 @@ class Cells:
         self.success: Float[NDArray[np.float64], "E S M N"] = np.full(shape, np.nan)
         self.measured: NDArray[np.bool_] = np.zeros(shape[2], dtype=np.bool_)
         if path is not None:
-            # A file that cannot be read costs nothing but to measure again.
-            unreadable = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-            with contextlib.suppress(*unreadable):
+            # A damaged file costs nothing but to measure again, whatever its readers stumble over.
+            with contextlib.suppress(Exception):
                 self._load(path)
 
     @property
@@ -51,7 +49,7 @@ class Cells:
             self._save(self.path)
 
     def _load(self, path: Path) -> None:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             columns = {name: kept[name] for name in ("episode_return", "success", "measured")}
         if all(column.shape == getattr(self, name).shape for name, column in columns.items()):
             vars(self).update(columns)

@@ -116,7 +116,7 @@ def _each_run(groups: Sequence[Group]) -> TextTable:
         "Mean over tasks",
         ["run", "seed", "episodes learned from", *(TITLES[quantity] for quantity in quantities)],
         [
-            [run.path.name, str(run.seed), str(episodes)]
+            [run.name, str(run.seed), str(episodes)]
             + [_number(getattr(run.result, quantity)[:, stage].mean()) for quantity in quantities]
             for group in groups
             for run in group.runs
@@ -166,7 +166,7 @@ def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:
     rows = []
     for run in (run for group in groups for run in group.runs):
         ends = [figures.logged(run.metrics, "env_steps", metric)[1][-1:] for metric in metrics]
-        rows.append([run.path.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
+        rows.append([run.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
     return TextTable("The last meta-iteration", ["run", *metrics], rows)
 
 
@@ -319,7 +319,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
                 ["run", "commit", "meta-iterations", "env steps", "wall time"],
                 [
                     [
-                        run.path.name,
+                        run.name,
                         environment.get("commit", "–"),
                         f"{run.result.meta_iterations:,}",
                         f"{run.result.env_steps:,}",
