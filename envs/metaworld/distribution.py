@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -12,10 +12,8 @@ import torch
 from envs.metaworld.config import TASK_NAMES, Config
 from envs.metaworld.goals import Goals, benchmark_goals
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import MetaAgent, Split, TaskEnv
+from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Task, Tasks
-from meta_rl.evaluation.protocol import choose_tasks
-from meta_rl.experiment.config import EvaluationConfig
 
 OBSERVATION_SIZE = 39
 
@@ -124,30 +122,15 @@ class MetaworldDistribution:
             "goals": hashlib.sha256(json.dumps(self._goals).encode()).hexdigest()[:12],
         }
 
-    def legacy_evaluation(
-        self, agent: MetaAgent, device: torch.device, config: EvaluationConfig, copies: int
-    ) -> dict[str, Any]:
-        """Let metaworld's own code evaluate an agent, for numbers to set beside others' papers.
+    def other_counts(self) -> dict[str, Callable[..., dict[str, Any]]]:
+        """Offer metaworld's own count, for numbers to set beside others' papers."""
 
-        Its counting flatters; the result says how. Without `config.goals` it takes as many goals
-        as metaworld's defaults assume. Each adaptation learns from as many episodes as in our own
-        evaluation with so many copies, played one after the other.
-        """
-        from envs.metaworld import legacy
+        def by_metaworld(*arguments: Any) -> dict[str, Any]:
+            from envs.metaworld.legacy import evaluate_as_metaworld
 
-        benchmark = legacy.GoalsDrawn(self._goals)
-        tasks = choose_tasks(self, config.split, config.goals or legacy.GOALS)
-        episodes = agent.phases[0].episodes * (copies if agent.copies_share_experience else 1)
-        return legacy.evaluate_as_metaworld(
-            agent,
-            benchmark,
-            tasks,
-            self.spec,
-            self._config.reward_version,
-            config,
-            episodes,
-            device,
-        )
+            return evaluate_as_metaworld(self, self._goals, self._config.reward_version, *arguments)
+
+        return {"metaworld": by_metaworld}
 
     def _task(self, name: str, split: Split, goal: int) -> Task:
         params = self._goals[split][name][goal]

@@ -1,7 +1,7 @@
 """Meta-World's own meta-evaluation of our agents, with its own counting."""
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.protocols import MetaAgent
+from envs.metaworld.goals import Goals
+from meta_rl.core.protocols import MetaAgent, TaskDistribution
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import Context, EnvSpec, Rollout, Tasks, TimeStep
+from meta_rl.evaluation.protocol import choose_tasks
 from meta_rl.experiment.config import EvaluationConfig
 
 WORLDS = 20
@@ -39,7 +41,7 @@ class GoalsDrawn(metaworld.Benchmark):
         goals: Goal vectors by split and task name.
     """
 
-    def __init__(self, goals: Mapping[str, Mapping[str, list[list[float]]]]) -> None:
+    def __init__(self, goals: Goals) -> None:
         classes = metaworld.env_dict.ALL_V3_ENVIRONMENTS
         self._train_classes, self._test_classes = (
             {name: classes[name] for name in goals[split]} for split in ("train", "test")
@@ -170,21 +172,24 @@ class LegacyAgent:
 
 
 def evaluate_as_metaworld(
-    agent: MetaAgent,
-    benchmark: GoalsDrawn,
-    tasks: Tasks,
-    spec: EnvSpec,
+    distribution: TaskDistribution,
+    goals_drawn: Goals,
     reward_version: str,
-    config: EvaluationConfig,
-    adaptation_episodes: int,
+    agent: MetaAgent,
     device: torch.device,
+    config: EvaluationConfig,
+    copies: int,
 ) -> dict[str, Any]:
     """Return what `metaworld.evaluation.metalearning_evaluation` says of an agent.
 
-    Args:
-        tasks: The first tasks of a split, equally many of each name.
-        adaptation_episodes: Episodes before each of `config.adaptation_steps` adaptations.
+    Its counting flatters; the result says how. Without `config.goals` it takes as many goals of
+    each name as metaworld's defaults assume. Each of `config.adaptation_steps` adaptations learns
+    from as many episodes as in our own evaluation with so many copies, one after the other.
     """
+    spec, benchmark = distribution.spec, GoalsDrawn(goals_drawn)
+    tasks = choose_tasks(distribution, config.split, config.goals or GOALS)
+    sharing = copies if agent.copies_share_experience else 1
+    adaptation_episodes = agent.phases[0].episodes * sharing
     names = list(dict.fromkeys(tasks.names))
     goals = len(tasks) // len(names)
     # metaworld wants the environments of a name to share its goals evenly

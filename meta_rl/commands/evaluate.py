@@ -27,7 +27,7 @@ class Arguments(OneRun):
     JSON (means, intervals, each goal) and npz (every episode). What is not given is as in the run's
     config. An evaluation that was interrupted goes on when the same command is given again.
 
-    As Meta-World does it, 10 episodes to adapt from and then 3 to measure:
+    To adapt from 10 episodes and then measure 3:
     meta-rl evaluate RUN --copies 10 --evaluation-episodes 3 for MAML, whose 10 copies of a task
     teach one policy; --copies 1 --adaptation-steps 10 --evaluation-episodes 3 for RL², whose
     copies are trials of their own.
@@ -65,23 +65,20 @@ class Arguments(OneRun):
     output: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|FILE.json")] = None
     """Folder for the result's files, or the name of its .json file; its .npz goes beside it.
     Without it, RUN/evaluations."""
-    legacy_metaworld: bool = False
-    """Count as metaworld's own evaluation code does, on its own environments. Not comparable with
-    any other result here, and flattering: it ends an episode at success and counts, for each task
-    name, the first episodes to finish. Written to the run's legacy_metaworld/."""
+    counted_by: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Let other code evaluate the agent, which the run's task family offers under this name. Its
+    figures compare with no other result here. Written to RUN/other_counts."""
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate a run."""
     given = parse(Arguments, arguments, "evaluate")
     check_at_least(1, given, "tasks_at_once")
-    if given.legacy_metaworld and given.by_task:
-        raise UserError(
-            "metaworld's own count knows no goals: give --legacy-metaworld or --by-task"
-        )
+    if given.counted_by is not None and given.by_task:
+        raise UserError("the counts of others know no goals: give --counted-by or --by-task")
     from meta_rl.experiment.building import set_threads
 
-    place = None if given.legacy_metaworld else place_of(given)
+    place = None if given.counted_by is not None else place_of(given)
     folder, trained = load_agent(given)
 
     def chosen(*names: str) -> dict[str, Any]:
@@ -95,7 +92,7 @@ def main(arguments: list[str]) -> int:
         **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
     )
     actions = given.actions or evaluation.actions
-    measure = measure_as_metaworld if given.legacy_metaworld else partial(measure_all, place)
+    measure = partial(measure_all, place) if given.counted_by is None else measure_otherwise
     for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
         measure(folder, trained, replace(evaluation, actions=kind), given)
     return 0
@@ -204,30 +201,35 @@ def identity(
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def measure_as_metaworld(
+def measure_otherwise(
     folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
 ) -> None:
-    """Let metaworld's own code evaluate the agent, say what it flatters, and write its result."""
-    legacy = getattr(trained.distribution, "legacy_evaluation", None)
-    if legacy is None:
+    """Let code that the family offers evaluate the agent, and write and print what it says."""
+    from meta_rl.core.protocols import OtherwiseCounted
+
+    name, family = str(given.counted_by), trained.distribution.family
+    offered = trained.distribution
+    counts = offered.other_counts() if isinstance(offered, OtherwiseCounted) else {}
+    if name not in counts:
         raise UserError(
-            f"--legacy-metaworld counts as metaworld does, but the run's tasks are of the family "
-            f"{trained.distribution.family}; leave the flag away"
+            f"--counted-by {name}: the run's tasks are of the family {family}, which "
+            f"{'offers ' + ', '.join(counts) if counts else 'offers no other count'}; "
+            f"leave the flag away for our own"
         )
     copies = config.copies or trained.experiment.envs_per_task
     summary = {
         "env_steps": trained.env_steps,
         "meta_iterations": trained.meta_iterations,
         "checkpoint": given.checkpoint,
-        **legacy(trained.agent, trained.device, config, copies),
+        **counts[name](trained.agent, trained.device, config, copies),
     }
     print(f"warning: {summary['warning']}")
-    for name, success in summary["success_by_name"].items():
-        print(f"{name:<32}success {success:.3f} by metaworld's own count")
+    for task, success in summary["success_by_name"].items():
+        print(f"{task:<32}success {success:.3f}, counted by {name}")
     print(f"mean success {summary['success']:.3f}, mean return {summary['episode_return']:.1f}")
     options = hashlib.sha256(json.dumps(summary["options"]).encode()).hexdigest()[:12]
     kind = f"{config.split}-{config.actions}-{options}"
-    path = folder.legacy_metaworld / f"legacy-{trained.env_steps}-{kind}.json"
+    path = folder.other_counts / f"{name}-{trained.env_steps}-{kind}.json"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(summary, indent=2) + "\n")

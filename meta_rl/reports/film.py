@@ -24,7 +24,7 @@ from meta_rl.runs.trained import TrainedAgent
 PICTURES_PER_EPISODE = 125
 """How many pictures an episode of full length gets, about."""
 FRAMES_PER_SECOND = 20
-"""At that rate, 125 pictures of a Meta-World episode show it in its own time, 80 steps a second."""
+"""At that rate, 125 pictures show 500 steps of 1/80 s each in their own time."""
 HOLD_S = 1.0
 """How long the last pictures stay, in seconds."""
 FONT_SIZE, LINE, MARGIN = 18, 26, 10

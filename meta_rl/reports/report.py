@@ -25,8 +25,8 @@ from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
 from meta_rl.reports.tables import TextTable
 from meta_rl.runs.folder import RunFolder
 
-MAIN_PACKAGES = ("torch", "numpy", "mujoco", "metaworld", "gymnasium", "numba", "scipy")
-"""Packages that results depend on, shown before all others."""
+MAIN_PACKAGES = ("torch", "numpy", "gymnasium", "numba", "scipy")
+"""Packages that all results depend on, shown before all others; protocols name further ones."""
 
 
 def make_page(
@@ -307,8 +307,10 @@ def _provenance(runs: Sequence[Run]) -> Section:
     def all_of(key: str) -> str:
         return " / ".join(dict.fromkeys(environment.get(key, "–") for environment in made_with))
 
+    named = [key for run in runs for key in run.result.protocol if key in made_with[0]]
+    main = dict.fromkeys((*MAIN_PACKAGES, *named))
     packages = sorted(
-        set().union(*made_with) - {"command", "commit", "system", "python", *MAIN_PACKAGES},
+        set().union(*made_with) - {"command", "commit", "system", "python", *main},
         key=str.lower,
     )
     return Section(
@@ -332,7 +334,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
             TextTable(
                 "Versions",
                 ["software", "version"],
-                [[name, all_of(name)] for name in ("system", "python", *MAIN_PACKAGES)],
+                [[name, all_of(name)] for name in ("system", "python", *main)],
                 left=2,
             ),
         ],

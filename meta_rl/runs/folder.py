@@ -54,9 +54,9 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
-    def legacy_metaworld(self) -> Path:
-        """Evaluations counted by metaworld's own code, apart from ours."""
-        return self.path / "legacy_metaworld"
+    def other_counts(self) -> Path:
+        """Evaluations counted by the code of others, apart from ours: nothing else reads them."""
+        return self.path / "other_counts"
 
     @property
     def rejected(self) -> Path:

@@ -63,7 +63,7 @@ def test_one_goal_of_ten_is_a_tenth_by_our_count_and_all_by_metaworlds():
     assert [stage["success"]["mean"] for stage in ours.summary()["stages"]] == [0.1, 0.1]
     assert [row["success"] for row in ours.by_task()] == [[1.0, 1.0]] + 9 * [[0.0, 0.0]]
 
-    theirs = family.legacy_evaluation(KnowsOneGoal(), CPU, ONE_OF_TEN, copies=1)
+    theirs = family.other_counts()["metaworld"](KnowsOneGoal(), CPU, ONE_OF_TEN, 1)
     assert theirs["success"] == 1.0
     assert theirs["success_by_name"] == {"reach-v3": 1.0}
     assert theirs["options"]["environments"] == 10 and theirs["options"]["num_evals"] == 1
@@ -116,11 +116,11 @@ def reach(meta_rl, small_config, tmp_path):
 def test_the_legacy_result_is_written_where_compare_does_not_look(meta_rl, reach):
     for path in (reach / "evaluations").iterdir():
         path.unlink()
-    words = ("--legacy-metaworld", "--goals", 2, "--copies", 1)
+    words = ("--counted-by", "metaworld", "--goals", 2, "--copies", 1)
     told = meta_rl("evaluate", reach, *words).succeeds().out
     assert "warning: this is metaworld 3.1.1's own count, which flatters" in told
-    (path,) = (reach / "legacy_metaworld").iterdir()
-    assert path.name.startswith("legacy-") and path.name in told
+    (path,) = (reach / "other_counts").iterdir()
+    assert path.name.startswith("metaworld-") and path.name in told
     summary = json.loads(path.read_text())
     assert summary["counted_by"] == "metaworld 3.1.1: metaworld.evaluation"
     assert not summary.keys() & {"stages", "protocol", "fingerprint"}

@@ -228,8 +228,8 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
         "--workers -1": "workers must be at least 0, got -1",
         "--checkpoint newest": "checkpoint must be latest, best or a .pt file, got 'newest'",
         "--checkpoint none.pt": "no checkpoint none.pt",
-        "--legacy-metaworld --by-task": "give --legacy-metaworld or --by-task",
-        "--legacy-metaworld": "the run's tasks are of the family point_navigation; leave the flag",
+        "--counted-by metaworld --by-task": "give --counted-by or --by-task",
+        "--counted-by metaworld": "of the family point_navigation, which offers no other count;",
     }.items():
         meta_rl("evaluate", "runs/small", *words.split()).fails_with(told)
 
