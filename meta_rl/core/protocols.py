@@ -154,6 +154,20 @@ class OpenDistribution(TaskDistribution, Protocol):
 
 
 @runtime_checkable
+class OtherwiseCounted(TaskDistribution, Protocol):
+    """A distribution on which other code than ours can evaluate agents, by its own counting."""
+
+    def other_counts(self) -> "Mapping[str, Callable[..., dict[str, Any]]]":
+        """Return evaluations by name, for `meta-rl evaluate --counted-by NAME`.
+
+        Each is called with an agent, a device, an `EvaluationConfig` and the copies of a task, and
+        returns plain data: `success`, `episode_return` and `success_by_name`, the `options` that
+        they depend on, and a `warning` that says why they compare with no other result.
+        """
+        ...
+
+
+@runtime_checkable
 class Expert(Protocol):
     """Who knows how to solve a family's tasks: the family's module may make one by `expert()`.
 

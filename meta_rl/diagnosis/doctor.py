@@ -331,8 +331,7 @@ def _explained_variance(rollout: Rollout, ends: Bool[Tensor, "T M N"], gamma: fl
     return float(torch.stack(explained).mean())
 
 
-# Judging it. Every limit has its reason beside it; "recorded runs" are those in results/, on 2-D
-# navigation and Meta-World.
+# Judging it. Every limit has its reason beside it; "recorded runs" are those in results/.
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:

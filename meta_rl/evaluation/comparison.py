@@ -36,6 +36,16 @@ class Run:
     experiment: Mapping[str, Any]
     """The experiment as plain data."""
     result: EvalResult
+    remarks: tuple[str, ...] = ()
+    """What readers must know of how it was read."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, also where the path is `.`; what cannot be printed is escaped."""
+        return "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in self.path.resolve().name
+        )
 
     @property
     def seed(self) -> int:
@@ -46,16 +56,26 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged while training: the lines of metrics.jsonl, none if it is not there.
 
-        A last line that is not complete, of a run that is training or was killed, is left out.
+        A last line that is not complete, of a run that is training or was killed, is left out, and
+        so are damaged lines, which `damaged_lines` counts.
         """
+        return [row for row in self._logged if row is not None]
+
+    @property
+    def damaged_lines(self) -> int:
+        """How many complete lines of metrics.jsonl could not be read."""
+        return sum(row is None for row in self._logged)
+
+    @cached_property
+    def _logged(self) -> list[dict[str, Any] | None]:
         path = RunFolder(self.path).metrics
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            return [json.loads(line) for line in lines if line.endswith("\n")]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise UserError(f"cannot read {path}: {error}") from error
+        return [_row(line) for line in lines if line.endswith("\n") and line.strip()]
 
     @property
     def wall_time_s(self) -> float | None:
@@ -115,25 +135,6 @@ class Group:
         return np.stack([run.result.scores[quantity][:, stage].mean((0, 2)) for run in self.runs])
 
 
-def load_run(path: Path, split: str, actions: str) -> Run:
-    """Read a run's experiment and its newest evaluation."""
-    result = newest_result(path, split, actions)
-    return Run(path, RunFolder(path).description(), result)
-
-
-def newest_result(run: Path, split: str, actions: str) -> EvalResult:
-    """Read the evaluation of a run that was made last."""
-    if not run.is_dir():
-        raise UserError(f"no run folder {run}")
-    found = list(RunFolder(run).evaluations.glob(f"*-{split}-{actions}-*.json"))
-    if not found:
-        raise UserError(
-            f"{run} has no evaluation on {split} tasks with {actions} actions; make one with "
-            f"`meta-rl evaluate {run} --split {split} --actions {actions}`"
-        )
-    return EvalResult.load(max(found, key=lambda path: path.stat().st_mtime))
-
-
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Gather runs that differ by their seed alone, in the order given.
 
@@ -175,7 +176,7 @@ def _labels(gathered: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _name(members: Sequence[Run]) -> str:
-    names = [run.path.name.removesuffix(f"-seed{run.seed}") for run in members]
+    names = [run.name.removesuffix(f"-seed{run.seed}") or run.name for run in members]
     return max(names, key=names.count)
 
 
@@ -283,6 +284,15 @@ def improvement(
     runs = [len(array) for array in scores]
     found = estimate(probability_of_improvement, scores, names, resampling)
     return found, resampled(runs, names, resampling)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return a line of metrics.jsonl, or None if it is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("env_steps"), int | float) else None
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,23 @@ def resolve_device(name: str) -> torch.device:
             f"device {name} was asked for, but torch {torch.__version__} sees no CUDA GPU; use "
             f"--device cpu, or install a CUDA build of torch"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {name} was asked for, but torch sees {torch.cuda.device_count()} GPU(s), "
+            f"counted from cuda:0; use one of them, or --device cpu"
+        )
     return device
+
+
+def device_to_read_on(trained_on: str) -> torch.device:
+    """Return where a finished run's agent can live on this machine.
+
+    That is the device it was trained on; where there is none, a GPU; where there is none, the CPU.
+    """
+    try:
+        return resolve_device(trained_on)
+    except UserError:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def set_threads(experiment: Experiment[Any, Any]) -> None:

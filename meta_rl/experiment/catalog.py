@@ -27,7 +27,7 @@ def allow_plugin(module: str) -> None:
 
 
 def names(package: Package) -> list[str]:
-    """List the modules of a package without importing them."""
+    """List the modules and packages of a package without importing them."""
     return sorted(
         path.stem if path.suffix == ".py" else path.name
         for path in (ROOT / package).iterdir()
@@ -79,9 +79,10 @@ def _complete(module: ModuleType) -> ModuleType:
 
 
 def name_of(config: Any) -> str:
-    """Return the catalog's name of the module that a Config comes from."""
+    """Return the catalog's name of the module or package that a Config comes from."""
     module = type(config).__module__
-    return module if module in _plugins else module.rpartition(".")[2]
+    plugins = [name for name in _plugins if f"{module}.".startswith(f"{name}.")]
+    return max(plugins, key=len) if plugins else module.split(".")[1]
 
 
 def config_names() -> list[str]:

@@ -184,7 +184,7 @@ def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any
 
 def _section_name(content: Any, section: str, source: object) -> str:
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-        example = "maml_trpo" if section == "agent" else "metaworld"
+        example = "maml_trpo" if section == "agent" else "point_navigation"
         raise UserError(f"{source} must say `{section}: {{name: {example}}}` or the like")
     return str(content["name"])
 

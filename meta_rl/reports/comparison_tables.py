@@ -95,6 +95,13 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
         checkpoints = sorted({run.result.checkpoint for run in group.runs})
         if len(checkpoints) > 1:
             remarks.append(f"warning: {group.label} mixes {' and '.join(checkpoints)} checkpoints")
+        for run in group.runs:
+            remarks += run.remarks
+            if run.damaged_lines:
+                remarks.append(
+                    f"warning: {run.name}: {run.damaged_lines} damaged lines of metrics.jsonl are "
+                    f"left out"
+                )
     return remarks
 
 

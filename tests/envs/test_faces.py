@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import DictInfoToList, NormalizeReward, RecordEpi
 from stable_baselines3.common.vec_env import VecCheckNan, VecMonitor, VecNormalize
 
 import envs
-from envs._metaworld_gym import MetaworldFamily
+from envs.metaworld.gymnasium_face import MetaworldFamily
 from meta_rl.core.errors import UserError
 from meta_rl.experiment import catalog
 from meta_rl.rollouts.gymnasium.worker import WorldTask

@@ -77,6 +77,18 @@ def test_an_allowed_plugin_is_imported_and_keeps_its_whole_name(plugin):
     assert catalog.name_of(module.Config()) == "own_package.family"
 
 
+def test_a_package_that_keeps_its_config_in_a_module_has_the_package_s_name(plugin):
+    (plugin / "family").mkdir()
+    (plugin / "family" / "__init__.py").write_text("from own_package.family.config import *")
+    (plugin / "family" / "config.py").write_text(PLUGIN)
+    catalog.allow_plugin("own_package.family")
+
+    module = catalog.load("envs", "own_package.family")
+
+    assert module.Config.__module__ == "own_package.family.config"
+    assert catalog.name_of(module.Config()) == "own_package.family"
+
+
 def test_plugins_that_cannot_be_used_say_why(plugin):
     for name in ("nowhere.family", "family"):
         with pytest.raises(UserError, match=r"cannot find the plugin .*PYTHONPATH"):

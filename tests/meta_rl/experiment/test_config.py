@@ -86,7 +86,10 @@ def test_a_bare_off_in_yaml_switches_tracking_off():
         ({"tracking": {"mode": True}}, "must be one of auto, online, offline, off, got True"),
         ({"evaluation": [1]}, r"evaluation must hold `key: value` lines, got \[1\]"),
         ({"agent": "maml_ppo"}, r"x.yaml must say `agent: \{name: maml_trpo\}` or the like"),
-        ({"envs": {"horizon": 3}}, r"x.yaml must say `envs: \{name: metaworld\}` or the like"),
+        (
+            {"envs": {"horizon": 3}},
+            r"must say `envs: \{name: point_navigation\}` or the like",
+        ),
         ({"agent": {"name": "maml_trop"}}, "no 'maml_trop' in agents/; did you mean 'maml_trpo'?"),
         ({"version": 2}, "x.yaml is a config of version 2, but this is meta-rl for version 1; see"),
         ({"version": 0, "old_key": 1}, "config of version 0"),
