@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import Box
+from gymnasium.spaces import flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
@@ -84,13 +84,11 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         spec = distribution.spec
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs
-        self.single_observation_space = Box(-np.inf, np.inf, (spec.observation_size,), np.float32)
-        self.single_action_space = Box(
-            np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
-        )
+        self.single_observation_space = flatten_space(spec.observation_space)
+        self.single_action_space = flatten_space(spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metric_names = distribution.metric_names
+        self.metric_names = distribution.spec.metrics
         """The keys of `infos`, masks and the final ones aside."""
         self._distribution = distribution
         self._split = split

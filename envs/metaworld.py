@@ -20,6 +20,7 @@ from meta_rl.core.protocols import Expert, MetaAgent, Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Task, Tasks
 from meta_rl.evaluation.protocol import choose_tasks
 from meta_rl.experiment.config import EvaluationConfig
+from meta_rl.rollouts.collector import SimulatedFamily
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def expert() -> Expert:
     return MetaworldExpert()
 
 
-class MetaworldDistribution:
+class MetaworldDistribution(SimulatedFamily):
     """A benchmark of Meta-World: up to 45 classes of training tasks, 50 hidden goals each.
 
     With `train_goal_sets` there are more training goals, which the benchmark does not have.
@@ -158,7 +159,6 @@ class MetaworldDistribution:
 
     def __init__(self, config: Config, goals: Goals) -> None:
         native = config.simulator == "native"
-        self.metric_names = ("success", "diverged") if native else ("success",)
         self._config = config
         self._goals = goals
         self._goals_of_class = {
@@ -168,12 +168,13 @@ class MetaworldDistribution:
             name: len(vectors[0]) for by_name in goals.values() for name, vectors in by_name.items()
         }
         self._params_size = max(self._goal_sizes.values())
-        self.spec = EnvSpec(
-            observation_size=OBSERVATION_SIZE,
+        self.spec = EnvSpec.box(
+            OBSERVATION_SIZE,
             action_low=(-1.0,) * 4,
             action_high=(1.0,) * 4,
             horizon=config.horizon,
             family=self.family,
+            metrics=("success", "diverged") if native else ("success",),
         )
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:

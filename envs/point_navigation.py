@@ -14,6 +14,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
 
 NAME = "point"
 """The one task name of the family; its tasks differ by their goals."""
@@ -44,7 +45,7 @@ class Config:
                 raise UserError(f"envs.{name} must be at least 1, got {getattr(self, name)}")
 
 
-class PointNavigation:
+class PointNavigation(SimulatedFamily):
     """Goals uniform in the square [-0.5, 0.5]², metres.
 
     Task: goal position, drawn anew for every meta-batch; held-out goals are fixed.
@@ -59,11 +60,12 @@ class PointNavigation:
     """
 
     family = "point_navigation"
-    metric_names = ("success",)
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family)
+        self.spec = EnvSpec.box(
+            2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family, metrics=("success",)
+        )
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw fresh goals; for the test split, some of the held-out ones."""

@@ -159,8 +159,8 @@ def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
     result = EvalResult(
         names=tasks.names,
         index=tuple(tasks.index.tolist()),
-        episode_return=returns,
-        success=successes,
+        scores={"episode_return": returns, "success": successes},
+        judged_by=distribution.spec.scores,
         adaptation_episodes=budgets,
         protocol=describe_protocol(distribution, config, budgets[-1], measured),
         env_steps=0,  # none before the tasks themselves

@@ -54,8 +54,10 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     result = result_of(folder)
     assert result.protocol == ours.protocol and result.index == ours.index
     assert result.adaptation_episodes == (0, 4) == ours.adaptation_episodes
-    assert result.env_steps == 0 and result.episode_return.shape == (1, 2, 2, 2)
-    assert (result.episode_return < 0).all() and np.isfinite(result.success).all()
+    assert result.env_steps == 0 and result.scores["episode_return"].shape == (1, 2, 2, 2)
+    assert (result.scores["episode_return"] < 0).all() and np.isfinite(
+        result.scores["success"]
+    ).all()
     compared = meta_rl("compare", "runs/small", folder, "--format", "csv").succeeds()
     assert "small-sb3_ppo" in compared.out and "probability_of_improvement" in compared.out
     assert load_run(folder, Wanted()).wall_time_s > 0

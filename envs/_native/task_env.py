@@ -32,8 +32,6 @@ class NativeTaskEnv:
         threads: How many cores to use, this process's own included.
     """
 
-    metric_names = ("success", "diverged")
-
     def __init__(
         self,
         reward_version: str,

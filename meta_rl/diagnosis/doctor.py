@@ -23,17 +23,18 @@ from torch import Tensor
 from torch.func import grad
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.episodes import episode_step, episode_success
+from meta_rl.core.episodes import episode_scores, episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Inspectable, Surrogate
 from meta_rl.core.seeding import make_generator
-from meta_rl.core.types import EnvSpec, MetaBatch, Params, Rollout, map_tensors
+from meta_rl.core.types import SUCCESS, EnvSpec, MetaBatch, Params, Rollout, map_tensors
 from meta_rl.evaluation.statistics import bootstrap_interval, mean
 from meta_rl.experiment.config import Experiment
 from meta_rl.learning.baseline import features, fit, predict
 from meta_rl.learning.policy import by_task
 from meta_rl.learning.returns import discounted_return
 from meta_rl.learning.trust_region import ravel, unravel
+from meta_rl.rollouts.adaptation import episodes_in
 from meta_rl.runs.folder import RunFolder
 from meta_rl.training.trainer import Rejected, Trainer
 
@@ -170,7 +171,7 @@ def examine(
             try:
                 batch = trainer.collect()
             except Rejected as problem:
-                evidence.broken += problem.rollouts
+                evidence.broken += problem.batch.rollouts
                 evidence.rejected.append(str(problem))
                 continue
             evidence.batches.append(batch)
@@ -195,7 +196,7 @@ def _trial(experiment: Experiment[Any, Any]) -> Iterator[Trainer]:
         try:
             yield trainer
         finally:
-            trainer.env.close()
+            trainer.collector.close()
 
 
 def recorded_updates(path: Path) -> list[Row]:
@@ -385,7 +386,7 @@ def some_success(evidence: Evidence) -> Finding:
     """Some episode succeeds now and then."""
     found = Finding("episodes that succeed", "some")
     scores = [
-        episode_success(rollout, int(rollout.last.sum(0).max())).mean()
+        episode_scores(rollout, [SUCCESS], episodes_in(rollout))["success"].mean()
         for rollout in evidence.rollouts
         if "success" in rollout.metrics and rollout.last.any()
     ]
@@ -433,7 +434,7 @@ def observation_spread(evidence: Evidence) -> Finding:
 
 def action_bounds(evidence: Evidence) -> Finding:
     """The simulator does not cut off nearly every action."""
-    low, high = evidence.spec.action_low, evidence.spec.action_high
+    low, high = evidence.spec.action_bounds
 
     def beyond(rollout: Rollout) -> Tensor:
         action = rollout.action
@@ -456,7 +457,8 @@ def action_bounds(evidence: Evidence) -> Finding:
 def exploration(evidence: Evidence) -> Finding:
     """The policy before adaptation still tries things: its noise by the drawn actions' density."""
     drawn = [batch.rollouts[0] for batch in evidence.batches]
-    half = np.subtract(evidence.spec.action_high, evidence.spec.action_low) / 2
+    low, high = evidence.spec.action_bounds
+    half = np.subtract(high, low) / 2
     densities = [float(r.log_prob[r.valid].double().mean()) for r in drawn]
     # A Gaussian's entropy is log σ + ½ log 2πe for each dimension, and -E[log π] estimates it.
     std = math.nan

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +24,8 @@ from meta_rl.evaluation.statistics import (
 from meta_rl.experiment.identity import learning_part
 from meta_rl.runs.folder import RunFolder
 
-Quantity: TypeAlias = Literal["success", "episode_return"]
+Quantity: TypeAlias = str
+"""The name of a score."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,12 @@ class Group:
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
-        """What was measured; a family may have no success."""
-        has_success = self.first.protocol["success_rule"] is not None
-        return ("success", "episode_return") if has_success else ("episode_return",)
+        """What was measured; the first decides which agent is better."""
+        return tuple(score.name for score in self.first.judged_by)
 
     def scores(self, quantity: Quantity, stage: int = -1) -> Float[NDArray[np.float64], "R M"]:
         """Return each run's mean over the episodes and copies of each task."""
-        return np.stack([getattr(run.result, quantity)[:, stage].mean((0, 2)) for run in self.runs])
+        return np.stack([run.result.scores[quantity][:, stage].mean((0, 2)) for run in self.runs])
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -195,6 +195,16 @@ def shared_quantities(groups: Sequence[Group]) -> list[Quantity]:
     """Return what was measured in all groups."""
     first, *others = groups
     return [q for q in first.quantities if all(q in group.quantities for group in others)]
+
+
+def all_quantities(groups: Sequence[Group]) -> list[Quantity]:
+    """Return what was measured in any group."""
+    return list(dict.fromkeys(quantity for group in groups for quantity in group.quantities))
+
+
+def title_of(quantity: Quantity) -> str:
+    """Return what tables call a score."""
+    return {"episode_return": "return"}.get(quantity, quantity.replace("_", " "))
 
 
 def resampled_in(groups: Sequence[Group], resampling: Resampling) -> list[str]:
@@ -268,6 +278,9 @@ def improvement(
         one.scores(quantity, stage)[:, columns],
         other.scores(quantity, stage)[:, other_columns],
     ]
+    lower_is_better = {score.name for score in one.first.judged_by if not score.higher_is_better}
+    if quantity in lower_is_better:
+        scores = [-array for array in scores]
     runs = [len(array) for array in scores]
     found = estimate(probability_of_improvement, scores, names, resampling)
     return found, resampled(runs, names, resampling)

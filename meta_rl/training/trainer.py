@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.episodes import episode_success, episode_sums
-from meta_rl.core.errors import Interrupted, NonFiniteAction, UserError
+from meta_rl.core.episodes import episode_scores
+from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Metrics, Rollout, Tasks, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Metrics, Rollout, Score, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import make_protocol
@@ -32,7 +32,7 @@ from meta_rl.experiment.building import (
 )
 from meta_rl.experiment.config import EvaluationConfig, Experiment, to_dict
 from meta_rl.experiment.identity import shared_name
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.rollouts.adaptation import Adaptation, NotFinite, episodes_in
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
@@ -45,10 +45,9 @@ if TYPE_CHECKING:
 class Rejected(Exception):  # noqa: N818
     """A meta-update that must not count: something in it is not finite."""
 
-    def __init__(self, reason: str, tasks: Tasks, rollouts: list[Rollout]) -> None:
+    def __init__(self, reason: str, batch: MetaBatch) -> None:
         super().__init__(reason)
-        self.tasks = tasks
-        self.rollouts = rollouts
+        self.batch = batch
 
 
 @dataclass
@@ -58,7 +57,7 @@ class Counters:
     meta_iterations: int = 0
     env_steps: int = 0
     rejected_in_a_row: int = 0
-    best: tuple[float, float] | None = None
+    best: tuple[float, ...] | None = None
 
 
 class Trainer:
@@ -96,9 +95,8 @@ class Trainer:
         else:
             self._restore(state)
             folder.save_experiment(experiment)  # whose end may have moved
-        self.env = self.distribution.make_env(self.device, worker_count(experiment))
-        self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)
-        self.worker.env_steps = self.counters.env_steps
+        self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
+        self.collector.env_steps = self.counters.env_steps
         self.jsonl = JsonlSink(folder.metrics)
         if resume:
             self.jsonl.truncate_after(self.counters.meta_iterations)
@@ -170,7 +168,7 @@ class Trainer:
                 self.save(before)
             raise
         finally:
-            self.env.close()
+            self.collector.close()
             for sink in sinks:
                 sink.finish(succeeded)
 
@@ -182,65 +180,34 @@ class Trainer:
         """
         try:
             batch = self.collect()
-            metrics = self.update(batch) | summarize(batch.rollouts)
+            metrics = self.update(batch) | summarize(batch, self.distribution.spec.scores)
             self.counters.rejected_in_a_row = 0
         except Rejected as problem:
             self.agent.load_state_dict(before["agent"])
             metrics = self._reject(problem, before)
         self.counters.meta_iterations += 1
-        self.counters.env_steps = self.worker.env_steps
+        self.counters.env_steps = self.collector.env_steps
         return metrics | {
             "train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))
         }
 
     def collect(self) -> MetaBatch:
         """Let the agent act, and adapt, through its phases on freshly drawn tasks."""
-        experiment, agent, worker = self.experiment, self.agent, self.worker
-        copies = experiment.envs_per_task
-        tasks = self.distribution.sample(experiment.meta_batch_size, "train", self.streams.tasks)
-        context, rollouts = agent.begin(tasks, copies), list[Rollout]()
-        for k, phase in enumerate(agent.phases):
-            if k > 0:
-                context = agent.adapt(context, rollouts[-1])
-                if not all_finite(context):
-                    raise Rejected(
-                        f"adaptation {k} gave parameters that are not finite; a smaller "
-                        f"agent.inner_lr may help",
-                        tasks,
-                        rollouts,
-                    )
-            previous = rollouts[-1] if rollouts else None
-            try:
-                rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
-            except NonFiniteAction as problem:
-                unfinished = [] if problem.rollout is None else [problem.rollout]
-                raise Rejected(str(problem), tasks, rollouts + unfinished) from problem
-            rollouts.append(rollout)
-            self._check(rollout, k, tasks, rollouts)
-        return MetaBatch(tasks, tuple(rollouts))
-
-    def _check(self, rollout: Rollout, phase: int, tasks: Tasks, rollouts: list[Rollout]) -> None:
-        """Reject the meta-batch if a rollout holds NaN or infinity, naming the tasks."""
-        for name in ("reward", "next_obs", "action"):
-            infinite = ~torch.isfinite(getattr(rollout, name))
-            by_step = infinite.any(-1) if infinite.dim() == 4 else infinite
-            wrong = (by_step & rollout.valid).any(2).any(0).tolist()
-            if any(wrong):
-                labels = [task.label for task, bad in zip(tasks, wrong, strict=True) if bad]
-                some = ", ".join(labels[:5])
-                reason = f"{name} is not finite in phase {phase} of {some}"
-                raise Rejected(reason, tasks, rollouts)
+        experiment, streams = self.experiment, self.streams
+        tasks = self.distribution.sample(experiment.meta_batch_size, "train", streams.tasks)
+        adaptation = Adaptation(
+            self.agent, self.collector, tasks, experiment.envs_per_task, streams, training=True
+        )
+        try:
+            return adaptation.complete()
+        except NotFinite as problem:
+            raise Rejected(str(problem), problem.batch) from problem
 
     def update(self, batch: MetaBatch) -> Metrics:
         """Let the agent learn, and make sure that what it became is finite."""
         metrics = self.agent.meta_update(batch)
-        wrong = [name for name, value in self._fetch(metrics).items() if not isfinite(value)]
-        if wrong or not all_finite(self.agent.state_dict()):
-            raise Rejected(
-                f"the meta-update made {', '.join(wrong) or 'parameters'} not finite",
-                batch.tasks,
-                list(batch.rollouts),
-            )
+        if not all_finite(self.agent.state_dict()):
+            raise Rejected("the meta-update made parameters not finite", batch)
         return metrics
 
     def evaluate(self) -> EvalResult:
@@ -249,17 +216,17 @@ class Trainer:
         result = evaluate(
             self.agent,
             self.distribution,
-            self.env,
+            self.collector,
             self.device,
             experiment.evaluation,
             experiment.evaluation.copies or experiment.envs_per_task,
-            experiment.meta_batch_size,
+            None,
             self.counters.env_steps,
             self.counters.meta_iterations,
         )
         result.save(self.folder.evaluations)
-        if self.counters.best is None or result.score() > self.counters.best:
-            self.counters.best = result.score()
+        if self.counters.best is None or result.rank() > self.counters.best:
+            self.counters.best = result.rank()
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         return result
 
@@ -316,11 +283,11 @@ class Trainer:
         self.counters.rejected_in_a_row += 1
         iteration = self.counters.meta_iterations + 1
         path = self.folder.rejected / f"{iteration}.pt"
-        rollouts = [vars(map_tensors(lambda x: x.cpu(), rollout)) for rollout in problem.rollouts]
+        experience = problem.batch.experience
         batch = {
             "reason": str(problem),
-            "tasks": vars(problem.tasks),
-            "rollouts": rollouts,
+            "tasks": vars(problem.batch.tasks),
+            "experience": [vars(map_tensors(lambda x: x.cpu(), each)) for each in experience],
             "agent": before["agent"],
         }
         checkpoint.save(batch, path)
@@ -334,13 +301,21 @@ class Trainer:
         return {}
 
     def _fetch(self, metrics: Metrics) -> dict[str, float]:
-        """Bring all metrics to the host at once."""
+        """Bring all metrics to the host at once; leave out, with a word, those not finite."""
         if not metrics:  # an agent that learns nothing may have nothing to say
             return {}
         stacked = torch.stack(
             [value.detach().float().to(self.device) for value in metrics.values()]
         )
-        return dict(zip(metrics, stacked.tolist(), strict=True))
+        values = dict(zip(metrics, stacked.tolist(), strict=True))
+        wrong = [name for name, value in values.items() if not isfinite(value)]
+        if wrong:
+            print(
+                f"not finite after {self.counters.meta_iterations} meta-iterations, and left out: "
+                f"{', '.join(wrong)}",
+                flush=True,
+            )
+        return {name: value for name, value in values.items() if isfinite(value)}
 
     def _record_final(self, result: EvalResult) -> None:
         if not self.wandb.recording:
@@ -355,24 +330,23 @@ class Trainer:
         self.wandb.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")
 
 
-def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
-    """Return the mean return and success of each phase, of the first and of the last.
+def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
+    """Return the mean of each score in each phase, in the first and in the last.
 
     Whatever else the simulator reports is counted over a phase.
     """
     metrics: Metrics = {}
-    for k, rollout in enumerate(rollouts):
-        episodes = int(rollout.last.sum(0).max())
-        returns = episode_sums(rollout, rollout.reward, episodes).mean()
-        success = episode_success(rollout, episodes).mean()
-        ends = [("before", 0), ("after", len(rollouts) - 1)]
+    judged = {score.quantity for score in scores}
+    for k, experience in enumerate(batch.experience):
+        found = episode_scores(experience, scores, episodes_in(experience))
+        ends = [("before", 0), ("after", len(batch.experience) - 1)]
         for label in [f"phase_{k}", *(name for name, which in ends if which == k)]:
-            metrics[f"return/{label}"] = returns
-            if "success" in rollout.metrics:
-                metrics[f"success/{label}"] = success
-        for name, happened in rollout.metrics.items():
-            if name != "success":
-                metrics[f"{name}/phase_{k}"] = (happened * rollout.valid).sum()
+            for score in scores:
+                metrics[f"{score.label}/{label}"] = found[score.name].mean()
+        for name, happened in experience.metrics.items():
+            if name not in judged and isinstance(experience, Rollout):
+                counted = torch.where(experience.valid, happened, 0.0)
+                metrics[f"{name}/phase_{k}"] = counted.sum()
     return metrics
 
 

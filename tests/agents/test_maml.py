@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from playing import Player
 from torch.func import functional_call, hessian, jacrev
 
 from agents import maml_ppo, maml_trpo
@@ -17,7 +18,6 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, TimeStep, all_finite
 from meta_rl.learning.policy import from_by_task
 from meta_rl.learning.ppo import clipped_surrogate
 from meta_rl.learning.trust_region import TrustRegionConfig, ravel, unravel
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=20, test_goals=20))
@@ -31,12 +31,12 @@ def make_agent(algorithm=maml_trpo, seed=0, **settings):
 
 
 def make_worker(seed=0):
-    return RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    return Player(FAMILY, CPU, Streams(seed, CPU))
 
 
 def play(agent, worker, tasks, copies=COPIES):
     """Let the agent play its phases, adapting between them, as a trainer does."""
-    context, rollouts = agent.begin(tasks, copies), []
+    context, rollouts = agent.begin(tasks, copies, True), []
     for k, phase in enumerate(agent.phases):
         if k > 0:
             context = agent.adapt(context, rollouts[-1])
@@ -148,7 +148,7 @@ class Quadratic(MAML):
 def quadratic(adaptation_steps, **settings):
     """A quadratic learner, its θ, its centres, and its supports."""
     config = MAMLConfig(adaptation_steps=adaptation_steps, **settings)
-    agent = Quadratic(config, EnvSpec(2, (-1.0,), (1.0,), 1), CPU, seed=0)
+    agent = Quadratic(config, EnvSpec.box(2, (-1.0,), (1.0,), 1), CPU, seed=0)
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
     samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
@@ -212,7 +212,7 @@ def test_the_agents_keep_the_protocol(algorithm):
 def test_every_task_begins_at_theta(algorithm):
     agent = make_agent(algorithm)
 
-    context = agent.begin(FAMILY.tasks("test"), COPIES)
+    context = agent.begin(FAMILY.tasks("test"), COPIES, True)
 
     assert context["steps"].tolist() == [0] * 20
     for name, value in context["policy"].items():
@@ -235,7 +235,7 @@ def test_acting_and_adapting_never_change_theta(algorithm):
 def test_a_context_is_a_value_that_acting_and_adapting_leave_alone():
     agent = make_agent()
     tasks = FAMILY.tasks("test")[:3]
-    context = agent.begin(tasks, COPIES)
+    context = agent.begin(tasks, COPIES, True)
     rollout, after = make_worker().collect(agent, context, tasks, COPIES, agent.phases[0])
     kept = copy.deepcopy(context)
     agent.adapt(context, rollout)
@@ -265,7 +265,7 @@ def test_adapting_one_task_leaves_the_others_alone_bit_for_bit():
     rollout = batch.rollouts[0]
     reward = rollout.reward.clone()
     reward[:, 1] = torch.randn(reward[:, 1].shape, generator=torch.Generator().manual_seed(0))
-    begin = agent.begin(batch.tasks, COPIES)
+    begin = agent.begin(batch.tasks, COPIES, True)
 
     context = agent.adapt(begin, rollout)
     changed = agent.adapt(begin, replace(rollout, reward=reward))
@@ -280,7 +280,7 @@ def test_adapting_one_task_leaves_the_others_alone_bit_for_bit():
 def test_padding_has_no_influence_on_adaptation(normalize_advantage):
     agent = make_agent(normalize_advantage=normalize_advantage)
     batch, _ = play(agent, make_worker(), FAMILY.tasks("test")[:3])
-    begin = agent.begin(batch.tasks, COPIES)
+    begin = agent.begin(batch.tasks, COPIES, True)
 
     context = agent.adapt(begin, padded(batch.rollouts[0]))
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from playing import Player
 
 from agents.rl2_ppo import Config, build
 from envs.point_navigation import Config as PointConfig
@@ -10,7 +11,6 @@ from meta_rl.core.episodes import episode_sums
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks, TimeStep
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=12, test_goals=5))
@@ -29,12 +29,12 @@ def make_agent(**settings):
 
 
 def make_worker(family=FAMILY, seed=0):
-    return RolloutWorker(family, family.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    return Player(family, CPU, Streams(seed, CPU))
 
 
 def trial(agent, worker, tasks, copies=COPIES):
     """Let the agent play one trial on each task; return it with the memory after it."""
-    context, rollouts = agent.begin(tasks, copies), []
+    context, rollouts = agent.begin(tasks, copies, True), []
     for phase in agent.phases:
         previous = rollouts[-1] if rollouts else None
         rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
@@ -67,7 +67,7 @@ def recomputed(agent, trials, memory):
 
 def test_a_memory_outlives_the_episode_and_other_tasks_begin_with_an_empty_one():
     agent = make_agent()
-    empty = agent.begin(some_tasks(), COPIES)
+    empty = agent.begin(some_tasks(), COPIES, True)
     assert empty.shape == (TASKS, COPIES, 8) and not empty.any()
 
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_a_memory_outlives_the_episode_and_other_tasks_begin_with_an_empty_one()
         _, _, forgetful = agent.act(empty, time_step(first=True, seed=1), None)
 
     assert (next_episode - forgetful).abs().amin((0, 1)).max() > 1e-3
-    assert not agent.begin(some_tasks(1), COPIES).any()
+    assert not agent.begin(some_tasks(1), COPIES, True).any()
 
 
 def test_a_trial_goes_on_where_the_last_episode_ended():
@@ -93,7 +93,7 @@ def test_adapting_is_an_identity_because_acting_has_remembered():
     agent, worker = make_agent(), make_worker()
     tasks = some_tasks()
     rollout, context = worker.collect(
-        agent, agent.begin(tasks, COPIES), tasks, COPIES, agent.phases[0]
+        agent, agent.begin(tasks, COPIES, True), tasks, COPIES, agent.phases[0]
     )
     assert context.abs().sum() > 0
     assert agent.adapt(context, rollout) is context
@@ -266,7 +266,7 @@ class TwoDoors(PointNavigation):
 
     def __init__(self):
         super().__init__(PointConfig(horizon=4, test_goals=2))
-        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), 4)
+        self.spec = EnvSpec.box(2, (-1.0, -1.0), (1.0, 1.0), 4)
 
     def sample(self, count, split, generator):
         side = torch.randint(2, (count,), generator=generator)

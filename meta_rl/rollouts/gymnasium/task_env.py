@@ -94,8 +94,7 @@ class GymnasiumTaskEnv:
         self._spec = spec
         self._device = device
         self._max_workers = workers
-        self._low = np.array(spec.action_low, dtype=np.float32)
-        self._high = np.array(spec.action_high, dtype=np.float32)
+        self._low, self._high = np.array(spec.action_bounds, dtype=np.float32)
         self._workers: list[Worker] = []
         self._staging: Staging | None = None
         self._tasks: Tasks | None = None
@@ -231,7 +230,13 @@ class GymnasiumTaskEnv:
         here, there = context.Pipe()
         process = context.Process(
             target=gymnasium_worker.serve,
-            args=(there, number, self._spec.horizon, self._pickled_family),
+            args=(
+                there,
+                number,
+                self._spec.horizon,
+                self._spec.action_space,
+                self._pickled_family,
+            ),
             name=f"environment worker {number}",
             daemon=True,
         )

@@ -219,7 +219,7 @@ def test_a_damaged_evaluation_is_named_and_never_a_traceback(run, ending):
             assert "make it again" in str(error)
             refused += 1
         else:  # a byte that means nothing to the cells, such as a zip file's dates
-            np.testing.assert_array_equal(read.success, whole.success)
+            np.testing.assert_array_equal(read.scores["success"], whole.scores["success"])
     assert refused >= 15
 
 
@@ -402,7 +402,7 @@ def test_where_output_goes_is_checked_before_any_work(
         raise AssertionError("work was done for an output that cannot be written")
 
     for place in (
-        "meta_rl.rollouts.collector.RolloutWorker.collect",
+        "meta_rl.rollouts.collector.RolloutCollector.collect",
         "meta_rl.evaluation.finished.load_runs",
         "meta_rl.runs.trained.load_trained",
     ):
@@ -422,7 +422,7 @@ def test_a_default_place_that_is_needed_is_checked_before_any_work(
     def collect(*arguments, **options):
         raise AssertionError("played before the output was checked")
 
-    monkeypatch.setattr("meta_rl.rollouts.collector.RolloutWorker.collect", collect)
+    monkeypatch.setattr("meta_rl.rollouts.collector.RolloutCollector.collect", collect)
     meta_rl(*words).fails_with(f"cannot write runs/small/{folder}/point-0", "another --output")
 
 

@@ -4,7 +4,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.func import functional_call, grad, vmap
 
 from meta_rl.core.distributions import Gaussian
-from meta_rl.learning.policy import GaussianMLP, by_task, for_each_task, from_by_task
+from meta_rl.learning.policy import MLPPolicy, by_task, for_each_task, from_by_task
 
 CPU = torch.device("cpu")
 M, B, A = 3, 7, 2
@@ -12,7 +12,7 @@ OBSERVATION = 4
 
 
 def make_policy(activation="tanh", hidden_sizes=(8, 5), min_std=1e-6):
-    return GaussianMLP(OBSERVATION, A, hidden_sizes, activation, initial_std=0.5, min_std=min_std)
+    return MLPPolicy(OBSERVATION, A, hidden_sizes, activation, initial_std=0.5, min_std=min_std)
 
 
 def task_parameters(policy, seed=0):
