@@ -80,7 +80,7 @@ def test_it_repeats_itself_and_measures_each_budget_on_the_way(scratch, small_co
             seed=seed,
             threads=1,
         )
-        return scratch.train_and_measure(args)[1].episode_return[0, :, 0]
+        return scratch.train_and_measure(args)[1].scores["episode_return"][0, :, 0]
 
     first = returns(0, (2, 4))
     assert len(np.unique(first[:, 0])) == 3  # it has learned something from each

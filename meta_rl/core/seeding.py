@@ -1,13 +1,17 @@
 """Randomness: one named generator a purpose, all from one seed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from meta_rl.core.types import Tasks
+
+
+Shape: TypeAlias = Sequence[Any]
+"""Sizes of axes: whole numbers, or the symbols that stand for them while torch exports."""
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -27,11 +31,11 @@ def make_generator(seed: int, purpose: str, device: torch.device | str = "cpu") 
 class Noise(Protocol):
     """The chance in actions: it knows whose each number is, so that agents need not."""
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers; the task axis M comes first."""
         ...
 
-    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw numbers uniform in [0, 1); the task axis M comes first."""
         ...
 
@@ -42,12 +46,12 @@ class SharedNoise:
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers."""
         device = self.generator.device
         return torch.randn(shape, generator=self.generator, device=device, dtype=dtype)
 
-    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw numbers uniform in [0, 1)."""
         device = self.generator.device
         return torch.rand(shape, generator=self.generator, device=device, dtype=dtype)
@@ -61,17 +65,15 @@ class TaskNoise:
         # On the CPU, whatever the device: one copy a step is cheaper than a kernel a task.
         self.by_task = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers, task by task."""
         return self._drawn(torch.randn, shape, dtype)
 
-    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw numbers uniform in [0, 1), task by task."""
         return self._drawn(torch.rand, shape, dtype)
 
-    def _drawn(
-        self, draw: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
+    def _drawn(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         assert shape[0] == len(self.by_task), "the first axis of noise is the tasks'"
         rows = [draw(shape[1:], generator=own, dtype=dtype) for own in self.by_task]
         return torch.stack(rows).to(self.device)
@@ -83,11 +85,11 @@ class GivenNoise:
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the numbers."""
         return self.numbers.to(dtype)
 
-    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the numbers' normal distribution function, which is uniform in (0, 1)."""
         uniform: Tensor = torch.special.ndtr(self.numbers.to(dtype))
         return uniform

@@ -62,8 +62,8 @@ def evaluate(
     plays episodes of its own, whose experience is then forgotten.
 
     Args:
-        tasks_at_once: Tasks to play together, which has no effect on the result but the rounding
-            of sums; none takes as many as fit.
+        tasks_at_once: Most tasks to play together, which has no effect on the result but the
+            rounding of sums; never more than fit.
         unfinished: File of this very evaluation, to go on from where it was interrupted; see
             `Cells`. It is left for the caller to delete once the result is written.
     """
@@ -76,7 +76,8 @@ def evaluate(
         unfinished,
     )
     missing = cells.missing
-    size = tasks_at_once or tasks_that_fit(agent, distribution, collector, max(copies, columns))
+    size = tasks_that_fit(agent, distribution, collector, max(copies, columns))
+    size = min(size, tasks_at_once or size)
     for start in range(0, len(missing), size):
         rows = missing[start : start + size]
         found = _evaluate_chunk(

@@ -220,7 +220,7 @@ class Trainer:
             self.device,
             experiment.evaluation,
             experiment.evaluation.copies or experiment.envs_per_task,
-            None,
+            experiment.meta_batch_size,
             self.counters.env_steps,
             self.counters.meta_iterations,
         )

@@ -13,7 +13,7 @@ from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
-from meta_rl.core.seeding import Streams
+from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, TimeStep, all_finite, map_tensors
 from meta_rl.learning.policy import from_by_task
 from meta_rl.learning.ppo import clipped_surrogate
@@ -63,7 +63,7 @@ def double(data):
 def in_double(agent, batch):
     """The agent and its experience in double precision, where finite differences are sharp."""
     agent.theta = {name: value.double() for name, value in agent.theta.items()}
-    return replace(batch, rollouts=tuple(map(double, batch.rollouts)))
+    return replace(batch, experience=tuple(map(double, batch.rollouts)))
 
 
 def task_log_prob(agent, params, samples, m):
@@ -317,7 +317,8 @@ def test_deterministic_acting_is_the_mean_of_each_task_s_own_policy():
         torch.testing.assert_close(action[m], policy.mean)
         torch.testing.assert_close(log_prob[m], policy.log_prob(policy.mean))
     drawn, again = (
-        agent.act(context, timestep, torch.Generator().manual_seed(1))[0] for _ in range(2)
+        agent.act(context, timestep, SharedNoise(torch.Generator().manual_seed(1)))[0]
+        for _ in range(2)
     )
     assert torch.equal(drawn, again) and not torch.equal(drawn, action)
 
@@ -418,7 +419,7 @@ def test_the_curvature_is_the_hessian_of_the_divergence_after_adaptation(
         trust_region=TrustRegionConfig(damping=damping),
     )
     batch = in_double(agent, meta_batch(agent, tasks=2))
-    batch = replace(batch, rollouts=tuple(map(padded, batch.rollouts)))
+    batch = replace(batch, experience=tuple(map(padded, batch.rollouts)))
     *supports, query = (double(prepare(rollout, agent.config)) for rollout in batch.rollouts)
     theta = ravel(agent.theta)
     size = len(theta)
@@ -484,7 +485,7 @@ def test_trpo_keeps_the_very_theta_when_the_experience_is_not_finite():
     broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], reward=reward))
     theta = copy.deepcopy(agent.theta)
 
-    metrics = agent.meta_update(replace(batch, rollouts=broken))
+    metrics = agent.meta_update(replace(batch, experience=broken))
 
     assert metrics["outer/accepted"] == 0
     assert all(torch.equal(agent.theta[name], theta[name]) for name in theta)
@@ -497,7 +498,7 @@ def test_ppo_shows_that_the_experience_was_not_finite():
     reward[3, 1, 2] = torch.nan
     broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], reward=reward))
 
-    metrics = agent.meta_update(replace(batch, rollouts=broken))
+    metrics = agent.meta_update(replace(batch, experience=broken))
 
     assert not torch.isfinite(metrics["outer/loss_before"])  # so the trainer rejects the update
 
@@ -511,7 +512,7 @@ def test_ppo_shows_that_only_a_gradient_was_not_finite():
     log_prob[best // COPIES, 0, best % COPIES] -= 200
     broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], log_prob=log_prob))
 
-    metrics = agent.meta_update(replace(batch, rollouts=broken))
+    metrics = agent.meta_update(replace(batch, experience=broken))
 
     assert torch.isfinite(metrics["outer/loss_before"])
     assert not all_finite(agent.state_dict())  # so the trainer rejects the update
