@@ -9,7 +9,6 @@ from torch import Tensor
 
 from meta_rl.core.types import Tasks
 
-
 Shape: TypeAlias = Sequence[Any]
 """Sizes of axes: whole numbers, or the symbols that stand for them while torch exports."""
 
