@@ -72,8 +72,8 @@ def test_the_guides_family_is_one_new_file_that_agents_learn_in(meta_rl, tmp_pat
     meta_rl(*command_with("--envs.name lever"), *QUIET)
 
     returns = after_adaptation(tmp_path / "runs" / "guide")
-    assert returns[-5:].mean() > returns[:5].mean() + 2
+    assert returns[-5:].mean() > returns[:3].mean() + 0.5
     rows = (tmp_path / "runs" / "guide" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(rows[-2])
-    assert last["return/after"] > last["return/before"]
+    assert last["return/after"] > last["return/before"] + 2
     assert re.search(r"^lever +Pull a lever", meta_rl("list", "envs"), re.MULTILINE)

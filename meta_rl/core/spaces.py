@@ -74,7 +74,8 @@ def bounds(space: Space) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the least and the largest numbers of a value as a vector."""
     box = spaces.flatten_space(space)
     assert isinstance(box, spaces.Box)
-    return tuple(box.low.reshape(-1).tolist()), tuple(box.high.reshape(-1).tolist())
+    low, high = (end.reshape(-1).astype(float).tolist() for end in (box.low, box.high))
+    return tuple(low), tuple(high)
 
 
 def to_plain(space: Space) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def to_plain(space: Space) -> dict[str, Any]:
             nvec, start = space.nvec.tolist(), space.start.tolist()
             return {"kind": "MultiDiscrete", "nvec": nvec, "start": start}
         case spaces.MultiBinary():
-            return {"kind": "MultiBinary", "shape": list(space.shape)}
+            return {"kind": "MultiBinary", "n": space.n}
         case spaces.Dict():
             parts = {name: to_plain(part) for name, part in space.spaces.items()}
             return {"kind": "Dict", "spaces": parts}
@@ -112,7 +113,7 @@ def from_plain(data: dict[str, Any]) -> Space:
         case "MultiDiscrete":
             return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
         case "MultiBinary":
-            return spaces.MultiBinary(data["shape"])
+            return spaces.MultiBinary(data["n"])
         case "Dict":
             return spaces.Dict({name: from_plain(part) for name, part in data["spaces"].items()})
         case "Tuple":

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+OBJECTIVE = ("outer/loss", "outer/loss_after", "outer/kl")
+"""Metrics by which agents tell what the update led to: if one is not finite, neither is that."""
+
+
 class Rejected(Exception):  # noqa: N818
     """A meta-update that must not count: something in it is not finite."""
 
@@ -206,8 +210,11 @@ class Trainer:
     def update(self, batch: MetaBatch) -> Metrics:
         """Let the agent learn, and make sure that what it became is finite."""
         metrics = self.agent.meta_update(batch)
-        if not all_finite(self.agent.state_dict()):
-            raise Rejected("the meta-update made parameters not finite", batch)
+        objective = {name: metrics[name] for name in OBJECTIVE if name in metrics}
+        if not all_finite((self.agent.state_dict(), objective)):
+            raise Rejected(
+                "the meta-update made parameters, or the objective under them, not finite", batch
+            )
         return metrics
 
     def evaluate(self) -> EvalResult:
