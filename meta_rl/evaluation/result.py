@@ -166,8 +166,8 @@ class EvalResult:
         summary = read_summary(path)
         cells_path = path.with_suffix(".npz")
         try:
-            judged_by = _judged_by(summary)
             with cells_path.open("rb") as file, np.load(file, allow_pickle=False) as cells:
+                judged_by = _judged_by(summary)
                 result = cls(
                     names=tuple(cells["names"].tolist()),
                     index=tuple(cells["index"].tolist()),
@@ -184,7 +184,7 @@ class EvalResult:
             _, stages, tasks, _ = result.shape
             sizes = (len(result.adaptation_episodes), len(result.names), len(result.index))
             shapes = {cells.shape for cells in result.scores.values()}
-            if sizes != (stages, tasks, tasks) or len(shapes) != 1:
+            if sizes != (stages, tasks, tasks) or len(shapes) > 1:
                 raise ValueError("its arrays do not fit together")
         except Exception as error:  # whatever numpy and zipfile stumble over in a damaged file
             raise _unreadable(cells_path, error) from error
@@ -207,6 +207,13 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
+def _judged_by(summary: Mapping[str, Any]) -> tuple[Score, ...]:
+    """Return what a file's result is judged by; older files do not say it."""
+    if "scores" in summary:
+        return tuple(Score(**score) for score in summary["scores"])
+    return (RETURN,) if summary["protocol"]["success_rule"] is None else (SUCCESS, RETURN)
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError):
@@ -217,10 +224,3 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         f"cannot read the evaluation {path}: {reason}; make it again with `meta-rl evaluate`, or "
         f"delete it"
     )
-
-
-def _judged_by(summary: Mapping[str, Any]) -> tuple[Score, ...]:
-    """Return what a file's result is judged by; older files do not say it."""
-    if "scores" in summary:
-        return tuple(Score(**score) for score in summary["scores"])
-    return (RETURN,) if summary["protocol"]["success_rule"] is None else (SUCCESS, RETURN)

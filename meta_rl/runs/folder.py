@@ -127,9 +127,9 @@ class RunFolder:
 
     def _config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
         try:
+            if not path.is_file():
+                raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
             data = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"cannot read {path}: {error}") from error

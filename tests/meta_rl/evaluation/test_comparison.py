@@ -12,7 +12,7 @@ import yaml
 from matplotlib.colors import to_rgb
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.types import RETURN, SUCCESS
+from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.comparison import Group, group_runs, improvement
 from meta_rl.evaluation.finished import Wanted, choose_evaluation, load_run
 from meta_rl.evaluation.result import EvalResult
@@ -395,6 +395,19 @@ def test_seeds_share_a_name_that_other_settings_do_not(small_config):
 
     assert shared_name(one) == shared_name(seed) != shared_name(other)
     assert re.fullmatch(r"nav-[0-9a-f]{8}", shared_name(one))
+
+
+def test_runs_without_a_common_score_are_refused(meta_rl, runs):
+    (path,) = (runs / "slower-seed0" / "evaluations").glob("*.json")
+    result = EvalResult.load(path)
+    accuracy = Score("accuracy", "accuracy", "correct", "mean")
+    scores = {"accuracy": result.scores["success"]}
+    replace(result, scores=scores, judged_by=(accuracy,)).save_as(path)
+    both = (runs / "maml-seed0", runs / "slower-seed0", "--allow-different-protocols")
+    for command in ("compare", "report"):
+        meta_rl(command, *both).fails_with(
+            "no score in common (maml: success, episode_return; slower: accuracy)"
+        )
 
 
 NAMES = [
