@@ -183,6 +183,7 @@ def prepare(
         gamma: Discount instead of the config's; advantages are differentiable in it.
         lambda_: Weight of longer backups instead of the config's, likewise.
     """
+    rollout = rollout.masked()
     advantage = baseline_advantage(
         rollout.obs,
         rollout.next_obs,
