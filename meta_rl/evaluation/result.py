@@ -114,12 +114,14 @@ class EvalResult:
         return columns, rows
 
     def metrics(self) -> dict[str, float]:
-        """Return the stages' means under the names that logs use."""
+        """Return the stages' means as logs name them: by the split, `evaluation/` for test."""
+        split = self.protocol["split"]
+        section = "evaluation" if split == "test" else split
         logged = {}
         for row in self.summary()["stages"]:
             for quantity, name in (("episode_return", "return"), ("success", "success")):
                 if quantity in row:
-                    logged[f"evaluation/{name}/stage_{row['stage']}"] = row[quantity]["mean"]
+                    logged[f"{section}/{name}/stage_{row['stage']}"] = row[quantity]["mean"]
         return logged
 
     def score(self) -> tuple[float, float]:
