@@ -4,7 +4,7 @@
 """
 
 import os
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -79,8 +79,8 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         self.closed = True  # until there is anything to close
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, got {num_envs}")
-        if split not in ("train", "test"):
-            raise UserError(f"split must be train or test, got {split!r}")
+        if split not in get_args(Split):
+            raise UserError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
         spec = distribution.spec
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs

@@ -30,7 +30,7 @@ class Args:
     """JSON file to write."""
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
-    splits: tuple[Literal["test", "train"], ...] = ("test",)
+    splits: tuple[Literal["test", "validation", "train"], ...] = ("test",)
     """Tasks whose evaluations to take."""
     actions: tuple[Literal["sampled", "deterministic"], ...] = ("sampled",)
     """Kinds of actions whose evaluations to take."""

@@ -57,7 +57,7 @@ class Args:
     or 3."""
     actions: Literal["sampled", "deterministic"] = "sampled"
     """Measure with actions drawn from the policy, or with its mode."""
-    split: Literal["train", "test"] = "test"
+    split: Literal["train", "validation", "test"] = "test"
     """Tasks that agents are trained on, or held-out ones."""
     goals: int | None = None
     """Take only the first so many goals of each task name; none is as the config says."""

@@ -80,7 +80,7 @@ class Config:
     horizon: int = MAX_HORIZON
     """Environment steps after which an episode is truncated."""
     goal_seed: int = 0
-    """Seed of the goals of both splits."""
+    """Seed of the train and test goals, and of one apart for validation goals."""
     train_goal_sets: int = 1
     """Train on so many sets of Meta-World's 50 goals a class, drawn with seeds goal_seed,
     goal_seed + 2, ...; the test goals stay the same. The benchmarks have one."""

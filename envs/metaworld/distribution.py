@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from envs.metaworld.config import TASK_NAMES, Config
-from envs.metaworld.goals import Goals, benchmark_goals
+from envs.metaworld.config import GOALS_PER_SET, TASK_NAMES, Config
+from envs.metaworld.goals import Goals, benchmark_goals, validation_goals
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Task, Tasks
@@ -25,7 +26,8 @@ class MetaworldDistribution(SimulatedFamily):
     With `train_goal_sets` there are more training goals, which the benchmark does not have.
 
     Task: the vector that Meta-World draws for a goal (and, in most classes, an object) position,
-    in metres; training goals have the first indices, the 50 test goals those after them.
+    in metres; training goals have the first indices, then come 50 test goals, then 50 validation
+    goals: of the training classes, and new.
     Observation (39,): hand position in metres, gripper opening, up to two objects' positions and
     quaternions; the same of the step before; three zeros where the goal would be.
     Action (4,): displacement of the hand as a fraction of 1 cm, gripper effort.
@@ -40,9 +42,9 @@ class MetaworldDistribution(SimulatedFamily):
         native = config.simulator == "native"
         self._config = config
         self._goals = goals
-        self._goals_of_class = {
-            split: len(next(iter(by_name.values()))) for split, by_name in goals.items()
-        }
+        train, test = (len(next(iter(goals[split].values()))) for split in ("train", "test"))
+        self._goals_of_class = {"train": train, "test": test, "validation": GOALS_PER_SET}
+        self._first_index = {"train": 0, "test": train, "validation": train + test}
         self._goal_sizes = {
             name: len(vectors[0]) for by_name in goals.values() for name, vectors in by_name.items()
         }
@@ -61,7 +63,8 @@ class MetaworldDistribution(SimulatedFamily):
 
         Tasks come in the order of the classes, so that a world slot seldom changes its class.
         """
-        classes, goals = list(self._goals[split]), self._goals_of_class[split]
+        classes = list(self._goals_of(split))
+        goals = self._goals_of_class[split]
         available = len(classes) * goals
         if not 1 <= count <= available:
             raise UserError(self._count_message(count, available, split))
@@ -79,7 +82,7 @@ class MetaworldDistribution(SimulatedFamily):
         return Tasks.stack(
             [
                 self._task(name, split, goal)
-                for name in self._goals[split]
+                for name in self._goals_of(split)
                 for goal in range(self._goals_of_class[split])
             ]
         )
@@ -134,10 +137,17 @@ class MetaworldDistribution(SimulatedFamily):
         return {"metaworld": by_metaworld}
 
     def _task(self, name: str, split: Split, goal: int) -> Task:
-        params = self._goals[split][name][goal]
+        params = self._goals_of(split)[name][goal]
         padding = [0.0] * (self._params_size - len(params))
-        index = goal if split == "train" else self._goals_of_class["train"] + goal
-        return Task(self.family, name, index, (*params, *padding))
+        return Task(self.family, name, self._first_index[split] + goal, (*params, *padding))
+
+    def _goals_of(self, split: Split) -> dict[str, list[list[float]]]:
+        return self._validation_goals if split == "validation" else self._goals[split]
+
+    @cached_property
+    def _validation_goals(self) -> dict[str, list[list[float]]]:
+        """Drawn only for who asks for them, since the first time takes a while."""
+        return validation_goals(self._config)
 
     def _count_message(self, count: int, available: int, split: Split) -> str:
         if count < 1:

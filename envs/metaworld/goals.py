@@ -16,6 +16,11 @@ from envs.metaworld.config import GOALS_PER_SET, Config
 
 logger = logging.getLogger(__name__)
 
+VALIDATION_SEED_OFFSET = 2**31 + 1
+"""From `goal_seed` to the seed of validation goals. It is odd, and 2**32 - 1 less is even and
+negative, so the seed is none of `goal_seed`, `goal_seed` + 1, or `goal_seed` + 2, 4, ..., which
+train and test goals are drawn with."""
+
 Goals: TypeAlias = dict[str, dict[str, list[list[float]]]]
 """Goal vectors by split and task name; the names are in the benchmark's order."""
 
@@ -29,6 +34,15 @@ def benchmark_goals(config: Config) -> Goals:
         for name, vectors in goals["train"].items():
             vectors += further["train"][name]
     return goals
+
+
+def validation_goals(config: Config) -> dict[str, list[list[float]]]:
+    """Return new goals of the training classes, by name, that no other split has.
+
+    They are not of the test classes: a checkpoint that is chosen by those would be fitted to them.
+    """
+    seed = (config.goal_seed + VALIDATION_SEED_OFFSET) % (2**32 - 1)
+    return _goal_set(replace(config, goal_seed=seed))["train"]
 
 
 def _goal_set(config: Config) -> Goals:

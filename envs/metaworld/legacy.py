@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from envs.metaworld.goals import Goals
+from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
 from meta_rl.core.seeding import Noise, SharedNoise, make_generator
 from meta_rl.core.types import Context, EnvSpec, Rollout, Tasks, TimeStep
@@ -186,6 +187,8 @@ def evaluate_as_metaworld(
     each name as metaworld's defaults assume. Each of `config.adaptation_steps` adaptations learns
     from as many episodes as in our own evaluation with so many copies, one after the other.
     """
+    if config.split == "validation":
+        raise UserError("metaworld's own count has no validation split: give --split train or test")
     spec, benchmark = distribution.spec, GoalsDrawn(goals_drawn)
     tasks = choose_tasks(distribution, config.split, config.goals or GOALS)
     sharing = copies if agent.copies_share_experience else 1

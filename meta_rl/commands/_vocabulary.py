@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import TrainedAgent
 
-Split: TypeAlias = Literal["train", "test"]
+Split: TypeAlias = Literal["train", "validation", "test"]
 """As `meta_rl.core.protocols.Split`, which would load torch for a help page."""
 Actions: TypeAlias = Literal["sampled", "deterministic"]
 File: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
@@ -56,7 +56,7 @@ class OneTask(OneRun):
     """Goal of the task: an index from 0, or numbers of your own, such as --goal=-0.1,0.8,0.2.
     Without it, the first goal."""
     split: Split = "test"
-    """Split that has the task: train, or test for held-out tasks."""
+    """Split that has the task: train, validation, or test for held-out tasks."""
     episodes: int | None = None
     """Episodes to learn from in each round, at least 1. Without it, as many as in training."""
     seed: int = 0
@@ -73,7 +73,7 @@ class SomeRuns:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = ()
     """Run folders, such as runs/*. Paths that are no run folders are skipped."""
     split: Split = "test"
-    """Evaluations on this split of the tasks: train, or test for held-out tasks."""
+    """Evaluations on this split of the tasks: train, validation, or test for held-out tasks."""
     actions: Actions = "sampled"
     """Evaluations with actions drawn from the policy, or with its mode."""
     checkpoint: Literal["latest", "best"] | None = None

@@ -34,7 +34,8 @@ class Arguments(OneRun):
     """
 
     split: Split | None = None
-    """Split to measure on: train, or test for held-out tasks."""
+    """Split to measure on: train, validation, or test for held-out tasks. Without it, as in the
+    config: test, unless it says otherwise."""
     goals: int | None = None
     """First goals of each task name to measure on, at least 1. Without it here and in the config,
     all."""
@@ -142,12 +143,12 @@ def measure_all(
     show_result(result, title)
     if given.by_task:
         show_by_task(result)
-    selected_here = experiment.evaluation.every > 0 and experiment.evaluation.split == config.split
-    if given.checkpoint == "best" and selected_here:
+    chosen_on = experiment.evaluation.choose_on if experiment.evaluation.every > 0 else None
+    if given.checkpoint == "best" and chosen_on == config.split:
         print(
             f"warning: this checkpoint was selected as the best on {config.split} tasks, the very "
-            f"ones it is measured on, which flatters it; train with --evaluation.split train to "
-            f"select on others"
+            f"ones it is measured on, which flatters it; train with "
+            f"--evaluation.choose-on validation to select on others"
         )
     if place is not None:
         path = result.save_as(place) if place.suffix == ".json" else result.save(place)

@@ -118,9 +118,11 @@ class EvalResult:
         return columns, rows
 
     def metrics(self) -> dict[str, float]:
-        """Return the stages' means under the names that logs use."""
+        """Return the stages' means as logs name them: by the split, `evaluation/` for test."""
+        split = self.protocol["split"]
+        section = "evaluation" if split == "test" else split
         return {
-            f"evaluation/{score.label}/stage_{stage}": float(
+            f"{section}/{score.label}/stage_{stage}": float(
                 self.scores[score.name][:, stage].mean((0, 2)).mean()
             )
             for stage in range(len(self.adaptation_episodes))

@@ -48,8 +48,12 @@ class EvaluationConfig:
 
     every: int = 0
     """Meta-iterations between evaluations while training; 0 evaluates at the end only."""
-    split: Literal["train", "test"] = "test"
-    """Which tasks: those trained on, or held-out ones."""
+    choose_on: Literal["train", "validation", "test"] = "validation"
+    """Split that evaluations while training measure, and that best.pt is chosen on: train,
+    validation or test."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Split that `meta-rl evaluate` measures unless its --split names another. Training always
+    ends with an evaluation of the test split."""
     goals: int | None = None
     """Take only the first so many goals of each task name; none takes all."""
     adaptation_steps: int = 1
@@ -171,6 +175,10 @@ def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any
             f"{source} is a config of version {version}, but this is meta-rl for version "
             f"{VERSION}; see docs/architecture.md for what changed, or install the other"
         )
+    evaluation = data.get("evaluation")
+    if isinstance(evaluation, Mapping) and "split" in evaluation:
+        # before there was `choose_on`, the checkpoint was chosen on what was measured
+        data["evaluation"] = {"choose_on": evaluation["split"], **evaluation}
     sections: dict[str, Any] = {}
     packages: tuple[tuple[str, catalog.Package], ...] = (("agent", "agents"), ("envs", "envs"))
     for section, package in packages:

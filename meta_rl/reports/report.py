@@ -44,7 +44,7 @@ def make_page(
     """
     protocol = groups[0].first.protocol
     where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
-    tasks = "held-out" if protocol["split"] == "test" else "training"
+    tasks = {"train": "training", "test": "held-out"}.get(protocol["split"], protocol["split"])
     runs = [run for group in groups for run in group.runs]
     with rc_context(STYLE):
         sections = [

@@ -15,12 +15,12 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.episodes import episode_scores
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.protocols import MetaAgent, Split
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, Rollout, Score, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
-from meta_rl.evaluation.protocol import make_protocol
+from meta_rl.evaluation.protocol import BEST_IS_CHOSEN_ON, check_choosing, make_protocol
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import catalog
 from meta_rl.experiment.building import (
@@ -30,7 +30,7 @@ from meta_rl.experiment.building import (
     set_threads,
     worker_count,
 )
-from meta_rl.experiment.config import EvaluationConfig, Experiment, to_dict
+from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.experiment.identity import shared_name
 from meta_rl.rollouts.adaptation import Adaptation, NotFinite, episodes_in
 from meta_rl.runs import checkpoint
@@ -91,7 +91,9 @@ class Trainer:
         # Asks for a meta-batch once, so that one too large is refused before anything is made.
         scratch = torch.Generator().manual_seed(0)
         self.distribution.sample(experiment.meta_batch_size, "train", scratch)
-        protocol = self._protocol(experiment.evaluation)
+        if experiment.evaluation.every:
+            check_choosing(self.distribution, experiment.evaluation.choose_on)
+        protocol = self._protocol()
         self.counters = Counters()
         self.wandb_run_id: str | None = None
         if state is None:
@@ -133,28 +135,24 @@ class Trainer:
         before = self._state()
         try:
             with _interruptible():
-                result: EvalResult | None = None
+                watched: EvalResult | None = None
                 for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
                     before = self._state()
                     metrics = self.meta_iteration(before)
-                    values, result = self._fetch(metrics), None
+                    values, watched = self._fetch(metrics), None
                     if self._due(self.experiment.evaluation.every):
-                        result = self._evaluate_or_warn()
-                        values |= result.metrics() if result else {}
+                        watched = self._watch_or_warn()
+                        values |= watched.metrics() if watched else {}
                     for sink in sinks:
                         sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
                     if self._due(self.experiment.checkpoint_every):
                         self.save(self._state())
                 before = self._state()
                 self.save(before)
-                if result is None:
-                    result = self.evaluate()
+                result, values = self._finish(watched)
+                if values:
                     for sink in (self.jsonl, self.wandb):
-                        sink.log(
-                            result.metrics(),
-                            self.counters.env_steps,
-                            self.counters.meta_iterations,
-                        )
+                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
                 self._record_final(result)
                 succeeded = True
                 return result
@@ -217,30 +215,52 @@ class Trainer:
             )
         return metrics
 
-    def evaluate(self) -> EvalResult:
-        """Measure adaptation, write the result, and keep the best checkpoint."""
+    def evaluate(self, split: Split) -> EvalResult:
+        """Measure adaptation to the tasks of a split, and write the result."""
         experiment = self.experiment
         result = evaluate(
             self.agent,
             self.distribution,
             self.collector,
             self.device,
-            experiment.evaluation,
+            replace(experiment.evaluation, split=split),
             experiment.evaluation.copies or experiment.envs_per_task,
             experiment.meta_batch_size,
             self.counters.env_steps,
             self.counters.meta_iterations,
         )
         result.save(self.folder.evaluations)
+        return result
+
+    def watch(self) -> EvalResult:
+        """Measure on the split to choose by, and keep the checkpoint if it is the best."""
+        result = self.evaluate(self.experiment.evaluation.choose_on)
         if self.counters.best is None or result.rank() > self.counters.best:
             self.counters.best = result.rank()
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         return result
 
-    def _evaluate_or_warn(self) -> EvalResult | None:
+    def _finish(self, watched: EvalResult | None) -> tuple[EvalResult, dict[str, float]]:
+        """Return the final evaluation, of the test split, and what is new in it to be logged.
+
+        Args:
+            watched: The evaluation while training of this very state, if there was one.
+        """
+        values: dict[str, float] = {}
+        if self.experiment.evaluation.every == 0:  # nothing to choose from: the last is the best
+            checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
+        elif watched is None:
+            watched = self.watch()
+            values |= watched.metrics()
+        if watched is not None and watched.protocol["split"] == "test":
+            return watched, values
+        result = self.evaluate("test")
+        return result, values | result.metrics()
+
+    def _watch_or_warn(self) -> EvalResult | None:
         """Evaluate while training, which goes on if there is nothing to measure."""
         try:
-            return self.evaluate()
+            return self.watch()
         except UserError as error:
             print(f"no evaluation after {self.counters.meta_iterations}: {error}", flush=True)
             return None
@@ -253,7 +273,7 @@ class Trainer:
         """Return a copy of all that the rest of the run depends on."""
         state = {
             "config": to_dict(self.experiment),
-            "protocol": self._protocol(self.experiment.evaluation),
+            "protocol": self._protocol(),
             "agent": self.agent.state_dict(),
             "streams": self.streams.state_dict(),
             "wandb_run_id": self.wandb_run_id,
@@ -278,9 +298,13 @@ class Trainer:
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
         self.wandb_run_id = state["wandb_run_id"]
 
-    def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
+    def _protocol(self) -> dict[str, Any]:
+        """Return the protocol of the final evaluation, and by which split `best` is chosen."""
+        config = self.experiment.evaluation
         copies = config.copies or self.experiment.envs_per_task
-        return make_protocol(self.agent, self.distribution, config, copies)
+        final = replace(config, split="test")
+        protocol = make_protocol(self.agent, self.distribution, final, copies)
+        return {**protocol, BEST_IS_CHOSEN_ON: config.choose_on if config.every else None}
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.counters.meta_iterations % every == 0

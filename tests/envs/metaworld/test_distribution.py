@@ -114,6 +114,38 @@ def test_train_and_test_goals_are_disjoint_and_numbered_apart(reach):
     assert len(goals.unique(dim=0)) == 100
 
 
+def test_validation_goals_are_new_ones_of_the_training_classes(reach, ml10):
+    for family in (reach, ml10, build(Config(train_goal_sets=3))):
+        splits = [family.tasks(split) for split in ("train", "test", "validation")]
+        train, _, validation = splits
+        assert dict.fromkeys(validation.names) == dict.fromkeys(train.names)
+        assert set(Counter(validation.names).values()) == {50}
+        known = {(task.name, task.params) for tasks in splits for task in tasks}
+        assert len(known) == sum(map(len, splits))  # not even one goal twice
+        labels = {task.label for tasks in splits for task in tasks}
+        assert len(labels) == len(known)
+    more, first = build(Config(train_goal_sets=3)).tasks("validation"), reach.tasks("validation")
+    assert torch.equal(more.params, first.params)  # however much there is to train on
+    assert first.index.tolist() == list(range(100, 150)) and int(more.index[0]) == 3 * 50 + 50
+
+
+@pytest.mark.parametrize("goal_seed", [0, 5, 2**31 - 3, 2**31 - 2, 2**31 - 1, 2**32 - 2])
+def test_the_seed_of_validation_goals_draws_no_other_goals(goal_seed, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(goals, "_goal_set", lambda config: drawn.append(config) or {"train": {}})
+    goals.validation_goals(Config(goal_seed=goal_seed))
+    (config,) = drawn
+    apart = config.goal_seed - goal_seed
+    assert apart not in (0, 1) and not (apart > 0 and apart % 2 == 0)  # those of train_goal_sets
+    assert 0 <= config.goal_seed <= 2**32 - 2
+
+
+def test_the_goals_of_the_benchmarks_are_what_recorded_results_were_measured_on(reach, ml10):
+    assert reach.protocol()["goals"] == "f9603441a22a"
+    assert ml10.protocol()["goals"] == "09b2d81902d0"
+    assert build(Config(train_goal_sets=2)).protocol()["goals"] == "a8035cad4445"
+
+
 def test_goals_are_the_same_in_another_process_without_the_cache(reach, tmp_path):
     code = "from envs.metaworld import *; print(build(Config()).protocol()['goals'])"
     environment = {
