@@ -7,10 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-import yaml
-
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.experiment import catalog
+from meta_rl.experiment import catalog, strict_yaml
 
 VERSION = 1
 """Version of the config format that this code reads."""
@@ -144,10 +142,7 @@ def load_experiment(
         envs_name: Take this family with its defaults if the file names another.
     """
     path = catalog.config_path(source)
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    data = strict_yaml.read(path)
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold `key: value` lines such as `agent: {{name: maml_trpo}}`")
     for section, name in (("agent", agent_name), ("envs", envs_name)):
@@ -234,8 +229,6 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
         (hint,) = (argument for argument in arguments if argument is not type(None))
         return _convert(hint, value, path, source)
     if origin is Literal:
-        if value is False and "off" in arguments:
-            return "off"  # YAML 1.1 reads a bare `off` as false
         if value in arguments:
             return value
         raise UserError(
@@ -245,15 +238,15 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(_convert(arguments[0], item, path, source) for item in value)
     elif hint is float:
-        # YAML 1.1 reads 1e-3, without a dot, as a string.
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             try:
                 return float(value)
-            except ValueError:
+            except OverflowError:
                 pass
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     kind = "a list" if origin is tuple else f"{'an' if hint is int else 'a'} {hint.__name__}"
+    kind += " (true or false)" if hint is bool else ""
     raise UserError(f"{source}: {path} must be {kind}, got {value!r}")
 
 
@@ -275,4 +268,4 @@ def plain(value: Any) -> Any:
 
 def save_experiment(experiment: Experiment[Any, Any], path: Path) -> None:
     """Write the whole experiment, defaults included."""
-    path.write_text(yaml.safe_dump(to_dict(experiment), sort_keys=False))
+    path.write_text(strict_yaml.write(to_dict(experiment)), encoding="utf-8")
