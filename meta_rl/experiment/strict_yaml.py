@@ -120,15 +120,17 @@ def _problem(node: yaml.Node, words: str) -> ConstructorError:
     return ConstructorError(None, None, words, node.start_mark)
 
 
-def _scalar(loader: _Loader, node: yaml.ScalarNode, pattern: re.Pattern[str], kind: str) -> str:
+def _scalar(loader: _Loader, node: yaml.Node, pattern: re.Pattern[str], kind: str) -> str:
     """Return a scalar's text, which is not checked yet where its tag is written out."""
-    text = str(loader.construct_scalar(node))
+    if not isinstance(node, yaml.ScalarNode):
+        raise _problem(node, f"a {kind} is wanted, not a list or a mapping")
+    text = str(node.value)
     if not pattern.fullmatch(text):
         raise _problem(node, f"{text!r} is no {kind}")
     return text
 
 
-def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+def _int(loader: _Loader, node: yaml.Node) -> int:
     text = _scalar(loader, node, INT, "whole number")
     try:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
@@ -136,7 +138,7 @@ def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
         raise _problem(node, f"a number of {len(text)} digits is too long") from error
 
 
-def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+def _float(loader: _Loader, node: yaml.Node) -> float:
     text = _scalar(loader, node, FLOAT, "number").lower()
     value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
     if math.isinf(value) and "inf" not in text:
@@ -144,11 +146,11 @@ def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return value
 
 
-def _bool(loader: _Loader, node: yaml.ScalarNode) -> bool:
+def _bool(loader: _Loader, node: yaml.Node) -> bool:
     return _scalar(loader, node, BOOL, "boolean").lower() == "true"
 
 
-def _null(loader: _Loader, node: yaml.ScalarNode) -> None:
+def _null(loader: _Loader, node: yaml.Node) -> None:
     _scalar(loader, node, NULL, "null")
 
 
@@ -156,7 +158,7 @@ def _unknown(loader: _Loader, node: yaml.Node) -> None:
     raise _problem(node, f"the tag {node.tag} is not allowed; write plain values without tags")
 
 
-def _refused(loader: _Loader, node: yaml.ScalarNode) -> None:
+def _refused(loader: _Loader, node: yaml.Node) -> None:
     text = str(node.value)
     digits = text.lstrip("+-").lower()
     if digits.startswith("0b"):

@@ -153,7 +153,7 @@ def test_a_number_of_two_meanings_is_refused_with_the_reason(number, told, tmp_p
         ("a: 1\nb: !!float c", ["line 2", "'c' is no number"]),
         ("a: 1\nb: !!bool perhaps", ["line 2", "'perhaps' is no boolean"]),
         ("a: 1\nb: !!null c", ["line 2", "'c' is no null"]),
-        ("a: 1\nb: !!int [c]", ["line 2", "expected a scalar node"]),
+        ("a: 1\nb: !!int [c]", ["line 2", "a whole number is wanted, not a list"]),
         ("a: 1\nb: !!timestamp c", ["line 2", "timestamp is not allowed"]),
         ("a: 1\nb: !!set {c}", ["line 2", "set is not allowed"]),
         ("a: !!python/object/apply:os.system [ls]", ["line 1", "os.system is not allowed"]),
