@@ -5,7 +5,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+
+import tyro
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.experiment import catalog, strict_yaml
@@ -75,6 +77,10 @@ class EvaluationConfig:
 class Experiment(Generic[AgentT, EnvsT]):
     """One training run: an agent, a task distribution and a budget."""
 
+    agent_name: Annotated[str, tyro.conf.Suppress]
+    """Name of the agent's module in the catalog; configs say it as `agent: {name: ...}`."""
+    envs_name: Annotated[str, tyro.conf.Suppress]
+    """Name of the family's module in the catalog; configs say it as `envs: {name: ...}`."""
     agent: AgentT
     """The learning algorithm."""
     envs: EnvsT
@@ -174,6 +180,7 @@ def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any
         module = catalog.load(package, name)
         rest = {key: value for key, value in content.items() if key != "name"}
         sections[section] = from_dict(module.Config, rest, section, source)
+        sections[f"{section}_name"] = name
     return from_dict(Experiment, data, "", source, sections)
 
 
@@ -195,7 +202,7 @@ def from_dict(
 
     Args:
         where: Dotted path of the section, for errors.
-        given: Fields that are made already.
+        given: Fields that are made already, so that the data must not hold them.
     """
     if not isinstance(data, Mapping):
         raise UserError(f"{source}: {where} must hold `key: value` lines, got {data!r}")
@@ -204,9 +211,10 @@ def from_dict(
     values = dict(given or {})
     for key, value in data.items():
         path = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            hint = did_you_mean(str(key), list(known))
-            raise UserError(f"{source}: unknown key {path!r}; {hint}There are: {', '.join(known)}")
+        if key not in known or key in (given or {}):
+            free = [name for name in known if name not in (given or {})]
+            hint = did_you_mean(str(key), free)
+            raise UserError(f"{source}: unknown key {path!r}; {hint}There are: {', '.join(free)}")
         values[str(key)] = _convert(hints[key], value, path, source)
     missing = [
         name
@@ -254,7 +262,7 @@ def to_dict(experiment: Experiment[Any, Any]) -> dict[str, Any]:
     """Return an experiment as plain data, with the names of its agent and family."""
     data: dict[str, Any] = {"version": experiment.version} | asdict(experiment)
     for section in ("agent", "envs"):
-        data[section] = {"name": catalog.name_of(getattr(experiment, section)), **data[section]}
+        data[section] = {"name": data.pop(f"{section}_name"), **data[section]}
     as_lists: dict[str, Any] = plain(data)
     return as_lists
 

@@ -34,7 +34,12 @@ def test_every_config_loads_and_comes_back_from_its_own_yaml(name, tmp_path):
 
 
 def test_what_is_not_given_has_its_default():
-    assert made() == Experiment(agent=maml_ppo.Config(), envs=point_navigation.Config())
+    assert made() == Experiment(
+        agent_name="maml_ppo",
+        envs_name="point_navigation",
+        agent=maml_ppo.Config(),
+        envs=point_navigation.Config(),
+    )
 
 
 def test_values_take_the_form_that_their_field_wants():
@@ -84,6 +89,7 @@ def test_values_take_the_form_that_their_field_wants():
         ({"agent": "maml_ppo"}, r"x.yaml must say `agent: \{name: maml_trpo\}` or the like"),
         ({"envs": {"horizon": 3}}, r"x.yaml must say `envs: \{name: metaworld\}` or the like"),
         ({"agent": {"name": "maml_trop"}}, "no 'maml_trop' in agents/; did you mean 'maml_trpo'?"),
+        ({"agent_name": "maml_ppo"}, "unknown key 'agent_name'; There are: .*"),
         ({"version": 2}, "x.yaml is a config of version 2, but this is meta-rl for version 1; see"),
         ({"version": 0, "old_key": 1}, "config of version 0"),
     ],
