@@ -64,7 +64,6 @@ def main(arguments: list[str]) -> int:
     from meta_rl.deployment import policy_file as adapted
     from meta_rl.deployment import task_choice as targets
     from meta_rl.deployment.rounds import OnlineAdaptation, Round
-    from meta_rl.experiment.catalog import name_of
     from meta_rl.reports.film import Take, check_film, filming, playable, write_film
     from meta_rl.rollouts.collector import RolloutCollector, last_action_and_reward
 
@@ -113,6 +112,7 @@ def main(arguments: list[str]) -> int:
     program = adapted.save(
         path,
         agent,
+        experiment.agent_name,
         experiment.agent,
         known.context,
         last_action_and_reward(known.remembered, spec, torch.Size((1, 1)), device),
@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
         {
             "task": target.label,
             "run": str(folder.path),
-            "agent": name_of(experiment.agent),
+            "agent": experiment.agent_name,
             "checkpoint": given.checkpoint,
             "meta_iterations": trained.meta_iterations,
             "protocol": target.protocol,

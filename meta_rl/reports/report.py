@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 
@@ -20,6 +19,7 @@ from meta_rl.evaluation.comparison import (
     title_of,
 )
 from meta_rl.evaluation.statistics import performance_profile
+from meta_rl.experiment import strict_yaml
 from meta_rl.reports import comparison_tables, figures
 from meta_rl.reports.comparison_tables import Options, told, told_time, training_metrics
 from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
@@ -277,7 +277,7 @@ def _settings(groups: Sequence[Group]) -> Section:
         folded=[
             Folded(
                 f"All settings of {group.label}",
-                text=yaml.safe_dump(dict(group.runs[0].experiment), sort_keys=False),
+                text=strict_yaml.write(dict(group.runs[0].experiment)),
             )
             for group in groups
         ],

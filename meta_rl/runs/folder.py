@@ -14,10 +14,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.experiment import catalog
+from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
 
 
@@ -130,8 +128,8 @@ class RunFolder:
         try:
             if not path.is_file():
                 raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
-            data = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            data = strict_yaml.read(path)
+        except OSError as error:
             raise UserError(f"cannot read {path}: {error}") from error
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it must hold `key: value` lines")

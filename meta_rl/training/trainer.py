@@ -22,7 +22,6 @@ from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import BEST_IS_CHOSEN_ON, check_choosing, make_protocol
 from meta_rl.evaluation.result import EvalResult
-from meta_rl.experiment import catalog
 from meta_rl.experiment.building import (
     build_agent,
     build_distribution,
@@ -356,9 +355,9 @@ class Trainer:
             run = Run(self.folder.path, to_dict(self.experiment), result)
             curves = self.draw([Group(self.experiment.name, (run,))])
             self.wandb.log_figure("evaluation/adaptation", curves)
-        agent = catalog.name_of(self.experiment.agent)
         path = self.folder.checkpoints / "latest.pt"
-        self.wandb.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")
+        name = f"{self.experiment.agent_name}-{self.experiment.name}"
+        self.wandb.log_artifact(path, name, "checkpoint")
 
 
 def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
