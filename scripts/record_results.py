@@ -20,6 +20,8 @@ import numpy as np
 import tyro
 
 from meta_rl.evaluation.comparison import newest_result
+from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     config, _, seed = run.name.rpartition("-seed")
     summary = newest_result(run, split, actions).summary()
     summary.pop("by_task", None)  # the run keeps each goal
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_metrics(RunFolder(run).metrics).rows[-1]
     described = dict(
         line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]
     )

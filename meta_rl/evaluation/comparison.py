@@ -1,6 +1,5 @@
 """Finished runs, read back and gathered into groups that differ by their seed alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from meta_rl.evaluation.statistics import (
 )
 from meta_rl.experiment.identity import learning_part
 from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.metrics import read_metrics
 
 Quantity: TypeAlias = str
 """The name of a score."""
@@ -46,16 +46,9 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged while training: the lines of metrics.jsonl, none if it is not there.
 
-        A last line that is not complete, of a run that is training or was killed, is left out.
+        Damaged lines are left out.
         """
-        path = RunFolder(self.path).metrics
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {error}") from error
+        return read_metrics(RunFolder(self.path).metrics).rows
 
     @property
     def wall_time_s(self) -> float | None:
