@@ -37,7 +37,7 @@ from meta_rl.experiment import strict_yaml
 from meta_rl.experiment.building import build_agent, build_distribution, set_threads
 from meta_rl.experiment.config import Experiment, load_experiment, plain, to_dict
 from meta_rl.runs.folder import RunFolder, describe_environment
-from meta_rl.runs.sinks import JsonlSink
+from meta_rl.runs.sinks.jsonl import JsonlSink
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Finished runs, read back and gathered into groups that differ by their seed alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from meta_rl.core.errors import UserError
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import (
     AGGREGATES,
@@ -23,6 +21,7 @@ from meta_rl.evaluation.statistics import (
 )
 from meta_rl.experiment.identity import learning_part
 from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.metrics import RecordedMetrics, read_metrics
 
 Quantity: TypeAlias = str
 """The name of a score."""
@@ -56,26 +55,18 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged while training: the lines of metrics.jsonl, none if it is not there.
 
-        A last line that is not complete, of a run that is training or was killed, is left out, and
-        so are damaged lines, which `damaged_lines` counts.
+        Damaged lines are left out; `damaged_lines` counts them.
         """
-        return [row for row in self._logged if row is not None]
+        return self._recorded.rows
 
     @property
     def damaged_lines(self) -> int:
-        """How many complete lines of metrics.jsonl could not be read."""
-        return sum(row is None for row in self._logged)
+        """How many lines of metrics.jsonl cannot be read."""
+        return len(self._recorded.damaged)
 
     @cached_property
-    def _logged(self) -> list[dict[str, Any] | None]:
-        path = RunFolder(self.path).metrics
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error}") from error
-        return [_row(line) for line in lines if line.endswith("\n") and line.strip()]
+    def _recorded(self) -> RecordedMetrics:
+        return read_metrics(RunFolder(self.path).metrics)
 
     @property
     def wall_time_s(self) -> float | None:
@@ -284,15 +275,6 @@ def improvement(
     runs = [len(array) for array in scores]
     found = estimate(probability_of_improvement, scores, names, resampling)
     return found, resampled(runs, names, resampling)
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """Return a line of metrics.jsonl, or None if it is damaged."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("env_steps"), int | float) else None
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

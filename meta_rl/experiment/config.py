@@ -25,7 +25,7 @@ TrackingMode: TypeAlias = Literal["auto", "online", "offline", "off"]
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Whether and where Weights & Biases records the run."""
+    """What records the run beside its own files: Weights & Biases, TensorBoard."""
 
     mode: TrackingMode = "auto"
     """`online` uploads while training, `offline` writes files for a later `wandb sync`, `off` does
@@ -40,6 +40,8 @@ class TrackingConfig:
     their seed alone: the config's name, and a hash of all that the agent learns from."""
     tags: tuple[str, ...] = ()
     """Labels to find the run by in W&B."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard's event files, too, to `tensorboard/` in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Experiment(Generic[AgentT, EnvsT]):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How adaptation to held-out tasks is measured."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """Whether and where Weights & Biases records the run."""
+    """What records the run beside its own files: Weights & Biases, TensorBoard."""
     version: int = VERSION
     """Version of the config format."""
 

@@ -1,12 +1,9 @@
 """The one training loop, for every agent."""
 
 import contextlib
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +17,12 @@ from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, Rollout, Score, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
-from meta_rl.evaluation.protocol import BEST_IS_CHOSEN_ON, check_choosing, make_protocol
+from meta_rl.evaluation.protocol import (
+    BEST_IS_CHOSEN_ON,
+    check_choosing,
+    fingerprint,
+    make_protocol,
+)
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.building import (
     build_agent,
@@ -30,12 +32,13 @@ from meta_rl.experiment.building import (
     worker_count,
 )
 from meta_rl.experiment.config import Experiment, to_dict
-from meta_rl.experiment.identity import shared_name
 from meta_rl.rollouts.adaptation import Adaptation, NotFinite, episodes_in
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
-from meta_rl.runs.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
+from meta_rl.runs.lock import RunLock
+from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
+from meta_rl.training.interruption import Interruption
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,8 +69,11 @@ class Counters:
 class Trainer:
     """Runs an experiment in its folder, from the beginning or from a checkpoint.
 
+    While it exists, no other process can train in the folder: end it by `run` or `close`.
+
     Args:
-        draw: Draws the final evaluation for W&B; none leaves the picture out.
+        draw: Draws the final evaluation for sinks that show figures; none leaves the picture out.
+        sinks: Take what the run has to tell; `choose_sinks` lists those of the experiment.
     """
 
     def __init__(
@@ -77,86 +83,93 @@ class Trainer:
         resume: bool = False,
         overwrite: bool = False,
         draw: "Callable[[Sequence[Group]], Figure] | None" = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.experiment = experiment
         self.draw = draw
         self.folder = folder
+        self.sinks = Sinks(sinks)
         set_threads(experiment)
         self.device = resolve_device(experiment.device)
-        state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
-        self.distribution = build_distribution(experiment)
-        self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
-        self.streams = Streams(experiment.seed, self.device)
-        # Asks for a meta-batch once, so that one too large is refused before anything is made.
-        scratch = torch.Generator().manual_seed(0)
-        self.distribution.sample(experiment.meta_batch_size, "train", scratch)
-        if experiment.evaluation.every:
-            check_choosing(self.distribution, experiment.evaluation.choose_on)
-        protocol = self._protocol()
-        self.counters = Counters()
-        self.wandb_run_id: str | None = None
-        if state is None:
-            folder.create(experiment, protocol, overwrite)
-        else:
-            self._restore(state)
-            folder.save_experiment(experiment)  # whose end may have moved
-        self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
-        self.collector.env_steps = self.counters.env_steps
-        self.jsonl = JsonlSink(folder.metrics)
-        if resume:
-            self.jsonl.truncate_after(self.counters.meta_iterations)
-        self.wandb = WandbSink(
-            replace(
-                experiment.tracking, group=experiment.tracking.group or shared_name(experiment)
-            ),
-            folder.path,
-            experiment.name,
-            {**to_dict(experiment), "protocol": protocol},
-            self.wandb_run_id,
-        )
-        self.wandb_run_id = self.wandb.run_id
-        if state is None:  # so that a run can be resumed from its very beginning
-            self.save(self._state())
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            if resume:
+                self.lock = RunLock(folder.path)
+            state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
+            self.distribution = build_distribution(experiment)
+            self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
+            self.streams = Streams(experiment.seed, self.device)
+            # Asks for a meta-batch once, so that one too large is refused before anything is made.
+            scratch = torch.Generator().manual_seed(0)
+            self.distribution.sample(experiment.meta_batch_size, "train", scratch)
+            if experiment.evaluation.every:
+                check_choosing(self.distribution, experiment.evaluation.choose_on)
+            self.protocol = self._protocol()
+            self.counters = Counters()
+            if state is None:
+                self.lock = folder.create(experiment, self.protocol, overwrite)
+            else:
+                self._restore(state)
+                folder.save_experiment(experiment)  # whose end may have moved
+            self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
+            self.collector.env_steps = self.counters.env_steps
+            if state is None:  # so that a run can be resumed from its very beginning
+                self.save(self._state())
+            undo.pop_all()
 
     def run(self) -> EvalResult | None:
         """Train to the end, evaluate, and return the final evaluation.
 
         A run that is interrupted, or that an error ends, leaves a checkpoint of the last whole
-        meta-iteration.
+        meta-iteration. A run that is finished already only says so.
         """
-        console = ConsoleSink(
-            self.experiment.meta_iterations,
-            self.counters.meta_iterations,
-            self.counters.env_steps,
-        )
-        sinks: tuple[Sink, ...] = (self.jsonl, self.wandb, console)
+        with Interruption() as interruption, contextlib.ExitStack() as closing:
+            closing.callback(self.close)
+            if (finished := self._finished()) is not None:
+                self.sinks.say(
+                    f"{self.folder.path} is finished: {self.counters.meta_iterations} "
+                    f"meta-iterations, evaluated; move its end with --meta-iterations"
+                )
+                return finished
+            return self._run(interruption)
+
+    def close(self) -> None:
+        """Release simulators and the folder, also of a trainer that was never run."""
+        if hasattr(self, "collector"):
+            self.collector.close()
+        if hasattr(self, "lock"):
+            self.lock.release()
+
+    def _run(self, interruption: Interruption) -> EvalResult | None:
         succeeded = False
         before = self._state()
         try:
-            with _interruptible():
-                watched: EvalResult | None = None
-                for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
-                    before = self._state()
-                    metrics = self.meta_iteration(before)
-                    values, watched = self._fetch(metrics), None
-                    if self._due(self.experiment.evaluation.every):
-                        watched = self._watch_or_warn()
-                        values |= watched.metrics() if watched else {}
-                    for sink in sinks:
-                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
-                    if self._due(self.experiment.checkpoint_every):
-                        self.save(self._state())
+            self.sinks.start(self._beginning())
+            if self.sinks.state_dict() != before["sinks"]:
+                self.save(self._state())
+            watched: EvalResult | None = None
+            for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
                 before = self._state()
-                self.save(before)
-                result, values = self._finish(watched)
-                if values:
-                    for sink in (self.jsonl, self.wandb):
-                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
-                self._record_final(result)
-                succeeded = True
-                return result
-        except KeyboardInterrupt:
+                metrics = self.meta_iteration(before)
+                values, watched = self._fetch(metrics), None
+                if self._due(self.experiment.evaluation.every):
+                    watched = self._watch_or_warn()
+                    values |= watched.metrics() if watched else {}
+                self._log(values)
+                if self._due(self.experiment.checkpoint_every):
+                    self.save(self._state())
+            before = self._state()
             self.save(before)
+            result, values = self._finish(watched)
+            if values:
+                self._log(values)
+            self._record_final(result)
+            succeeded = True
+            return result
+        except KeyboardInterrupt:
+            interruption.answer("the checkpoint is being written")
+            self.save(before)
+            interruption.answer("the run is being closed")
             raise Interrupted(
                 f"stopped after {before['meta_iterations']} meta-iterations; continue with "
                 f"`meta-rl train --resume {self.folder.path}`"
@@ -169,9 +182,38 @@ class Trainer:
                 self.save(before)
             raise
         finally:
-            self.collector.close()
-            for sink in sinks:
-                sink.finish(succeeded)
+            self.sinks.finish(succeeded)
+
+    def _beginning(self) -> Beginning:
+        return Beginning(
+            self.folder.path,
+            self.experiment.name,
+            {**to_dict(self.experiment), "protocol": self.protocol},
+            self.experiment.meta_iterations,
+            self.counters.meta_iterations,
+            self.counters.env_steps,
+        )
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        self.sinks.log(values, self.counters.env_steps, self.counters.meta_iterations)
+
+    def _finished(self) -> EvalResult | None:
+        """Return the final evaluation of a run that has nothing left to do."""
+        if self.counters.meta_iterations < self.experiment.meta_iterations:
+            return None
+        for path in sorted(self.folder.evaluations.glob(f"{self.counters.env_steps}-*.json")):
+            try:
+                found = EvalResult.load(path)
+            except UserError:
+                continue
+            if (
+                found.fingerprint == fingerprint(self.protocol)
+                and found.meta_iterations == self.counters.meta_iterations
+                and found.checkpoint == "latest"
+                and found.seed == self.experiment.evaluation.seed
+            ):
+                return found
+        return None
 
     def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
         """Collect one meta-batch and improve the agent by it, or reject the batch whole.
@@ -261,7 +303,7 @@ class Trainer:
         try:
             return self.watch()
         except UserError as error:
-            print(f"no evaluation after {self.counters.meta_iterations}: {error}", flush=True)
+            self.sinks.say(f"no evaluation after {self.counters.meta_iterations}: {error}")
             return None
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -272,10 +314,10 @@ class Trainer:
         """Return a copy of all that the rest of the run depends on."""
         state = {
             "config": to_dict(self.experiment),
-            "protocol": self._protocol(),
+            "protocol": self.protocol,
             "agent": self.agent.state_dict(),
             "streams": self.streams.state_dict(),
-            "wandb_run_id": self.wandb_run_id,
+            "sinks": self.sinks.state_dict(),
             **vars(self.counters),
         }
         copy: dict[str, Any] = pytree.tree_map(
@@ -295,7 +337,7 @@ class Trainer:
         self.agent.load_state_dict(state["agent"])
         self.streams.load_state_dict(state["streams"])
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
-        self.wandb_run_id = state["wandb_run_id"]
+        self.sinks.load_state_dict(state["sinks"])
 
     def _protocol(self) -> dict[str, Any]:
         """Return the protocol of the final evaluation, and by which split `best` is chosen."""
@@ -327,7 +369,7 @@ class Trainer:
                 f"{message}. That is {self.counters.rejected_in_a_row} in a row, so the run stops; "
                 f"look at the batch, or lower the step sizes and start again"
             ) from problem
-        print(message, flush=True)
+        self.sinks.say(message)
         return {}
 
     def _fetch(self, metrics: Metrics) -> dict[str, float]:
@@ -340,24 +382,22 @@ class Trainer:
         values = dict(zip(metrics, stacked.tolist(), strict=True))
         wrong = [name for name, value in values.items() if not isfinite(value)]
         if wrong:
-            print(
+            self.sinks.say(
                 f"not finite after {self.counters.meta_iterations} meta-iterations, and left out: "
-                f"{', '.join(wrong)}",
-                flush=True,
+                f"{', '.join(wrong)}"
             )
         return {name: value for name, value in values.items() if isfinite(value)}
 
     def _record_final(self, result: EvalResult) -> None:
-        if not self.wandb.recording:
-            return
-        self.wandb.log_table("evaluation/final", *result.table())
-        if self.draw is not None:
+        self.sinks.log_table("evaluation/final", *result.table())
+        if self.draw is not None and self.sinks.wants_figures:
             run = Run(self.folder.path, to_dict(self.experiment), result)
             curves = self.draw([Group(self.experiment.name, (run,))])
-            self.wandb.log_figure("evaluation/adaptation", curves)
+            self.sinks.log_figure("evaluation/adaptation", curves)
         path = self.folder.checkpoints / "latest.pt"
-        name = f"{self.experiment.agent_name}-{self.experiment.name}"
-        self.wandb.log_artifact(path, name, "checkpoint")
+        self.sinks.log_artifact(
+            path, f"{self.experiment.agent_name}-{self.experiment.name}", "checkpoint"
+        )
 
 
 def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
@@ -378,19 +418,3 @@ def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
                 counted = torch.where(experience.valid, happened, 0.0)
                 metrics[f"{name}/phase_{k}"] = counted.sum()
     return metrics
-
-
-class _interruptible:  # noqa: N801
-    """Lets SIGTERM, by which clusters end a job, stop a run as Ctrl-C does."""
-
-    def __enter__(self) -> None:
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            raise KeyboardInterrupt
-
-        self.old: Callable[[int, FrameType | None], Any] | int | None = None
-        if threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGTERM, interrupt)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.old is not None:
-            signal.signal(signal.SIGTERM, self.old)

@@ -424,15 +424,15 @@ def _pickle(family: GymnasiumFamily) -> bytes:
 def _light_children(needs_main: bool) -> Iterator[None]:
     """Let processes that are spawned meanwhile start with little.
 
-    They get one thread for linear algebra, and Ctrl-C blocked. Unless the family is defined in
-    the main module, they do not import that one either: it would bring torch.
+    They get one thread for linear algebra, and Ctrl-C and SIGHUP blocked. Unless the family is
+    defined in the main module, they do not import that one either: it would bring torch.
     """
     environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     main = sys.modules["__main__"]
     if not needs_main:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

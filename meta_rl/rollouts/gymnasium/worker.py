@@ -323,7 +323,9 @@ def serve(
     connection: Connection, number: int, horizon: int, action_space: Space, pickled_family: bytes
 ) -> None:
     """Obey the parent until its end of the pipe closes, also because it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    # Ctrl-C and a closed terminal reach every process of a run; the parent answers for all.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     faulthandler.enable()
     worlds: Worlds | None = None
     try:
