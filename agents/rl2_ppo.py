@@ -150,7 +150,8 @@ class Trials:
 
         def cut(column: Tensor) -> Tensor:
             padding = column.new_zeros(count * length - len(column), *column.shape[1:])
-            return torch.cat([column, padding]).unflatten(0, (count, length)).transpose(0, 1)
+            padded = torch.cat([column, padding])
+            return padded.view(count, length, *column.shape[1:]).transpose(0, 1)
 
         return map_tensors(cut, self)
 
@@ -333,7 +334,7 @@ class RL2PPO:
         def log_ratio(theta: Params) -> Tensor:
             log_prob = play(theta).log_prob(pieces.action) - pieces.log_prob
             in_order = log_prob.transpose(0, 1).flatten(0, 1)[: len(trials.valid)]
-            return in_order.unflatten(1, rollout.reward.shape[1:])
+            return in_order.reshape(rollout.reward.shape)
 
         return Surrogate(
             theta={name: value.detach() for name, value in policy.named_parameters()},

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.core.protocols import Split, TaskDistribution
+from meta_rl.core.protocols import EnvDistribution, Split
 from meta_rl.core.types import Tasks
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import from_dict
@@ -69,7 +69,7 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
 
     def __init__(
         self,
-        distribution: TaskDistribution,
+        distribution: EnvDistribution,
         num_envs: int,
         seed: int,
         split: Split,

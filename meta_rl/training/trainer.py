@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.episodes import episode_scores
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent, Split
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Metrics, Rollout, Score, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Metrics, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import (
@@ -32,13 +31,14 @@ from meta_rl.experiment.building import (
     worker_count,
 )
 from meta_rl.experiment.config import Experiment, to_dict
-from meta_rl.rollouts.adaptation import Adaptation, NotFinite, episodes_in
+from meta_rl.rollouts.adaptation import Adaptation, NotFinite
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.interruption import Interruption
+from meta_rl.training.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -398,23 +398,3 @@ class Trainer:
         self.sinks.log_artifact(
             path, f"{self.experiment.agent_name}-{self.experiment.name}", "checkpoint"
         )
-
-
-def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
-    """Return the mean of each score in each phase, in the first and in the last.
-
-    Whatever else the simulator reports is counted over a phase.
-    """
-    metrics: Metrics = {}
-    judged = {score.quantity for score in scores}
-    for k, experience in enumerate(batch.experience):
-        found = episode_scores(experience, scores, episodes_in(experience))
-        ends = [("before", 0), ("after", len(batch.experience) - 1)]
-        for label in [f"phase_{k}", *(name for name, which in ends if which == k)]:
-            for score in scores:
-                metrics[f"{score.label}/{label}"] = found[score.name].mean()
-        for name, happened in experience.metrics.items():
-            if name not in judged and isinstance(experience, Rollout):
-                counted = torch.where(experience.valid, happened, 0.0)
-                metrics[f"{name}/phase_{k}"] = counted.sum()
-    return metrics

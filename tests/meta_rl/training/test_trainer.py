@@ -8,10 +8,12 @@ import yaml
 
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
+from meta_rl.core.types import all_finite
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import load_experiment
 from meta_rl.runs.folder import RunFolder
-from meta_rl.training.trainer import Trainer, all_finite, summarize
+from meta_rl.training.summary import summarize
+from meta_rl.training.trainer import Trainer
 
 WORLDS = '''
 """Reach a point on a line. A file `fault` beside this module makes it fail."""
