@@ -35,6 +35,6 @@ def test_the_guides_agent_is_one_new_file_that_trains_and_is_listed(tmp_path: Pa
     small = ("--meta-batch-size", "5", "--envs-per-task", "2", "--threads", "1")
     trained = meta_rl(*command[1].split(), *small, "--tracking.mode", "off")
 
-    assert "adaptation to train tasks" in trained
+    assert "adaptation to test tasks" in trained
     listed = meta_rl("list", "agents")
     assert re.search(r"^hill_climber +Random search over linear policies", listed, re.MULTILINE)

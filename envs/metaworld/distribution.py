@@ -39,7 +39,7 @@ class MetaworldDistribution:
 
     def __init__(self, config: Config, goals: Goals) -> None:
         native = config.simulator == "native"
-        self.metric_names = ("success", "diverged") if native else ("success",)
+        self.metric_names: tuple[str, ...] = ("success", "diverged") if native else ("success",)
         self._config = config
         self._goals = goals
         train, test = (len(next(iter(goals[split].values()))) for split in ("train", "test"))
