@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.func import grad
 
 from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
-from meta_rl.core.distributions import Gaussian
+from meta_rl.core.distributions import Distribution
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.seeding import make_generator
+from meta_rl.core.seeding import Noise, make_generator
+from meta_rl.core.spaces import choices
 from meta_rl.core.types import (
     EnvSpec,
     MetaBatch,
+    Metrics,
     Params,
     Phase,
     Rollout,
@@ -27,13 +29,13 @@ from meta_rl.core.types import (
     map_tensors,
 )
 from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
-from meta_rl.learning.policy import GaussianMLP, by_task, for_each_task, from_by_task
+from meta_rl.learning.policy import MLPPolicy, by_task, for_each_task, from_by_task
 from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """A Gaussian policy, and how advantages are made of its rollouts."""
+    """A policy, and how advantages are made of its rollouts."""
 
     episodes_per_phase: int = 1
     """Episodes that each copy plays in one rollout: before, and after every adaptation step."""
@@ -50,7 +52,7 @@ class PolicyConfig:
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     initial_std: float = 1.0
-    """Standard deviation of the actions at first; one for each action dimension is learned."""
+    """Standard deviation of continuous actions at first; one for each dimension is learned."""
     min_std: float = 1e-6
     """Floor of the standard deviation."""
 
@@ -74,7 +76,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class PolicyGradientConfig(PolicyConfig):
-    """A Gaussian policy that takes policy-gradient steps on each task."""
+    """A policy that takes policy-gradient steps on each task."""
 
     inner_lr: float = 0.1
     """Step size alpha of adaptation."""
@@ -160,7 +162,7 @@ class Samples:
     copies: int
     """N: the steps B of a task are its T time steps, each of all N copies."""
 
-    def log_ratio(self, policy: Gaussian) -> Float[Tensor, "M B"]:
+    def log_ratio(self, policy: Distribution) -> Float[Tensor, "M B"]:
         """Log π(a|s) - log π_o(a|s), π_o being the policy that collected."""
         return policy.log_prob(self.action) - self.log_prob
 
@@ -181,6 +183,7 @@ def prepare(
         gamma: Discount instead of the config's; advantages are differentiable in it.
         lambda_: Weight of longer backups instead of the config's, likewise.
     """
+    rollout = rollout.masked()
     advantage = baseline_advantage(
         rollout.obs,
         rollout.next_obs,
@@ -220,7 +223,7 @@ def thin(samples: Samples, stride: int) -> Samples:
 
 
 class PolicyAgent:
-    """One Gaussian policy θ; the context is a set of its parameters for each task.
+    """One policy θ; the context is a set of its parameters for each task.
 
     The context is `{"policy": parameters with leading axis M}`.
     """
@@ -232,35 +235,42 @@ class PolicyAgent:
     ) -> None:
         self.config = config
         self.device = device
-        self.policy = GaussianMLP(
+        self.policy = MLPPolicy(
             spec.observation_size,
             spec.action_size,
             config.hidden_sizes,
             config.activation,
             config.initial_std,
             config.min_std,
+            choices(spec.action_space),
         )
         self.theta = self.policy.initial_parameters(make_generator(seed, "init"), device)
         self.meta_updates = 0
         self.phases = config.phases
 
-    def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
         """Start every task from the learned parameters θ."""
         return {"policy": for_each_task(self.theta, len(tasks))}
 
     def act(
-        self, context: dict[str, Any], timestep: TimeStep, generator: torch.Generator | None
+        self, context: dict[str, Any], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Draw actions from each task's own policy; the context stays as it is."""
         distribution, context = self.distribution(context, timestep)
-        action = distribution.sample(generator)
+        action = distribution.sample(noise)
         return action, distribution.log_prob(action), context
 
     def distribution(
         self, context: dict[str, Any], timestep: TimeStep
-    ) -> tuple[Gaussian, dict[str, Any]]:
+    ) -> tuple[Distribution, dict[str, Any]]:
         """Return each task's own policy in the given states."""
         return self.policy.batched(context["policy"], timestep.obs), context
+
+    def spread(self) -> Metrics:
+        """How widely the policy explores, for the log; nothing if its actions are choices."""
+        if "log_std" not in self.theta:
+            return {}
+        return {"policy/std": self.theta["log_std"].exp().mean()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ and how many updates made it."""
@@ -282,9 +292,9 @@ class GradientAdapter(PolicyAgent):
 
     config: PolicyGradientConfig
 
-    def begin(self, tasks: Tasks, copies: int) -> dict[str, Any]:
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
         """Start every task from θ, not adapted yet."""
-        return super().begin(tasks, copies) | {"steps": self.none_yet(len(tasks))}
+        return super().begin(tasks, copies, training) | {"steps": self.none_yet(len(tasks))}
 
     def none_yet(self, tasks: int) -> Int[Tensor, "M"]:
         """How often tasks have adapted before they do."""
@@ -353,7 +363,7 @@ class GradientAdapter(PolicyAgent):
             "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),
             "inner/kl": support.mean(divergence),
             "outer/gradient_norm": ravel(gradient).norm(),
-            "policy/std": self.theta["log_std"].exp().mean(),
+            **self.spread(),
         }
 
 
@@ -429,7 +439,7 @@ class MAML(GradientAdapter):
 
     def policies(
         self, theta: Params, episodes: Sequence[Samples], stages: Collection[int]
-    ) -> dict[int, Gaussian]:
+    ) -> dict[int, Distribution]:
         """The policies after so many inner steps, each on its own episodes, as functions of θ."""
         *supports, _ = episodes
         return {
@@ -440,7 +450,7 @@ class MAML(GradientAdapter):
 
     def collectors(
         self, episodes: Sequence[Samples], stages: Collection[int]
-    ) -> dict[int, Gaussian]:
+    ) -> dict[int, Distribution]:
         """The policies that played the episodes, in the episodes' precision."""
         dtype = episodes[0].obs.dtype
         with torch.no_grad():
@@ -473,8 +483,8 @@ class MAML(GradientAdapter):
 
     def divergence(
         self,
-        old: Mapping[int, Gaussian],
-        new: Mapping[int, Gaussian],
+        old: Mapping[int, Distribution],
+        new: Mapping[int, Distribution],
         episodes: Sequence[Samples],
     ) -> Float[Tensor, ""]:
         """How far the policies that the objective counts have moved, in nats."""

@@ -10,7 +10,7 @@ from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, OptimizerStep, Samples, prepare
 from meta_rl.core.checks import check_above_zero, check_at_least
-from meta_rl.core.distributions import Gaussian
+from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.ppo import clipped_loss
@@ -69,8 +69,8 @@ class MAMLPPO(OptimizerStep, MAML):
 
     def clipped_loss(
         self,
-        old: Mapping[int, Gaussian],
-        new: Mapping[int, Gaussian],
+        old: Mapping[int, Distribution],
+        new: Mapping[int, Distribution],
         episodes: Sequence[Samples],
     ) -> tuple[Tensor, Metrics]:
         """Minus PPO's objective after adaptation, and what tells how far the policies moved."""

@@ -10,7 +10,7 @@ from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
 from meta_rl.core.checks import check_at_least
-from meta_rl.core.distributions import Gaussian
+from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.trust_region import (
@@ -70,7 +70,7 @@ class MAMLTRPO(MAML):
 
     def outer_loss(
         self, theta: Params, episodes: Sequence[Samples]
-    ) -> tuple[Tensor, dict[int, Gaussian]]:
+    ) -> tuple[Tensor, dict[int, Distribution]]:
         """Minus the return after adaptation, by importance sampling, and the adapted policies."""
         shares = self.shares()
         policies = self.policies(theta, episodes, shares)
@@ -94,18 +94,16 @@ class MAMLTRPO(MAML):
         episodes = [thin(samples, self.config.curvature_stride) for samples in episodes]
         shares, tasks = self.shares(), len(episodes[0].obs)
 
-        def outputs(theta: Params) -> dict[int, Gaussian]:
+        def outputs(theta: Params) -> dict[int, Distribution]:
             return self.policies(theta, episodes, shares)
 
         def fisher(
-            policies: dict[int, Gaussian], tangents: dict[int, Gaussian]
-        ) -> dict[int, Gaussian]:
-            # Of a Gaussian: 1/σ² for the mean and 2 for log σ.
+            policies: dict[int, Distribution], tangents: dict[int, Distribution]
+        ) -> dict[int, Distribution]:
             products = {}
             for k, tangent in tangents.items():
-                weight = shares[k] / tasks * episodes[k].weight.unsqueeze(-1)
-                on_mean = weight * tangent.mean * (-2 * policies[k].log_std).exp()
-                products[k] = Gaussian(on_mean, 2 * shares[k] / tasks * tangent.log_std)
+                share = shares[k] / tasks
+                products[k] = policies[k].fisher(tangent, share * episodes[k].weight, share)
             return products
 
         return curvature_product(outputs, fisher, self.theta, self.config.trust_region.damping)

@@ -150,7 +150,7 @@ class MetaGradient(GradientAdapter):
         return settings | {
             "inner/loss": loss,
             "inner/step_norm": torch.cat([value.flatten() for value in change.values()]).norm(),
-            "policy/std": self.theta["log_std"].exp().mean(),
+            **self.spread(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class MultitaskPPO(OptimizerStep):
             self.generator,
         )
         self.meta_updates += 1
-        return metrics | {"policy/std": self.theta["log_std"].exp().mean()}
+        return metrics | self.spread()
 
     def some(self, samples: Samples, which: Tensor) -> Samples:
         """Return some of every task's steps."""

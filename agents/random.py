@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.seeding import standard_normal
+from meta_rl.core.seeding import Noise
+from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.learning.policy import choice_of
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,27 @@ class Random:
     phases = (Phase(),)
 
     def __init__(self, spec: EnvSpec, device: torch.device) -> None:
-        bounds = torch.tensor([spec.action_low, spec.action_high], device=device)
-        self.low, self.high = bounds
-        self.entropy = (self.high - self.low).log().sum()
-        """Differential entropy, in nats: minus the log-density of every action."""
+        self.choices = choices(spec.action_space)
+        self.low, self.high = torch.tensor(spec.action_bounds, device=device)
+        widths = torch.tensor(self.choices, dtype=torch.float32, device=device)
+        self.entropy = (widths if self.choices else self.high - self.low).log().sum()
+        """Of an action, in nats: minus the logarithm of every one's probability or density."""
 
-    def begin(self, tasks: Tasks, copies: int) -> dict[str, Tensor]:
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Tensor]:
         """Know nothing."""
         return {}
 
     def act(
-        self, context: dict[str, Tensor], timestep: TimeStep, generator: torch.Generator | None
+        self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
-        """Draw actions; every one is a mode, of which the middle is taken."""
+        """Draw actions; every one is a mode, of which the middle or the first is taken."""
         middle = torch.zeros_like(timestep.prev_action)
-        noise = middle
-        if generator is not None:
-            noise = standard_normal(middle.shape, generator, middle.device)
-        # A variable's own distribution function makes it uniform in [0, 1].
-        action = self.low + (self.high - self.low) * torch.special.ndtr(noise)
+        if self.choices:
+            action = choice_of(middle, self.choices).sample(noise)
+        else:
+            drawn = middle if noise is None else noise.normal(middle.shape)
+            # A variable's own distribution function makes it uniform in [0, 1].
+            action = self.low + (self.high - self.low) * torch.special.ndtr(drawn)
         return action, -self.entropy.expand(action.shape[:-1]), context
 
     def adapt(self, context: dict[str, Tensor], rollout: Rollout) -> dict[str, Tensor]:
@@ -65,6 +69,7 @@ class Random:
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Random:
     """Make the agent."""
-    if -inf in spec.action_low or inf in spec.action_high:
+    low, high = spec.action_bounds
+    if -inf in low or inf in high:
         raise UserError("random actions need bounds, but those of this family are infinite")
     return Random(spec, device)

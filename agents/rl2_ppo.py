@@ -4,20 +4,22 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, log
+from math import atanh, ceil, log
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
-from meta_rl.core.distributions import Gaussian
+from meta_rl.core.distributions import Distribution, Gaussian
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.seeding import derive_seed, make_generator
+from meta_rl.core.seeding import Noise, derive_seed, make_generator
+from meta_rl.core.spaces import choices
 from meta_rl.core.types import (
     EnvSpec,
     MetaBatch,
@@ -31,6 +33,7 @@ from meta_rl.core.types import (
 )
 from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
 from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import PPOConfig, clipped_loss, run_epochs
 
 
@@ -84,7 +87,7 @@ class Config(PPOConfig):
 
 
 class RecurrentPolicy(nn.Module):
-    """Encoder, GRU, and a Gaussian whose mean and deviation depend on the memory."""
+    """Encoder, GRU, and a head: a Gaussian's mean and deviation, or the logits of choices."""
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         super().__init__()
@@ -94,20 +97,37 @@ class RecurrentPolicy(nn.Module):
             layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
         self.encoder = nn.Sequential(*layers)
         self.memory = nn.GRU(sizes[-1], config.memory_size)
-        self.head = nn.Linear(config.memory_size, 2 * spec.action_size)
-        with torch.no_grad():  # begin with the same wide Gaussian everywhere
+        self.choices = choices(spec.action_space)
+        outputs = spec.action_size if self.choices else 2 * spec.action_size
+        self.head = nn.Linear(config.memory_size, outputs)
+        with torch.no_grad():  # begin with the same wide distribution everywhere
             self.head.weight.mul_(0.01)
             self.head.bias[: spec.action_size] = 0.0
-            self.head.bias[spec.action_size :] = log(config.initial_std)
+            self.head.bias[spec.action_size :] = self.unbounded(log(config.initial_std), config)
         self.log_std_bounds = (log(config.min_std), log(config.max_std))
+
+    @staticmethod
+    def unbounded(log_std: float, config: Config) -> float:
+        """Return what `bounded` makes a log deviation of; at a bound, what comes near it."""
+        low, high = log(config.min_std), log(config.max_std)
+        if low == high:
+            return 0.0
+        return atanh(min(max(2 * (log_std - low) / (high - low) - 1, -0.999), 0.999))
+
+    def bounded(self, raw: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """Log deviations within their bounds, smoothly: beyond a hard bound nothing is learned."""
+        low, high = self.log_std_bounds
+        return low + (high - low) / 2 * (1 + raw.tanh())
 
     def forward(
         self, inputs: Float[Tensor, "T B I"], hidden: Float[Tensor, "B H"]
-    ) -> tuple[Gaussian, Float[Tensor, "B H"]]:
+    ) -> tuple[Distribution, Float[Tensor, "B H"]]:
         """Return the action distributions along time and the memory after the last step."""
         remembered, last = self.memory(self.encoder(inputs), hidden.unsqueeze(0))
+        if self.choices:
+            return choice_of(self.head(remembered), self.choices), last.squeeze(0)
         mean, log_std = self.head(remembered).chunk(2, dim=-1)
-        return Gaussian(mean, log_std.clamp(*self.log_std_bounds)), last.squeeze(0)
+        return Gaussian(mean, self.bounded(log_std)), last.squeeze(0)
 
 
 @dataclass(frozen=True)
@@ -176,7 +196,7 @@ class RL2PPO:
         self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
         self.reward_moments = RunningMoments.empty((), device)
 
-    def begin(self, tasks: Tasks, copies: int) -> Float[Tensor, "M N H"]:
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> Float[Tensor, "M N H"]:
         """Start with an empty memory."""
         return torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
 
@@ -184,21 +204,21 @@ class RL2PPO:
         self,
         context: Float[Tensor, "M N H"],
         timestep: TimeStep,
-        generator: torch.Generator | None,
+        noise: Noise | None,
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Float[Tensor, "M N H"]]:
         """Draw actions and remember the step."""
         policy, hidden = self.distribution(context, timestep)
-        action = policy.sample(generator)
+        action = policy.sample(noise)
         return action, policy.log_prob(action), hidden
 
     def distribution(
         self, context: Float[Tensor, "M N H"], timestep: TimeStep
-    ) -> tuple[Gaussian, Float[Tensor, "M N H"]]:
+    ) -> tuple[Distribution, Float[Tensor, "M N H"]]:
         """Return the policy of the step, and the memory of it; padding is not remembered."""
         worlds = timestep.first.shape
         inputs = self.inputs(timestep).flatten(0, 1).unsqueeze(0)
         policy, hidden = self.policy(inputs, context.flatten(0, 1))
-        policy = Gaussian(*(part.squeeze(0).unflatten(0, worlds) for part in policy))
+        policy = tree_map(lambda part: part.squeeze(0).unflatten(0, worlds), policy)
         hidden = torch.where(timestep.valid.unsqueeze(-1), hidden.unflatten(0, worlds), context)
         return policy, hidden
 
@@ -226,7 +246,7 @@ class RL2PPO:
         """
         rollout = Rollout.concatenate(batch.rollouts)
         trials = self.prepare(rollout).pieces(self.config.bptt_steps)
-        memory = self.memories(trials)
+        memory = self.memories(trials, self.policy)
 
         def step(which: Int[Tensor, "D"]) -> Metrics:
             which = which.to(self.device)
@@ -260,20 +280,20 @@ class RL2PPO:
         return metrics | {"outer/gradient_norm": norm}, memory
 
     @torch.no_grad()
-    def memories(self, trials: Trials) -> Float[Tensor, "C B H"]:
-        """Return what the policy remembers at the start of each piece."""
+    def memories(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "C B H"]:
+        """Return what a policy remembers at the start of each piece."""
         size = (trials.valid.shape[-1], self.config.memory_size)
         memory = [torch.zeros(size, dtype=trials.inputs.dtype, device=self.device)]
         for inputs in trials.inputs.unbind(1)[:-1]:
-            memory.append(self.policy(inputs, memory[-1])[1])
+            memory.append(policy(inputs, memory[-1])[1])
         return torch.stack(memory)
 
     def play(
         self,
         trials: Trials,
         memory: Float[Tensor, "C B H"],
-        policy: Callable[[Tensor, Tensor], tuple[Gaussian, Tensor]],
-    ) -> tuple[Gaussian, Float[Tensor, "C B H"]]:
+        policy: Callable[[Tensor, Tensor], tuple[Distribution, Tensor]],
+    ) -> tuple[Distribution, Float[Tensor, "C B H"]]:
         """Play all pieces at once, each from its memory; return the policy in them, (L, C, B, A).
 
         Also the memories to begin with the next time: what the piece before ended with, now. No
@@ -281,11 +301,11 @@ class RL2PPO:
         """
         side_by_side = memory.shape[:2]
         acting, last = policy(trials.inputs.flatten(1, 2), memory.flatten(0, 1))
-        acting = Gaussian(*(part.unflatten(1, side_by_side) for part in acting))
+        acting = tree_map(lambda part: part.unflatten(1, side_by_side), acting)
         last = last.detach().unflatten(0, side_by_side)
         return acting, torch.cat([memory[:1], last[:-1]])
 
-    def loss(self, trials: Trials, policy: Gaussian) -> tuple[Float[Tensor, ""], Metrics]:
+    def loss(self, trials: Trials, policy: Distribution) -> tuple[Float[Tensor, ""], Metrics]:
         """Mean loss over all steps, and what is logged."""
         weight = trials.valid / trials.valid.sum()
         log_ratio = policy.log_prob(trials.action) - trials.log_prob
@@ -299,11 +319,12 @@ class RL2PPO:
         rollout = packed(Rollout.concatenate(batch.rollouts))
         trials = self.prepare(rollout)
         pieces = trials.pieces(self.config.bptt_steps)
-        memory = self.memories(pieces)
-        # A copy, for a GRU keeps hold of the last parameters that it was called with.
-        policy = deepcopy(self.policy)
+        # A copy, for a GRU keeps hold of the last parameters that it was called with, and in the
+        # precision of the meta-batch.
+        policy = deepcopy(self.policy).to(pieces.inputs.dtype)
+        memory = self.memories(pieces, policy)
 
-        def play(theta: Params) -> Gaussian:
+        def play(theta: Params) -> Distribution:
             acting, _ = self.play(
                 pieces, memory, lambda *given: functional_call(policy, theta, given)
             )
@@ -327,7 +348,7 @@ class RL2PPO:
 
     def prepare(self, rollout: Rollout) -> Trials:
         """Compute advantages across the trial and close the gaps that padding left."""
-        rollout = packed(rollout)
+        rollout = packed(rollout).masked()
         valid = rollout.valid
         clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
         end = clock == valid.sum(0) - 1
@@ -356,6 +377,7 @@ class RL2PPO:
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, Adam's moments, the running moments and the shuffling's state."""
         return {
+            "log_std": "bounded by tanh",
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -365,6 +387,11 @@ class RL2PPO:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        if "log_std" not in state:
+            raise UserError(
+                "the checkpoint is of an RL2 whose deviation was clipped at its bounds, which "
+                "this one bounds smoothly, so the numbers mean something else: train anew"
+            )
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam would keep the tensors
         self.generator.set_state(state["generator"].cpu())

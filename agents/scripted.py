@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Expert
+from meta_rl.core.seeding import Noise
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
 from meta_rl.experiment import catalog
 
@@ -28,12 +29,12 @@ class Scripted:
     def __init__(self, expert: Expert, device: torch.device) -> None:
         self.expert, self.device = expert, device
 
-    def begin(self, tasks: Tasks, copies: int) -> dict[str, Tensor]:
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Tensor]:
         """Let the expert look at the tasks."""
         return {"brief": self.expert.brief(tasks).to(self.device)}
 
     def act(
-        self, context: dict[str, Tensor], timestep: TimeStep, generator: torch.Generator | None
+        self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
         """Act as the expert; there is no noise, so the log-probability says nothing."""
         action = self.expert.act(context["brief"], timestep.obs)

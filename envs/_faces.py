@@ -9,14 +9,14 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import Box
+from gymnasium.spaces import flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.core.protocols import Split, TaskDistribution
+from meta_rl.core.protocols import EnvDistribution, Split
 from meta_rl.core.types import Tasks
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import from_dict
@@ -53,7 +53,10 @@ def make_vec(
             raise UserError("say how many worlds to make: num_envs, or the tasks themselves")
         num_envs = len(tasks)
     workers = workers if workers is not None else os.cpu_count() or 1
-    return TaskVectorEnv(module.build(config), num_envs, seed, split, tasks, workers)
+    distribution = module.build(config)
+    if not isinstance(distribution, EnvDistribution):
+        raise UserError(f"the family {family} has no simulator to step: it has no make_env")
+    return TaskVectorEnv(distribution, num_envs, seed, split, tasks, workers)
 
 
 class TaskVectorEnv(VectorEnv[Array, Array, Array]):
@@ -69,7 +72,7 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
 
     def __init__(
         self,
-        distribution: TaskDistribution,
+        distribution: EnvDistribution,
         num_envs: int,
         seed: int,
         split: Split,
@@ -84,13 +87,11 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         spec = distribution.spec
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs
-        self.single_observation_space = Box(-np.inf, np.inf, (spec.observation_size,), np.float32)
-        self.single_action_space = Box(
-            np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
-        )
+        self.single_observation_space = flatten_space(spec.observation_space)
+        self.single_action_space = flatten_space(spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metric_names = distribution.metric_names
+        self.metric_names = distribution.spec.metrics
         """The keys of `infos`, masks and the final ones aside."""
         self._distribution = distribution
         self._split = split

@@ -15,6 +15,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
 
 NAME = "point"
 """The one task name of the family; its tasks differ by their goals."""
@@ -47,7 +48,7 @@ class Config:
                 raise UserError(f"envs.{name} must be at least 1, got {getattr(self, name)}")
 
 
-class PointNavigation:
+class PointNavigation(SimulatedFamily):
     """Goals uniform in the square [-0.5, 0.5]², metres.
 
     Task: goal position, drawn anew for every meta-batch; validation and test goals are fixed.
@@ -62,11 +63,12 @@ class PointNavigation:
     """
 
     family = "point_navigation"
-    metric_names = ("success",)
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family)
+        self.spec = EnvSpec.box(
+            2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family, metrics=("success",)
+        )
         held_out, validation = config.test_goals, config.validation_goals
         self._first_fresh_index = 2 * held_out + validation
         self._places: dict[Split, range] = {

@@ -27,9 +27,11 @@ import torch
 
 from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.types import MetaBatch
 from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.learning import baseline
+from meta_rl.rollouts.collector import RolloutCollector
 from meta_rl.runs.folder import RunFolder
 from meta_rl.training.trainer import Trainer
 
@@ -41,7 +43,7 @@ MEANING = {
     "step": "env.step",
     "reset": "env.reset_ended",
     "act": "agent.act",
-    "record": "the rest of RolloutWorker.collect",
+    "record": "the rest of RolloutCollector.collect",
     "advantages": "the baseline's fit and advantages, wherever the agent computes them",
     "adapt": "agent.adapt, without advantages",
     "meta-update": "agent.meta_update, without advantages",
@@ -124,7 +126,8 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(quiet, RunFolder(Path(scratch) / "run"))
         stopwatch = Stopwatch(trainer.device)
-        simulator = trainer.env.start, trainer.env.step, trainer.env.reset_ended
+        env = simulator_of(trainer)
+        simulator = env.start, env.step, env.reset_ended
         watch(trainer, stopwatch)
         update = trainer.agent.meta_update
 
@@ -139,18 +142,18 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
             for iteration in range(warmup + iterations):
                 if iteration == warmup:
                     stopwatch.seconds.clear()
-                    env_steps = trainer.worker.env_steps
+                    env_steps = trainer.collector.env_steps
                 batches.clear()  # the trainer would not hold it any longer either
                 started = time.perf_counter()
                 with stopwatch.part("rest"):
                     trainer._fetch(trainer.meta_iteration(trainer._state()))
                 each_s.append(time.perf_counter() - started)
-            env_steps = (trainer.worker.env_steps - env_steps) // iterations
+            env_steps = (trainer.collector.env_steps - env_steps) // iterations
             peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             workers_mb = [worker_peak_mb(worker.pid) for worker in active_children()]
             alone = replay(*simulator, batches[0]) if batches else None
         finally:
-            trainer.env.close()
+            trainer.collector.close()
     seconds = {name: stopwatch.seconds.get(name, 0.0) / iterations for name in MEANING}
     return {
         "experiment": to_dict(experiment),
@@ -166,15 +169,22 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
     }
 
 
+def simulator_of(trainer: Trainer) -> TaskEnv:
+    """Return the simulator of a family that is played in one."""
+    assert isinstance(trainer.collector, RolloutCollector)
+    return trainer.collector.env
+
+
 def watch(trainer: Trainer, stopwatch: Stopwatch) -> None:
     """Put timing proxies in front of the trainer's parts."""
-    stopwatch.wrap(trainer.env, "start", "start")
-    stopwatch.wrap(trainer.env, "step", "step")
-    stopwatch.wrap(trainer.env, "reset_ended", "reset")
+    env = simulator_of(trainer)
+    stopwatch.wrap(env, "start", "start")
+    stopwatch.wrap(env, "step", "step")
+    stopwatch.wrap(env, "reset_ended", "reset")
     stopwatch.wrap(trainer.agent, "act", "act")
     stopwatch.wrap(trainer.agent, "adapt", "adapt")
     stopwatch.wrap(trainer.agent, "meta_update", "meta-update")
-    stopwatch.wrap(trainer.worker, "collect", "record")
+    stopwatch.wrap(trainer.collector, "collect", "record")
     estimate = baseline.baseline_advantage
     for name, module in list(sys.modules.items()):
         if name.startswith("agents.") and getattr(module, "baseline_advantage", None) is estimate:

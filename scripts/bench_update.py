@@ -30,9 +30,8 @@ import tyro
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Tasks
 from meta_rl.experiment import catalog
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.rollouts.adaptation import Adaptation
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_trpo": ("maml_trpo", {}),
@@ -144,17 +143,20 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
     config = module.Config(hidden_sizes=(128, 128), **settings)
     agent: MetaAgent = module.build(config, distribution.spec, device, 0)
     streams = Streams(0, device)
-    env = distribution.make_env(device, bench.threads)
+    collector = distribution.make_collector(device, bench.threads)
     try:
-        worker = RolloutWorker(distribution, env, device, streams)
         tasks = distribution.sample(bench.tasks, "train", streams.tasks)
-        collect(agent, worker, tasks[[0]], 1)  # compiles what is compiled on first use
+        Adaptation(
+            agent, collector, tasks[[0]], 1, streams, training=True
+        ).complete()  # compiles what is compiled on first use
         started = time.perf_counter()
-        batch = collect(agent, worker, tasks, bench.episodes)
+        batch = Adaptation(
+            agent, collector, tasks, bench.episodes, streams, training=True
+        ).complete()
         synchronize(device)
         sampling_s = time.perf_counter() - started
     finally:
-        env.close()
+        collector.close()
     state = deepcopy(agent.state_dict())
     before_mb = peak_mb(device)
     each_s = []
@@ -171,18 +173,6 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
         "peak_mb": peak_mb(device),
         "env_steps": float(sum(rollout.reward.numel() for rollout in batch.rollouts)),
     }
-
-
-def collect(agent: MetaAgent, worker: RolloutWorker, tasks: Tasks, copies: int) -> MetaBatch:
-    """Play an agent's phases as the trainer does."""
-    context, rollouts = agent.begin(tasks, copies), []
-    for k, phase in enumerate(agent.phases):
-        if k > 0:
-            context = agent.adapt(context, rollouts[-1])
-        previous = rollouts[-1] if rollouts else None
-        rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
-        rollouts.append(rollout)
-    return MetaBatch(tasks, tuple(rollouts))
 
 
 def peak_mb(device: torch.device) -> float:

@@ -20,6 +20,8 @@ import numpy as np
 import tyro
 
 from meta_rl.evaluation.finished import Wanted, choose_evaluation
+from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
         print(f"{run.name}: {remark}")
     summary = result.summary()
     summary.pop("by_task", None)  # the run keeps each goal
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_metrics(RunFolder(run).metrics).rows[-1]
     described = dict(
         line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]
     )

@@ -54,8 +54,10 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     result = result_of(folder)
     assert result.protocol == ours.protocol and result.index == ours.index
     assert result.adaptation_episodes == (0, 4) == ours.adaptation_episodes
-    assert result.env_steps == 0 and result.episode_return.shape == (1, 2, 2, 2)
-    assert (result.episode_return < 0).all() and np.isfinite(result.success).all()
+    assert result.env_steps == 0 and result.scores["episode_return"].shape == (1, 2, 2, 2)
+    assert (result.scores["episode_return"] < 0).all() and np.isfinite(
+        result.scores["success"]
+    ).all()
     compared = meta_rl("compare", "runs/small", folder, "--format", "csv").succeeds()
     assert "small-sb3_ppo" in compared.out and "probability_of_improvement" in compared.out
     assert load_run(folder, Wanted()).wall_time_s > 0
@@ -78,7 +80,7 @@ def test_it_repeats_itself_and_measures_each_budget_on_the_way(scratch, small_co
             seed=seed,
             threads=1,
         )
-        return scratch.train_and_measure(args)[1].episode_return[0, :, 0]
+        return scratch.train_and_measure(args)[1].scores["episode_return"][0, :, 0]
 
     first = returns(0, (2, 4))
     assert len(np.unique(first[:, 0])) == 3  # it has learned something from each

@@ -15,11 +15,12 @@ from envs.metaworld.goals import Goals, benchmark_goals, validation_goals
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Task, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
 
 OBSERVATION_SIZE = 39
 
 
-class MetaworldDistribution:
+class MetaworldDistribution(SimulatedFamily):
     """A benchmark of Meta-World: up to 45 classes of training tasks, 50 hidden goals each.
 
     With `train_goal_sets` there are more training goals, which the benchmark does not have.
@@ -39,7 +40,6 @@ class MetaworldDistribution:
 
     def __init__(self, config: Config, goals: Goals) -> None:
         native = config.simulator == "native"
-        self.metric_names: tuple[str, ...] = ("success", "diverged") if native else ("success",)
         self._config = config
         self._goals = goals
         train, test = (len(next(iter(goals[split].values()))) for split in ("train", "test"))
@@ -49,12 +49,13 @@ class MetaworldDistribution:
             name: len(vectors[0]) for by_name in goals.values() for name, vectors in by_name.items()
         }
         self._params_size = max(self._goal_sizes.values())
-        self.spec = EnvSpec(
-            observation_size=OBSERVATION_SIZE,
+        self.spec = EnvSpec.box(
+            OBSERVATION_SIZE,
             action_low=(-1.0,) * 4,
             action_high=(1.0,) * 4,
             horizon=config.horizon,
             family=self.family,
+            metrics=("success", "diverged") if native else ("success",),
         )
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:

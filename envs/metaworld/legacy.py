@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from envs.metaworld.goals import Goals
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
-from meta_rl.core.seeding import make_generator
+from meta_rl.core.seeding import Noise, SharedNoise, make_generator
 from meta_rl.core.types import Context, EnvSpec, Rollout, Tasks, TimeStep
 from meta_rl.evaluation.protocol import choose_tasks
 from meta_rl.experiment.config import EvaluationConfig
@@ -82,15 +82,15 @@ class LegacyAgent:
         tasks: Callable[[], Tasks],
         device: torch.device,
         deterministic: bool,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> None:
         self.agent, self.spec, self.tasks, self.device = agent, spec, tasks, device
-        self.deterministic, self.generator = deterministic, generator
+        self.deterministic, self.noise = deterministic, noise
 
     def init(self) -> None:
         """Forget the tasks before, and begin the ones that the environments have now."""
         tasks = self.tasks()
-        self.context: Context = self.agent.begin(tasks, 1)
+        self.context: Context = self.agent.begin(tasks, 1, False)
         self.prev_action = torch.zeros(len(tasks), 1, self.spec.action_size, device=self.device)
         self.prev_reward = torch.zeros(len(tasks), 1, device=self.device)
         self.first = torch.ones(len(tasks), 1, dtype=torch.bool, device=self.device)
@@ -101,7 +101,7 @@ class LegacyAgent:
         self, observations: Float[np.ndarray, "W O"]
     ) -> tuple[Float[np.ndarray, "W A"], dict[str, NDArray[Any]]]:
         """Act to learn."""
-        step = self._act(observations, self.generator)
+        step = self._act(observations, self.noise)
         self.steps.append(step)
         return self._sent(step["action"]), {}
 
@@ -134,7 +134,7 @@ class LegacyAgent:
         reward = self._tensor(observations[:, self.spec.observation_size + self.spec.action_size])
         # after a reset the environment shows zero, but the memory is of the last adaptation
         self.prev_reward = torch.where(self.first, self.prev_reward, reward)
-        step = self._act(observations, None if self.deterministic else self.generator)
+        step = self._act(observations, None if self.deterministic else self.noise)
         self.first = torch.zeros_like(self.first)
         return self._sent(step["action"])
 
@@ -160,19 +160,19 @@ class LegacyAgent:
 
     @torch.no_grad()
     def _act(
-        self, observations: Float[np.ndarray, "W O"], generator: torch.Generator | None
+        self, observations: Float[np.ndarray, "W O"], noise: Noise | None
     ) -> dict[str, Tensor]:
         obs = self._tensor(observations[:, : self.spec.observation_size])
         valid = torch.ones_like(self.first)
         timestep = TimeStep(obs, self.prev_action, self.prev_reward, self.first, valid)
-        action, log_prob, self.context = self.agent.act(self.context, timestep, generator)
+        action, log_prob, self.context = self.agent.act(self.context, timestep, noise)
         self.prev_action = action
         return {**vars(timestep), "action": action, "log_prob": log_prob}
 
     def _sent(self, action: Tensor) -> Float[np.ndarray, "W A"]:
         """Return actions as metaworld wants them, clipped to their bounds as ours are."""
         sent: NDArray[np.float64] = action.squeeze(1).cpu().double().numpy()
-        return sent.clip(self.spec.action_low, self.spec.action_high)
+        return sent.clip(*self.spec.action_bounds)
 
 
 def evaluate_as_metaworld(
@@ -223,9 +223,9 @@ def evaluate_as_metaworld(
         world_names = [name for name in names for _ in range(copies)]
         return tasks[[row_of[world] for world in zip(world_names, padded, strict=True)]]
 
-    generator = make_generator(config.seed, "legacy_metaworld", device)
+    noise = SharedNoise(make_generator(config.seed, "legacy_metaworld", device))
     deterministic = config.actions == "deterministic"
-    legacy_agent = LegacyAgent(agent, spec, current_tasks, device, deterministic, generator)
+    legacy_agent = LegacyAgent(agent, spec, current_tasks, device, deterministic, noise)
     options = {
         "num_evals": goals // copies,
         "adaptation_steps": config.adaptation_steps,

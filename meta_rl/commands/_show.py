@@ -10,13 +10,15 @@ def show_result(result: EvalResult, title: str) -> None:
     """Print an evaluation: a row for each stage of adaptation."""
     summary = result.summary()
     table = Table(title=title, title_justify="left")
-    for column in ("adaptation episodes", "return [95 % interval]", "success [95 % interval]"):
+    for column in (
+        "adaptation episodes",
+        *(f"{score.label} [95 % interval]" for score in result.shown),
+    ):
         table.add_column(column, justify="right")
     for row in summary["stages"]:
         table.add_row(
             str(row["adaptation_episodes"]),
-            interval(row.get("episode_return")),
-            interval(row.get("success")),
+            *(interval(row[score.name]) for score in result.shown),
         )
     console().print(table)
     console().print(
@@ -31,17 +33,14 @@ def show_result(result: EvalResult, title: str) -> None:
 def show_by_task(result: EvalResult) -> None:
     """Print a row for each task name and goal: its means after so many adaptation episodes."""
     rows = result.by_task()
-    quantities = [name for name in ("episode_return", "success") if name in rows[0]]
     table = Table(title="mean over a goal's episodes", title_justify="left")
     table.add_column("task")
     table.add_column("goal", justify="right")
-    for quantity in quantities:
+    for score in result.shown:
         for episodes in result.adaptation_episodes:
-            table.add_column(
-                f"{quantity.removeprefix('episode_')} after {episodes}", justify="right"
-            )
+            table.add_column(f"{score.label} after {episodes}", justify="right")
     for row in rows:
-        values = [value for quantity in quantities for value in row[quantity]]
+        values = [value for score in result.shown for value in row[score.name]]
         table.add_row(row["task"], str(row["goal"]), *(f"{value:.2f}" for value in values))
     console().print(table)
 

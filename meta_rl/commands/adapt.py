@@ -64,9 +64,8 @@ def main(arguments: list[str]) -> int:
     from meta_rl.deployment import policy_file as adapted
     from meta_rl.deployment import task_choice as targets
     from meta_rl.deployment.rounds import OnlineAdaptation, Round
-    from meta_rl.experiment.catalog import name_of
-    from meta_rl.reports.film import Take, check_film, filming, write_film
-    from meta_rl.rollouts.collector import RolloutWorker
+    from meta_rl.reports.film import Take, check_film, filming, playable, write_film
+    from meta_rl.rollouts.collector import RolloutCollector, last_action_and_reward
 
     if given.video:
         check_film(Path(given.video), "choose another --video")
@@ -81,7 +80,7 @@ def main(arguments: list[str]) -> int:
         target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
         if target.distribution is not trained.distribution:
             print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
-    distribution = target.distribution
+    distribution = playable(target.distribution)
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
     check_files(path)
@@ -90,7 +89,7 @@ def main(arguments: list[str]) -> int:
     with closing(distribution.make_env(device, workers=1)) as env:
         filmed = filming(env, distribution) if given.video else None
         streams = Streams(given.seed, device, purpose="adapt")
-        worker = RolloutWorker(distribution, filmed or env, device, streams)
+        collector = RolloutCollector(distribution.spec, filmed or env, device)
         takes: list[Take] = []
 
         def tell(report: "Report") -> None:
@@ -100,9 +99,10 @@ def main(arguments: list[str]) -> int:
                 takes[1:] = [Take(report.learned_from, tuple(filmed.moments))]
 
         known = OnlineAdaptation(
-            worker,
+            collector,
             agent,
             target.tasks,
+            streams,
             episodes,
             rounds,
             given.until_stable,
@@ -112,15 +112,16 @@ def main(arguments: list[str]) -> int:
     program = adapted.save(
         path,
         agent,
+        experiment.agent_name,
         experiment.agent,
         known.context,
-        worker.memory(known.previous, torch.Size((1, 1))),
+        last_action_and_reward(known.remembered, spec, torch.Size((1, 1)), device),
         spec,
         given.freeze_memory,
         {
             "task": target.label,
             "run": str(folder.path),
-            "agent": name_of(experiment.agent),
+            "agent": experiment.agent_name,
             "checkpoint": given.checkpoint,
             "meta_iterations": trained.meta_iterations,
             "protocol": target.protocol,

@@ -1,11 +1,11 @@
 """The command line: `meta-rl COMMAND ...`. Imports nothing heavy, so that help is fast."""
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.output import bearing_output
 
 COMMANDS = {
     "train": "train a meta-policy: meta-rl train CONFIG [--field value ...], or --resume RUN",
@@ -17,6 +17,8 @@ COMMANDS = {
     "report": "tell what runs achieved in one HTML file: meta-rl report RUN RUN ...",
     "list": "show agents, task families and configs: meta-rl list [agents|envs|configs]",
 }
+WRITES_FILES = {"train", "evaluate", "adapt", "render", "report"}
+"""Commands whose result is files, so that words that cannot be shown do not make them fail."""
 
 
 def usage() -> str:
@@ -39,6 +41,17 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code. Errors of the user's are one message on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with bearing_output() as (out, err):
+        code = _answer(words)
+        out.flush()
+        if out.failure is not None and not out.reader_left:
+            print(f"meta-rl: cannot write the output: {out.failure}", file=err)
+            if not WRITES_FILES & set(words):
+                code = code or 1
+    return code
+
+
+def _answer(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
@@ -51,9 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("meta-rl: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone: `meta-rl list ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _dispatch(words: list[str]) -> int:

@@ -12,7 +12,8 @@ from meta_rl.commands._vocabulary import Device, check_at_least, parse_known, te
 from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from meta_rl.diagnosis.doctor import Evidence, Finding
+    from meta_rl.diagnosis.evidence import Evidence
+    from meta_rl.diagnosis.finding import Finding
     from meta_rl.experiment.config import Experiment
 
 
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any], Evidence]":
     from meta_rl.commands._flags import experiment_of, with_flags
-    from meta_rl.diagnosis.doctor import examine, recorded_updates
+    from meta_rl.diagnosis.evidence import examine, recorded_updates
     from meta_rl.experiment.building import device_to_read_on, resolve_device
     from meta_rl.runs import checkpoint
     from meta_rl.runs.folder import RunFolder

@@ -117,14 +117,14 @@ def measure_all(
         beside = place.parent if place.suffix == ".json" else place
         beside.mkdir(parents=True, exist_ok=True)
         unfinished = beside / f"partial-{identity(folder, trained, config, given)}.npz"
-    env = trained.distribution.make_env(trained.device, worker_count(experiment))
+    collector = trained.distribution.make_collector(trained.device, worker_count(experiment))
     if unfinished is not None and unfinished.exists():
         print(f"going on from {unfinished}", flush=True)
     try:
         result = evaluate(
             trained.agent,
             trained.distribution,
-            env,
+            collector,
             trained.device,
             config,
             config.copies or experiment.envs_per_task,
@@ -137,7 +137,7 @@ def measure_all(
         goes_on = "the same command goes on after the tasks that were measured"
         raise Interrupted(f"stopped; {goes_on if unfinished else 'nothing was kept'}") from None
     finally:
-        env.close()
+        collector.close()
     result = replace(result, checkpoint=given.checkpoint)
     title = f"{experiment.name}: adaptation to {config.split} tasks, {config.actions} actions"
     show_result(result, title)

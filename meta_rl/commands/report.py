@@ -102,7 +102,9 @@ def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
     """Record the report in W&B, in the project of the first run."""
     from meta_rl.experiment.config import TrackingConfig, from_dict
     from meta_rl.reports.page import anchor
-    from meta_rl.runs.sinks import WandbSink
+    from meta_rl.runs.sinks.base import Beginning, Sinks
+    from meta_rl.runs.sinks.console import ConsoleSink
+    from meta_rl.runs.sinks.wandb import WandbSink
 
     first = groups[0].runs[0]
     tracking = from_dict(
@@ -115,7 +117,9 @@ def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
         tracking = replace(tracking, mode="auto")
     tracking = replace(tracking, group=None, tags=(*tracking.tags, "report"))
     runs = {group.label: [run.name for run in group.runs] for group in groups}
-    sink = WandbSink(tracking, output.parent, f"report of {', '.join(runs)}", {"groups": runs})
+    wandb = WandbSink(tracking)
+    sink = Sinks([wandb, ConsoleSink()])
+    sink.start(Beginning(output.parent, f"report of {', '.join(runs)}", {"groups": runs}))
     for section in page.sections:
         folded = [table for part in section.folded for table in part.tables]
         for table in [*section.tables, *folded]:
@@ -126,4 +130,4 @@ def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:
             sink.log_video(f"{section.anchor}/{anchor(video.name)}", video.path, video.caption)
     sink.log_html("report", output)
     sink.finish()
-    print(f"W&B: {sink.url or output.parent / 'wandb'}")
+    print(f"W&B: {wandb.url or output.parent / 'wandb'}")

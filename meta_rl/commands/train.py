@@ -24,8 +24,9 @@ Trains a meta-policy and evaluates it at the end.
   --overwrite    replaces a run folder that exists
 
 Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluations/. Weights &
-Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not).
-Ctrl-C stops cleanly; the run can be resumed.
+Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not);
+so does TensorBoard with --tracking.tensorboard. What was said while training is in log.txt.
+Ctrl-C stops cleanly, as do SIGTERM and a closed terminal; the run can be resumed.
 """
 
 
@@ -51,9 +52,11 @@ def main(arguments: list[str]) -> int:
         experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
         folder = RunFolder(Path(experiment.runs) / experiment.name)
     from meta_rl.reports.figures import adaptation_curves
+    from meta_rl.runs.sinks.choosing import choose_sinks
     from meta_rl.training.trainer import Trainer
 
-    trainer = Trainer(experiment, folder, resume, overwrite, adaptation_curves)
+    sinks = choose_sinks(experiment, folder)
+    trainer = Trainer(experiment, folder, resume, overwrite, adaptation_curves, sinks)
     result = trainer.run()
     if result is not None:
         show_result(result, f"{experiment.name}: adaptation to {result.protocol['split']} tasks")

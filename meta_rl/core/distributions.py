@@ -1,28 +1,77 @@
-"""Distributions of actions, as data."""
+"""Distributions of actions, as data: each is a pytree of tensors, so it goes through `torch.func`.
+
+`fisher` serves trust regions: it multiplies a tangent of the distribution's own parameters by
+their Fisher information.
+"""
 
 from math import log, pi
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from meta_rl.core.seeding import standard_normal
+from meta_rl.core.seeding import Noise
+
+DistributionT = TypeVar("DistributionT", bound="Distribution")
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What an agent draws actions from, one for each row of a batch."""
+
+    @property
+    def mode(self) -> Float[Tensor, "*B A"]:
+        """The most likely action."""
+        ...
+
+    def sample(self, noise: Noise | None) -> Float[Tensor, "*B A"]:
+        """Draw actions; without noise, return the mode."""
+        ...
+
+    def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        """Joint log-density or log-probability."""
+        ...
+
+    def kl(self: DistributionT, other: DistributionT) -> Float[Tensor, "*B"]:
+        """KL(self || other), in nats."""
+        ...
+
+    def entropy(self) -> Float[Tensor, "*#B"]:
+        """Entropy, of densities the differential one, in nats."""
+        ...
+
+    def fisher(
+        self: DistributionT,
+        tangent: DistributionT,
+        weight: Float[Tensor, "*B"],
+        total: float,
+    ) -> DistributionT:
+        """Return the weighted Fisher information of the parameters times a tangent of them.
+
+        Args:
+            weight: Of each row.
+            total: Sum of the weights of the rows that share a parameter, where one is shared.
+        """
+        ...
 
 
 class Gaussian(NamedTuple):
-    """Independent normal distributions over the action dimensions (a pytree of two tensors)."""
+    """Independent normal distributions over the action dimensions."""
 
     mean: Float[Tensor, "*B A"]
     log_std: Float[Tensor, "*#B A"]
 
-    def sample(self, generator: torch.Generator | None) -> Float[Tensor, "*B A"]:
-        """Draw actions; without a generator, return the mode."""
-        if generator is None:
+    @property
+    def mode(self) -> Float[Tensor, "*B A"]:
+        """The mean."""
+        return self.mean
+
+    def sample(self, noise: Noise | None) -> Float[Tensor, "*B A"]:
+        """Draw actions; without noise, return the mean."""
+        if noise is None:
             return self.mean
-        mean = self.mean
-        noise = standard_normal(mean.shape, generator, mean.device, mean.dtype)
-        return self.mean + self.log_std.exp() * noise
+        return self.mean + self.log_std.exp() * noise.normal(self.mean.shape, self.mean.dtype)
 
     def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
         """Joint log-density: the sum over action dimensions."""
@@ -38,3 +87,107 @@ class Gaussian(NamedTuple):
     def entropy(self) -> Float[Tensor, "*#B"]:
         """Differential entropy, in nats."""
         return (self.log_std + 0.5 * log(2 * pi) + 0.5).sum(-1)
+
+    def fisher(self, tangent: "Gaussian", weight: Float[Tensor, "*B"], total: float) -> "Gaussian":
+        """1/σ² for the mean, which each row has, and 2 for log σ, which rows may share."""
+        on_mean = weight.unsqueeze(-1) * tangent.mean * (-2 * self.log_std).exp()
+        shared = tangent.log_std.shape != tangent.mean.shape
+        on_log_std = 2 * (total if shared else weight.unsqueeze(-1)) * tangent.log_std
+        return Gaussian(on_mean, on_log_std)
+
+
+class Categorical(NamedTuple):
+    """One choice of K options; an action is one-hot."""
+
+    logits: Float[Tensor, "*B K"]
+
+    @property
+    def mode(self) -> Float[Tensor, "*B K"]:
+        """The most likely option."""
+        return one_hot(self.logits)
+
+    def sample(self, noise: Noise | None) -> Float[Tensor, "*B K"]:
+        """Draw options by the Gumbel-max trick; without noise, return the most likely ones."""
+        if noise is None:
+            return self.mode
+        return self.chosen_by(noise.uniform(self.logits.shape, self.logits.dtype))
+
+    def chosen_by(self, uniform: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+        """Return the options that numbers uniform in [0, 1) draw; equal ones draw the mode."""
+        uniform = uniform.clamp(1e-30, 1 - 1e-7)
+        return one_hot(self.logits - (-uniform.log()).log())
+
+    def log_prob(self, action: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
+        """Log-probability of the chosen options."""
+        return (action * self.logits.log_softmax(-1)).sum(-1)
+
+    def kl(self, other: "Categorical") -> Float[Tensor, "*B"]:
+        """KL(self || other), in nats."""
+        log_p = self.logits.log_softmax(-1)
+        return (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """Entropy, in nats."""
+        log_p = self.logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def fisher(
+        self, tangent: "Categorical", weight: Float[Tensor, "*B"], total: float
+    ) -> "Categorical":
+        """diag(p) - p pᵀ for the logits."""
+        p = self.logits.softmax(-1)
+        centred = tangent.logits - (p * tangent.logits).sum(-1, keepdim=True)
+        return Categorical(weight.unsqueeze(-1) * p * centred)
+
+
+class Product(NamedTuple):
+    """Independent choices, each of its own options; an action is their one-hots side by side."""
+
+    parts: tuple[Categorical, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of options of each choice."""
+        return [part.logits.shape[-1] for part in self.parts]
+
+    @property
+    def mode(self) -> Float[Tensor, "*B A"]:
+        """The most likely option of each choice."""
+        return torch.cat([part.mode for part in self.parts], dim=-1)
+
+    def sample(self, noise: Noise | None) -> Float[Tensor, "*B A"]:
+        """Draw each choice; without noise, return the most likely ones."""
+        if noise is None:
+            return self.mode
+        # One draw for all choices: given noise then has a number for each option.
+        logits = torch.cat([part.logits for part in self.parts], dim=-1)
+        uniform = noise.uniform(logits.shape, logits.dtype)
+        pieces = torch.split(uniform, self.sizes, dim=-1)
+        pairs = zip(self.parts, pieces, strict=True)
+        return torch.cat([part.chosen_by(piece) for part, piece in pairs], dim=-1)
+
+    def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        """Joint log-probability: the sum over the choices."""
+        pieces = torch.split(action, self.sizes, dim=-1)
+        pairs = zip(self.parts, pieces, strict=True)
+        return torch.stack([part.log_prob(piece) for part, piece in pairs]).sum(0)
+
+    def kl(self, other: "Product") -> Float[Tensor, "*B"]:
+        """KL(self || other), in nats."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return torch.stack([ours.kl(theirs) for ours, theirs in pairs]).sum(0)
+
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """Entropy, in nats."""
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def fisher(self, tangent: "Product", weight: Float[Tensor, "*B"], total: float) -> "Product":
+        """Each choice's own: they are independent."""
+        pairs = zip(self.parts, tangent.parts, strict=True)
+        return Product(tuple(part.fisher(along, weight, total) for part, along in pairs))
+
+
+def one_hot(scores: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+    """Return 1 where a row is largest, at the first place if at several, and 0 elsewhere."""
+    best = scores.argmax(-1, keepdim=True)
+    return torch.zeros_like(scores).scatter(-1, best, 1.0)

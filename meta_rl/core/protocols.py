@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from meta_rl.core.distributions import Distribution
+from meta_rl.core.seeding import Noise, Streams, TaskStreams
 from meta_rl.core.types import (
     Context,
     EnvSpec,
+    Experience,
     MetaBatch,
     Metrics,
     Params,
@@ -24,6 +27,9 @@ from meta_rl.core.types import (
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Tasks to train on, to choose by while training, and to measure at the end."""
+
+Noises: TypeAlias = Streams | TaskStreams
+"""Where a rollout's chance comes from: the actions' noise, and the simulator's seed."""
 
 
 @runtime_checkable
@@ -65,6 +71,45 @@ class DrawingTaskEnv(TaskEnv, Protocol):
 
 
 @runtime_checkable
+class Collector(Protocol):
+    """Gathers experience of a family: by threads, processes, a GPU, a cluster or by drawing."""
+
+    env_steps: int
+    """Steps of environments that it has taken so far."""
+
+    @property
+    def most_worlds(self) -> int | None:
+        """Most worlds to hold together, for memory's sake; none knows no limit."""
+        ...
+
+    def collect(
+        self,
+        agent: "MetaAgent",
+        context: Context,
+        tasks: Tasks,
+        copies: int,
+        phase: Phase,
+        streams: Noises,
+        previous: Experience | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Experience, Context]:
+        """Let every copy of every task gather a phase's experience; return also the moved context.
+
+        The context that is given stays as it is: what `act` writes into is a copy.
+
+        Args:
+            streams: Where chance comes from.
+            previous: The experience of the same copies that this one continues.
+            deterministic: Act by the mode of the policy.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release processes and memory."""
+        ...
+
+
+@runtime_checkable
 class TaskDistribution(Protocol):
     """A family of tasks in three disjoint splits. Sampling never touches a simulator.
 
@@ -74,8 +119,6 @@ class TaskDistribution(Protocol):
 
     family: str
     spec: EnvSpec
-    metric_names: tuple[str, ...]
-    """What the simulator reports every step beside the reward, e.g. `("success",)`."""
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw the tasks of one meta-batch."""
@@ -85,12 +128,24 @@ class TaskDistribution(Protocol):
         """Return the fixed tasks of a split, in a fixed order: those that evaluation covers."""
         ...
 
-    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
-        """Make a simulator with tensors on `device`, in `workers` processes if it uses any."""
+    def make_collector(self, device: torch.device, workers: int) -> Collector:
+        """Make what gathers experience, with tensors on `device`, in `workers` processes if any.
+
+        `rollouts.collector.SimulatedFamily` does it for a family that has a simulator.
+        """
         ...
 
     def protocol(self) -> Mapping[str, Any]:
         """Return what about the tasks a published number depends on: benchmark, versions, ..."""
+        ...
+
+
+@runtime_checkable
+class EnvDistribution(TaskDistribution, Protocol):
+    """A family whose tasks are played in a simulator."""
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make a simulator with tensors on `device`, in `workers` processes if it uses any."""
         ...
 
 
@@ -143,32 +198,38 @@ class MetaAgent(Protocol):
     """
 
     phases: tuple[Phase, ...]
-    """The rollouts one meta-update needs, in order; `adapt` is called between them."""
+    """The experience one meta-update needs, in order; `adapt` is called between them. A task that
+    has adapted more often than there are phases goes on with the last."""
     copies_share_experience: bool
     """Whether a task's copies learn together, or each is a trial of its own: tells how many
     episodes one adaptation costs."""
 
-    def begin(self, tasks: Tasks, copies: int) -> Context:
-        """Return the context before any experience. Only oracle controls may look at the tasks."""
-        ...
-
-    def act(
-        self, context: Context, timestep: TimeStep, generator: torch.Generator | None
-    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Context]:
-        """Return actions, their log-probabilities and the moved context.
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> Context:
+        """Return the context before any experience. Only oracle controls may look at the tasks.
 
         Args:
-            generator: Source of the noise; None asks for the mode of the distribution. Drawn by
-                `Gaussian.sample` or `seeding.standard_normal`, it is each task's own in evaluation.
+            training: Whether a meta-update will learn from what follows, or it is a measurement.
         """
         ...
 
-    def adapt(self, context: Context, rollout: Rollout) -> Context:
-        """Learn from a finished rollout, each task from its own copies alone."""
+    def act(
+        self, context: Context, timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Context]:
+        """Return actions, their log-probabilities and the moved context.
+
+        It may write into the context, such as into a key-value cache: a rollout has its own copy.
+
+        Args:
+            noise: The chance in the actions; None asks for the mode of the distribution.
+        """
+        ...
+
+    def adapt(self, context: Context, experience: Experience) -> Context:
+        """Learn from a phase's experience, each task from its own copies alone."""
         ...
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Improve the agent from the phases' rollouts: the only method that changes it."""
+        """Improve the agent from the phases' experience: the only method that changes it."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,6 +238,15 @@ class MetaAgent(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        ...
+
+
+@runtime_checkable
+class TellsDistribution(Protocol):
+    """What an agent may offer beside `MetaAgent`: the distribution that its actions come from."""
+
+    def distribution(self, context: Context, timestep: TimeStep) -> tuple[Distribution, Context]:
+        """Return the distribution that `act` draws from, and the moved context."""
         ...
 
 

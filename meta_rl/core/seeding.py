@@ -1,13 +1,16 @@
 """Randomness: one named generator a purpose, all from one seed."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from meta_rl.core.types import Tasks
+
+Shape: TypeAlias = Sequence[Any]
+"""Sizes of axes: whole numbers, or the symbols that stand for them while torch exports."""
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -23,39 +26,72 @@ def make_generator(seed: int, purpose: str, device: torch.device | str = "cpu") 
     return generator
 
 
-class TaskGenerators(torch.Generator):
-    """A generator for each of M tasks, so that no task's noise depends on its company.
+@runtime_checkable
+class Noise(Protocol):
+    """The chance in actions: it knows whose each number is, so that agents need not."""
 
-    It is itself a `torch.Generator`, so that agents need not know: those who draw their noise by
-    `standard_normal`, as `Gaussian.sample` does, draw it task by task.
-    """
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers; the task axis M comes first."""
+        ...
 
-    def __new__(cls, seeds: Sequence[int], device: torch.device) -> "TaskGenerators":
-        """Make the generator that serves whoever draws for all tasks at once."""
-        return super().__new__(cls, device)  # type: ignore[call-arg]
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw numbers uniform in [0, 1); the task axis M comes first."""
+        ...
+
+
+class SharedNoise:
+    """Noise of all tasks from one generator, on its device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers."""
+        device = self.generator.device
+        return torch.randn(shape, generator=self.generator, device=device, dtype=dtype)
+
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw numbers uniform in [0, 1)."""
+        device = self.generator.device
+        return torch.rand(shape, generator=self.generator, device=device, dtype=dtype)
+
+
+class TaskNoise:
+    """Noise from a generator for each of M tasks, so that no task's depends on its company."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self.manual_seed(seeds[0])
+        self.device = device
         # On the CPU, whatever the device: one copy a step is cheaper than a kernel a task.
         self.by_task = [torch.Generator().manual_seed(seed) for seed in seeds]
 
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers, task by task."""
+        return self._drawn(torch.randn, shape, dtype)
 
-def standard_normal(
-    shape: Sequence[int],
-    generator: torch.Generator,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Draw standard normal noise, each task's from its own generator if there is one for each.
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw numbers uniform in [0, 1), task by task."""
+        return self._drawn(torch.rand, shape, dtype)
 
-    Args:
-        shape: The task axis M comes first.
-    """
-    if isinstance(generator, TaskGenerators):
-        assert shape[0] == len(generator.by_task), "the first axis of noise is the tasks'"
-        drawn = [torch.randn(shape[1:], generator=own, dtype=dtype) for own in generator.by_task]
-        return torch.stack(drawn).to(device)
-    return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    def _drawn(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
+        assert shape[0] == len(self.by_task), "the first axis of noise is the tasks'"
+        rows = [draw(shape[1:], generator=own, dtype=dtype) for own in self.by_task]
+        return torch.stack(rows).to(self.device)
+
+
+class GivenNoise:
+    """Numbers that the caller has drawn, standard normal, or zeros for the most likely action."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the numbers."""
+        return self.numbers.to(dtype)
+
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the numbers' normal distribution function, which is uniform in (0, 1)."""
+        uniform: Tensor = torch.special.ndtr(self.numbers.to(dtype))
+        return uniform
 
 
 class Streams:
@@ -70,9 +106,9 @@ class Streams:
         self.acting = make_generator(seed, f"{purpose}/acting", device)
         self.env = make_generator(seed, f"{purpose}/env")
 
-    def noise(self, tasks: Tasks) -> torch.Generator:
-        """Return the source of the next rollout's actions."""
-        return self.acting
+    def noise(self, tasks: Tasks) -> Noise:
+        """Return the noise of the next rollout's actions."""
+        return SharedNoise(self.acting)
 
     def env_seed(self) -> int:
         """Draw the simulator's seed for the next rollout."""
@@ -98,10 +134,10 @@ class TaskStreams:
     def __init__(self, seed: int, device: torch.device, purpose: str) -> None:
         self.seed, self.device, self.purpose = seed, device, purpose
 
-    def noise(self, tasks: Tasks) -> torch.Generator:
-        """Return fresh generators for the actions on each task."""
+    def noise(self, tasks: Tasks) -> Noise:
+        """Return fresh noise for the actions on each task."""
         seeds = [derive_seed(self.seed, f"{self.purpose}/{task.label}") for task in tasks]
-        return TaskGenerators(seeds, self.device)
+        return TaskNoise(seeds, self.device)
 
     def env_seed(self) -> int:
         """Return the simulator's seed."""

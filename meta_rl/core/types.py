@@ -7,14 +7,24 @@ task's environment, **O** observation, **A** action, **P** task parameters. Stor
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.spaces import (
+    Space,
+    bounds,
+    check_action_space,
+    check_observation_space,
+    flat_size,
+)
 
 Params: TypeAlias = dict[str, Tensor]
 """A module's parameters by name; a leading axis M makes them one set for each task."""
@@ -138,6 +148,15 @@ class Rollout(TimeStep):
         """Where an episode ends, for whichever reason."""
         return self.valid & (self.terminated | self.truncated)
 
+    def masked(self) -> "Rollout":
+        """Return the rollout with zeros where padding may hold anything, also NaN."""
+
+        def mask(column: Tensor) -> Tensor:
+            valid = self.valid.view(*self.valid.shape, *[1] * (column.dim() - self.valid.dim()))
+            return torch.where(valid, column, torch.zeros_like(column))
+
+        return map_tensors(mask, self)
+
     @classmethod
     def concatenate(cls, rollouts: Sequence["Rollout"]) -> "Rollout":
         """Join rollouts of the same worlds along time."""
@@ -152,6 +171,22 @@ class Rollout(TimeStep):
         }
         return cls(**columns, metrics=metrics)
 
+
+@dataclass(frozen=True)
+class Examples:
+    """T examples of M supervised tasks, N draws of each, with what the agent answered.
+
+    `metrics` holds what the answers are judged by, such as `loss` and `accuracy`.
+    """
+
+    inputs: Float[Tensor, "T M N O"]
+    targets: Float[Tensor, "T M N A"]
+    answers: Float[Tensor, "T M N A"]
+    metrics: Mapping[str, Float[Tensor, "T M N"]]
+
+
+Experience: TypeAlias = Rollout | Examples
+"""What a family gives to learn from."""
 
 DataclassT = TypeVar("DataclassT")
 
@@ -178,33 +213,115 @@ def all_finite(tree: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class EnvSpec:
-    """What an agent must know of its environments to be built, as plain data."""
+class Score:
+    """What a family judges episodes by, one number for each."""
 
-    observation_size: int
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
+    name: str
+    """As files of results call it."""
+    label: str
+    """As logs and tables call it."""
+    quantity: str
+    """The metric of every step that it is made of, or `reward`."""
+    over_episode: Literal["sum", "any", "mean"]
+    """What of the steps' numbers: their sum, whether any is above 0, or their mean."""
+    higher_is_better: bool = True
+
+
+RETURN = Score("episode_return", "return", "reward", "sum")
+SUCCESS = Score("success", "success", "success", "any")
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent must know of its environments to be built, as plain data.
+
+    Agents see an observation as a row of `observation_size` numbers and give an action as one of
+    `action_size`: `core.spaces` tells how values of other spaces than a Box lie in them.
+    """
+
+    observation_space: Space
+    action_space: Space
     horizon: int
     """Most steps of one episode."""
     family: str = ""
     """The family's name in the catalog, by which oracle controls find its expert."""
+    metrics: tuple[str, ...] = ()
+    """What the simulator reports every step beside the reward, e.g. `("success",)`."""
+    scores: tuple[Score, ...] = (RETURN,)
+    """What evaluation measures; the first decides which agent is better, the next where it ties."""
+
+    def __post_init__(self) -> None:
+        where = f"the family {self.family}" if self.family else "the environment"
+        check_observation_space(self.observation_space, where)
+        check_action_space(self.action_space, where)
+
+    @classmethod
+    def box(
+        cls,
+        observation_size: int,
+        action_low: Sequence[float],
+        action_high: Sequence[float],
+        horizon: int,
+        family: str = "",
+        metrics: tuple[str, ...] = (),
+    ) -> "EnvSpec":
+        """A spec of plain vectors; episodes are judged by success, if it is a metric, and return.
+
+        Args:
+            action_low: Least value of each action dimension.
+            action_high: Largest value of each.
+        """
+        return cls(
+            spaces.Box(-np.inf, np.inf, (observation_size,), np.float32),
+            spaces.Box(np.array(action_low, np.float32), np.array(action_high, np.float32)),
+            horizon,
+            family,
+            metrics,
+            (SUCCESS, RETURN) if "success" in metrics else (RETURN,),
+        )
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers of an observation (O)."""
+        return flat_size(self.observation_space)
 
     @property
     def action_size(self) -> int:
-        """Number of action dimensions (A)."""
-        return len(self.action_low)
+        """Numbers of an action (A)."""
+        return flat_size(self.action_space)
+
+    @property
+    def action_bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Least and largest numbers of an action."""
+        return bounds(self.action_space)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One rollout that a meta-update needs: every copy plays so many whole episodes."""
+    """Experience that a meta-update needs: every copy plays so many whole episodes."""
 
     episodes: int = 1
 
 
 @dataclass(frozen=True)
 class MetaBatch:
-    """The experience of one meta-iteration: the tasks, and one rollout for each phase."""
+    """The experience of one meta-iteration: the tasks, and one part for each phase."""
 
     tasks: Tasks
-    rollouts: tuple[Rollout, ...]
+    experience: tuple[Experience, ...]
+
+    @property
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """The experience of a family that is played."""
+        found = tuple(each for each in self.experience if isinstance(each, Rollout))
+        if len(found) < len(self.experience):
+            raise UserError("the agent learns from rollouts, but this family gives examples")
+        return found
+
+    @property
+    def examples(self) -> tuple[Examples, ...]:
+        """The experience of a supervised family."""
+        found = tuple(each for each in self.experience if isinstance(each, Examples))
+        if len(found) < len(self.experience):
+            raise UserError("the agent learns from examples, but this family is played")
+        return found

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -15,7 +16,8 @@ from torch.utils import _pytree as pytree
 import meta_rl
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
-from meta_rl.core.types import Context, EnvSpec
+from meta_rl.core.spaces import action_of, from_plain, to_plain
+from meta_rl.core.types import Context, EnvSpec, Score
 from meta_rl.deployment import program as acting
 from meta_rl.deployment.program import ActingPolicy
 from meta_rl.experiment import catalog
@@ -43,7 +45,7 @@ class AdaptedPolicy:
         deterministic: bool = True,
         *,
         reward: float | NDArray[Any] | None = None,
-    ) -> tuple[NDArray[np.float32], State | None]:
+    ) -> tuple[NDArray[Any], State | None]:
         """Return the action, within its bounds, and the state for the next call.
 
         As in Stable-Baselines3. Policies without a memory have no state.
@@ -79,10 +81,22 @@ class AdaptedPolicy:
         shape = (len(obs), self.policy.spec.action_size)
         noise = torch.zeros(shape) if deterministic else torch.randn(shape)
         action, drawn, moved = self.policy(obs, noise, prev_action, prev_reward, first, memory)
-        action = action.numpy().reshape(*given.shape[:-1], -1)
+        action = self._in_space(action.numpy()).reshape(*given.shape[:-1], *self._action_shape)
         if not self.policy.has_memory:
             return action, None
         return action, (moved.numpy(), drawn.numpy(), prev_reward.numpy())
+
+    @property
+    def _action_shape(self) -> tuple[int, ...]:
+        space = self.policy.spec.action_space
+        return (-1,) if isinstance(space, Box) else space.shape or ()
+
+    def _in_space(self, flat: NDArray[np.float32]) -> NDArray[Any]:
+        """Return flat actions as the action space has them; a Box keeps them flat."""
+        space = self.policy.spec.action_space
+        if isinstance(space, Box):
+            return flat
+        return np.array([action_of(space, row) for row in flat])
 
     def _fresh_state(self, worlds: int) -> tuple[Tensor, Tensor, Tensor]:
         policy = self.policy
@@ -96,6 +110,7 @@ class AdaptedPolicy:
 def save(
     path: Path,
     agent: MetaAgent,
+    agent_name: str,
     agent_config: Any,
     context: Context,
     memory: tuple[Tensor, Tensor],
@@ -111,12 +126,12 @@ def save(
         "python": platform.python_version(),
     }
     state = {
-        "agent_name": catalog.name_of(agent_config),
+        "agent_name": agent_name,
         "agent_config": plain(asdict(agent_config)),
         "agent": agent.state_dict(),
         "context": context,
         "memory": memory,
-        "spec": plain(asdict(spec)),
+        "spec": _plain_spec(spec),
         "freeze_memory": freeze_memory,
         "metadata": {**metadata, "versions": versions},
     }
@@ -148,8 +163,31 @@ def load(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
         raise UserError(f"{path} was written by an older meta-rl; run `meta-rl adapt` again")
     module = catalog.load("agents", state["agent_name"])
     config = from_dict(module.Config, state["agent_config"], "agent", str(path))
-    spec = from_dict(EnvSpec, state["spec"], "spec", str(path))
+    spec = _spec(state["spec"])
     agent: MetaAgent = module.build(config, spec, torch.device("cpu"), 0)
     agent.load_state_dict(state["agent"])
     policy = ActingPolicy(agent, state["context"], state["memory"], spec, state["freeze_memory"])
     return AdaptedPolicy(policy, state["metadata"])
+
+
+def _plain_spec(spec: EnvSpec) -> dict[str, Any]:
+    """Return a spec as plain data."""
+    return asdict(spec) | {
+        "observation_space": to_plain(spec.observation_space),
+        "action_space": to_plain(spec.action_space),
+    }
+
+
+def _spec(data: Mapping[str, Any]) -> EnvSpec:
+    """Return the spec of a file; older files hold sizes and bounds in place of spaces."""
+    if "action_space" not in data:
+        return EnvSpec.box(
+            data["observation_size"],
+            data["action_low"],
+            data["action_high"],
+            data["horizon"],
+            data["family"],
+        )
+    spaces = {name: from_plain(data[name]) for name in ("observation_space", "action_space")}
+    scores = tuple(Score(**score) for score in data["scores"])
+    return EnvSpec(**{**data, **spaces, "metrics": tuple(data["metrics"]), "scores": scores})

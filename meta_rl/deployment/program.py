@@ -4,27 +4,19 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.distributions import Gaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.seeding import GivenNoise
+from meta_rl.core.spaces import to_plain
 from meta_rl.core.types import Context, EnvSpec, TimeStep
 from meta_rl.runs import checkpoint
-
-
-@runtime_checkable
-class GaussianAgent(Protocol):
-    """An agent that tells the distribution of its actions, not only draws from it."""
-
-    def distribution(self, context: Context, timestep: TimeStep) -> tuple[Gaussian, Context]:
-        """Return the distribution that `act` draws from, and the moved context."""
-        ...
 
 
 class ActingPolicy(nn.Module):
@@ -50,7 +42,7 @@ class ActingPolicy(nn.Module):
         self.agent = agent
         self.spec = spec
         self.freeze_memory = freeze_memory
-        self._low, self._high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        self._low, self._high = (torch.tensor(bound) for bound in spec.action_bounds)
         self._leaves, self._structure = pytree.tree_flatten(context)
         self._moving = self._find_moving(context)
         for leaf in self._moving:
@@ -91,20 +83,12 @@ class ActingPolicy(nn.Module):
             first=first.unsqueeze(0),
             valid=torch.ones_like(first).unsqueeze(0),
         )
-        drawn, context = self._draw(self._context(state), timestep, noise.unsqueeze(0))
+        given = GivenNoise(noise.unsqueeze(0))
+        drawn, _, context = self.agent.act(self._context(state), timestep, given)
         drawn = drawn.squeeze(0)
         learns = self.has_memory and not self.freeze_memory
         moved = self._state(context) if learns else state
         return drawn.clamp(self._low, self._high), drawn, moved
-
-    def _draw(
-        self, context: Context, timestep: TimeStep, noise: Tensor
-    ) -> tuple[Float[Tensor, "1 B A"], Context]:
-        if isinstance(self.agent, GaussianAgent):
-            policy, context = self.agent.distribution(context, timestep)
-            return policy.mean + policy.log_std.exp() * noise, context
-        action, _, context = self.agent.act(context, timestep, None)
-        return action, context
 
     def _find_moving(self, context: Context) -> list[int]:
         """Return which tensors of the context acting replaces by others."""
@@ -196,8 +180,10 @@ def export(policy: ActingPolicy, metadata: Mapping[str, Any], path: Path) -> Non
         "inputs": INPUTS[: len(arguments)],
         "outputs": OUTPUTS if policy.has_memory else OUTPUTS[:1],
         "observation_size": spec.observation_size,
-        "action_low": spec.action_low,
-        "action_high": spec.action_high,
+        "observation_space": to_plain(spec.observation_space),
+        "action_space": to_plain(spec.action_space),
+        "action_low": spec.action_bounds[0],
+        "action_high": spec.action_bounds[1],
         "state_size": len(policy.initial_state),
         "initial": {
             "prev_action": policy.initial_action.tolist(),

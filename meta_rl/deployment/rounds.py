@@ -7,30 +7,20 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from scipy import stats
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from meta_rl.core.episodes import episode_success, episode_sums
+from meta_rl.core.episodes import episode_scores, episode_sums
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import MetaAgent
-from meta_rl.core.types import Context, Phase, Rollout, Tasks, TimeStep, all_finite
-from meta_rl.deployment.program import GaussianAgent
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.core.protocols import Collector, MetaAgent, Noises, TellsDistribution
+from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Tasks, TimeStep, all_finite
+from meta_rl.rollouts.adaptation import Adaptation, rollout_of
 
 PATIENCE = 3
 """Rounds without improvement after which adaptation is stable."""
 FALSE_ALARM = 0.00135
 """Chance of a false alarm in a round of an unchanged task with normal returns: that of a normal
 number to lie 3 standard deviations below its mean, as on Shewhart's control charts."""
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """What the agent knows of its task at the beginning of a round."""
-
-    context: Context
-    episodes: int = 0
-    """Episodes of the task that it has learned from."""
-    previous: Rollout | None = None
-    """What it learned from last; a memory reaches back to its end."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +60,11 @@ Report: TypeAlias = Round | Event
 
 @dataclass(frozen=True)
 class Played:
-    """A round with what led to it and what came of it."""
+    """A round, what was known when it began, and the adaptation that can learn from it."""
 
-    known: Knowledge
+    known: Adaptation
     round: Round
-    rollout: Rollout
-    moved: Context
+    adaptation: Adaptation
 
 
 class OnlineAdaptation:
@@ -83,6 +72,7 @@ class OnlineAdaptation:
 
     Args:
         tasks: The one task.
+        streams: Where chance comes from.
         episodes: Episodes to play in each round of adaptation.
         rounds: Rounds of adaptation; the most of them if it may be stable before.
         until_stable: Adapt until stable (see `improves`), and keep what played the best round.
@@ -92,18 +82,20 @@ class OnlineAdaptation:
 
     def __init__(
         self,
-        worker: RolloutWorker,
+        collector: Collector,
         agent: MetaAgent,
         tasks: Tasks,
+        streams: Noises,
         episodes: int,
         rounds: int,
         until_stable: bool,
         watch: int,
         tell: Callable[[Report], None],
     ) -> None:
-        self.worker = worker
+        self.collector = collector
         self.agent = agent
         self.tasks = tasks
+        self.streams = streams
         self.episodes = episodes
         self.rounds = rounds
         self.until_stable = until_stable
@@ -112,7 +104,7 @@ class OnlineAdaptation:
         self.played = 0
         self._last_context: Context | None = None
 
-    def run(self) -> Knowledge:
+    def run(self) -> Adaptation:
         """Adapt, execute, and adapt again whenever the return drops; return what is known then."""
         known = self.adapt([self.begin()])
         # A memory would go on learning within a round, so its rounds are single episodes.
@@ -121,31 +113,31 @@ class OnlineAdaptation:
         left = 1 + self.watch
         while left > 0:
             # What a memory learns while executing is forgotten: the policy stays what it is.
-            played = self.play(known, "execute", episodes)
+            executed = self.execute(known, episodes)
             left -= 1
             limit = alarm_limit(reference, episodes)
-            if played.round.mean_return >= limit:
-                reference += played.round.returns
+            if executed.mean_return >= limit:
+                reference += executed.returns
                 continue
-            self.event("dropped", f"return {played.round.mean_return:.2f} is below {limit:.2f}")
+            self.event("dropped", f"return {executed.mean_return:.2f} is below {limit:.2f}")
             known, reference = self.adapt([self.begin(), known]), []
             left = max(left, 1)  # to measure what that gave
         return known
 
-    def adapt(self, starts: Sequence[Knowledge]) -> Knowledge:
+    def adapt(self, starts: Sequence[Adaptation]) -> Adaptation:
         """Adapt from the start that earns more in a round; return what is to be executed.
 
         Meta-training made the first parameters to learn from, so they are always among the starts;
         after a small change of the task those that were adapted to it before may lie nearer.
         """
-        trials = [self.play(start, "adapt", self.episodes) for start in starts]
+        trials = [self.play(start) for start in starts]
         played = max(trials, key=lambda trial: trial.round.mean_return)
         if len(trials) > 1:
             where = "the meta-parameters" if played is trials[0] else "the adapted policy"
             self.event("starts again", f"from {where}, which earned more")
         best, without_improvement = played, 0
         for _ in range(self.rounds - 1):
-            played = self.play(self.learn(played), "adapt", self.episodes)
+            played = self.play(self.learn(played))
             if improves(played.round, best.round):
                 best, without_improvement = played, 0
             else:
@@ -158,27 +150,35 @@ class OnlineAdaptation:
             return best.known
         return self.learn(played)
 
-    def begin(self) -> Knowledge:
+    def begin(self) -> Adaptation:
         """Return what the agent knows before any experience."""
-        return Knowledge(self.agent.begin(self.tasks, 1))
+        return Adaptation(self.agent, self.collector, self.tasks, 1, self.streams)
 
-    def learn(self, played: Played) -> Knowledge:
+    def learn(self, played: Played) -> Adaptation:
         """Adapt to a round that was played."""
-        context = self.agent.adapt(played.moved, played.rollout)
-        if not all_finite(context):
-            raise UserError(
-                f"adapting to round {played.round.number} gave parameters that are not finite; "
-                f"fewer --rounds, or a run with a smaller agent.inner_lr or agent.later_inner_lr, "
-                f"may help"
-            )
-        episodes = played.known.episodes + len(played.round.returns)
-        return Knowledge(context, episodes, played.rollout)
+        known = played.adaptation.fork()
+        known.learn()
+        return known
 
-    def play(self, known: Knowledge, doing: Literal["adapt", "execute"], episodes: int) -> Played:
-        """Play a round and tell of it."""
-        rollout, moved = self.worker.collect(
-            self.agent, known.context, self.tasks, 1, Phase(episodes), known.previous
-        )
+    def play(self, known: Adaptation) -> Played:
+        """Play a round to learn from, and tell of it."""
+        adaptation = known.fork()
+        played = rollout_of(adaptation.play(Phase(self.episodes)))
+        return Played(known, self.told(known, "adapt", played, self.episodes), adaptation)
+
+    def execute(self, known: Adaptation, episodes: int) -> Round:
+        """Play a round that nothing is learned from, and tell of it."""
+        played = rollout_of(known.measure(Phase(episodes)))
+        return self.told(known, "execute", played, episodes)
+
+    def told(
+        self,
+        known: Adaptation,
+        doing: Literal["adapt", "execute"],
+        rollout: Rollout,
+        episodes: int,
+    ) -> Round:
+        """Tell of a round that was played."""
         returns = episode_sums(rollout, rollout.reward, episodes).flatten()
         if not all_finite(returns):
             raise UserError("the rewards are not finite; look at the environment")
@@ -190,26 +190,28 @@ class OnlineAdaptation:
             returns=tuple(returns.tolist()),
             success=success_share(rollout, episodes),
             kl=self.divergence(known.context, rollout),
-            env_steps=self.worker.env_steps,
+            env_steps=self.collector.env_steps,
         )
         self._last_context = known.context
         self.tell(result)
-        return Played(known, result, rollout, moved)
+        return result
 
     @torch.no_grad()
     def divergence(self, context: Context, rollout: Rollout) -> float | None:
         """Return how far a round's policy is from that of the round before; see `Round.kl`."""
         before = self._last_context
-        if before is None or not isinstance(self.agent, GaussianAgent):
+        if before is None or not isinstance(self.agent, TellsDistribution):
             return None
         if before is context:
             return 0.0
-        total = torch.zeros((), device=self.worker.device)
+        # Acting may write into a context: these are read again.
+        context, before = tree_map_only(Tensor, torch.clone, (context, before))
+        total = torch.zeros((), device=rollout.reward.device)
         for t in range(len(rollout.valid)):
             timestep = TimeStep(**{each.name: getattr(rollout, each.name)[t] for each in _SEEN})
             policy, context = self.agent.distribution(context, timestep)
             other, before = self.agent.distribution(before, timestep)
-            total += (policy.kl(other) * timestep.valid).sum()
+            total += torch.where(timestep.valid, policy.kl(other), 0.0).sum()
         return float(total / rollout.valid.sum())
 
     def event(
@@ -259,4 +261,4 @@ def success_share(rollout: Rollout, episodes: int) -> float | None:
     if told is None or told[rollout.valid].isnan().all():
         return None
     decided = replace(rollout, metrics={"success": told.nan_to_num(0.0)})
-    return float(episode_success(decided, episodes).mean())
+    return float(episode_scores(decided, [SUCCESS], episodes)["success"].mean())

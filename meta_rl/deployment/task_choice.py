@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.protocols import OpenDistribution, Split, TaskDistribution, TaskEnv
-from meta_rl.core.types import EnvSpec, Task, Tasks
+from meta_rl.core.types import RETURN, SUCCESS, EnvSpec, Task, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
 from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
 from meta_rl.rollouts.gymnasium.user_env import NamedEnvironment
 
@@ -40,15 +41,14 @@ class Target:
         }
 
 
-class NamedDistribution:
+class NamedDistribution(SimulatedFamily):
     """A Gymnasium environment that the user names, as the one task of a family."""
 
     family = "gymnasium"
-    metric_names: tuple[str, ...] = ("success",)
 
     def __init__(self, where: str, spec: EnvSpec) -> None:
         self.where = where
-        self.spec = spec
+        self.spec = replace(spec, metrics=("success",), scores=(SUCCESS, RETURN))
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Return the task so many times."""
@@ -60,11 +60,8 @@ class NamedDistribution:
 
     def make_env(self, device: torch.device, workers: int) -> TaskEnv:
         """Make a worker process for the environment."""
-        spec = self.spec
-        named = NamedEnvironment(
-            self.where, spec.observation_size, spec.action_low, spec.action_high
-        )
-        return GymnasiumTaskEnv(named, spec, device, workers)
+        named = NamedEnvironment(self.where, self.spec.observation_size, self.spec.action_space)
+        return GymnasiumTaskEnv(named, self.spec, device, workers)
 
     def protocol(self) -> Mapping[str, Any]:
         """Return the environment's name; what it does is its owner's."""

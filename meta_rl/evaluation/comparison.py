@@ -1,17 +1,15 @@
 """Finished runs, read back and gathered into groups that differ by their seed alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from meta_rl.core.errors import UserError
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import (
     AGGREGATES,
@@ -23,8 +21,10 @@ from meta_rl.evaluation.statistics import (
 )
 from meta_rl.experiment.identity import learning_part
 from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.metrics import RecordedMetrics, read_metrics
 
-Quantity: TypeAlias = Literal["success", "episode_return"]
+Quantity: TypeAlias = str
+"""The name of a score."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,18 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged while training: the lines of metrics.jsonl, none if it is not there.
 
-        A last line that is not complete, of a run that is training or was killed, is left out, and
-        so are damaged lines, which `damaged_lines` counts.
+        Damaged lines are left out; `damaged_lines` counts them.
         """
-        return [row for row in self._logged if row is not None]
+        return self._recorded.rows
 
     @property
     def damaged_lines(self) -> int:
-        """How many complete lines of metrics.jsonl could not be read."""
-        return sum(row is None for row in self._logged)
+        """How many lines of metrics.jsonl cannot be read."""
+        return len(self._recorded.damaged)
 
     @cached_property
-    def _logged(self) -> list[dict[str, Any] | None]:
-        path = RunFolder(self.path).metrics
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error}") from error
-        return [_row(line) for line in lines if line.endswith("\n") and line.strip()]
+    def _recorded(self) -> RecordedMetrics:
+        return read_metrics(RunFolder(self.path).metrics)
 
     @property
     def wall_time_s(self) -> float | None:
@@ -126,13 +118,12 @@ class Group:
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
-        """What was measured; a family may have no success."""
-        has_success = self.first.protocol["success_rule"] is not None
-        return ("success", "episode_return") if has_success else ("episode_return",)
+        """What was measured; the first decides which agent is better."""
+        return tuple(score.name for score in self.first.judged_by)
 
     def scores(self, quantity: Quantity, stage: int = -1) -> Float[NDArray[np.float64], "R M"]:
         """Return each run's mean over the episodes and copies of each task."""
-        return np.stack([getattr(run.result, quantity)[:, stage].mean((0, 2)) for run in self.runs])
+        return np.stack([run.result.scores[quantity][:, stage].mean((0, 2)) for run in self.runs])
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -195,6 +186,16 @@ def shared_quantities(groups: Sequence[Group]) -> list[Quantity]:
     """Return what was measured in all groups."""
     first, *others = groups
     return [q for q in first.quantities if all(q in group.quantities for group in others)]
+
+
+def all_quantities(groups: Sequence[Group]) -> list[Quantity]:
+    """Return what was measured in any group."""
+    return list(dict.fromkeys(quantity for group in groups for quantity in group.quantities))
+
+
+def title_of(quantity: Quantity) -> str:
+    """Return what tables call a score."""
+    return {"episode_return": "return"}.get(quantity, quantity.replace("_", " "))
 
 
 def resampled_in(groups: Sequence[Group], resampling: Resampling) -> list[str]:
@@ -268,18 +269,12 @@ def improvement(
         one.scores(quantity, stage)[:, columns],
         other.scores(quantity, stage)[:, other_columns],
     ]
+    lower_is_better = {score.name for score in one.first.judged_by if not score.higher_is_better}
+    if quantity in lower_is_better:
+        scores = [-array for array in scores]
     runs = [len(array) for array in scores]
     found = estimate(probability_of_improvement, scores, names, resampling)
     return found, resampled(runs, names, resampling)
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """Return a line of metrics.jsonl, or None if it is damaged."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("env_steps"), int | float) else None
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from meta_rl.core.errors import UserError
+from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.evaluation.comparison import Run
 from meta_rl.evaluation.result import EvalResult, read_summary
 from meta_rl.runs.folder import RunFolder
@@ -73,13 +73,15 @@ def load_runs(
         named.setdefault(path.resolve(), path)
     runs, skipped, broken = [], [], []
     for path in named.values():
-        if len(named) > 1 and path.exists() and not looks_like_run(path):
-            skipped.append(f"skipped {path}: it is not a run folder")
-            continue
         try:
-            runs.append(load_run(path, wanted))
+            if len(named) > 1 and path.exists() and not looks_like_run(path):
+                skipped.append(f"skipped {path}: it is not a run folder{_inside(path)}")
+            else:
+                runs.append(load_run(path, wanted))
         except UserError as error:
             broken.append(str(error))
+        except OSError as error:
+            broken.append(f"cannot read {path}: {error.strerror or error}")
     if broken and len(named) == 1:
         raise UserError(broken[0])
     if broken and not skip_broken:
@@ -100,14 +102,20 @@ def looks_like_run(path: Path) -> bool:
     return path.is_dir() and any((path / part).exists() for part in parts)
 
 
+def _inside(path: Path) -> str:
+    """Say how to name the runs in a folder, if there are any."""
+    holds = path.is_dir() and any(looks_like_run(other) for other in path.iterdir())
+    return f", but holds some; name them: {path}/*" if holds else ""
+
+
 def load_run(path: Path, wanted: Wanted) -> Run:
     """Read a run's experiment and the evaluation that speaks for it."""
     if not path.exists():
-        raise UserError(f"no run folder {path}")
+        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, [other.name for other in beside if looks_like_run(other)])
+        raise UserError(f"no run folder {path}; {hint}".rstrip("; "))
     if not looks_like_run(path):
-        inside = path.is_dir() and any(looks_like_run(other) for other in path.iterdir())
-        hint = f", but holds some; name them: {path}/*" if inside else ""
-        raise UserError(f"{path} is not a run folder: it has no config.yaml{hint}")
+        raise UserError(f"{path} is not a run folder: it has no config.yaml{_inside(path)}")
     experiment = RunFolder(path).description()
     result, remark = choose_evaluation(path, wanted)
     run = Run(path, experiment, result)

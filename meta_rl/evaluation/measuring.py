@@ -1,16 +1,20 @@
 """Evaluation that cannot flatter: every (task, goal, copy) counts, and stage 0 comes first."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
-from meta_rl.core.episodes import episode_success, episode_sums
+from meta_rl.core.episodes import episode_scores
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import MetaAgent, TaskDistribution, TaskEnv
+from meta_rl.core.protocols import Collector, MetaAgent, TaskDistribution
 from meta_rl.core.seeding import TaskStreams
-from meta_rl.core.types import Phase, Rollout, Tasks, all_finite
+from meta_rl.core.types import Phase, Score, Tasks
 from meta_rl.evaluation.partial import Cells
 from meta_rl.evaluation.protocol import (
     choose_tasks,
@@ -20,28 +24,29 @@ from meta_rl.evaluation.protocol import (
 )
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.config import EvaluationConfig
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.rollouts.adaptation import Adaptation, copies_have_contexts
 
 ROLLOUT_BYTES = 64_000_000
 """How large the rollout of tasks played together may become; larger ones are hardly faster."""
 
 
 def tasks_that_fit(
-    agent: MetaAgent, distribution: TaskDistribution, env: TaskEnv, copies: int
+    agent: MetaAgent, distribution: TaskDistribution, collector: Collector, copies: int
 ) -> int:
     """Return how many tasks of so many copies to play together, for memory's and speed's sake."""
     spec = distribution.spec
     # observation and action twice, reward twice, log-probability, marks and metrics
-    numbers = 2 * (spec.observation_size + spec.action_size) + 4 + len(distribution.metric_names)
-    size = 4 * numbers * spec.horizon * agent.phases[0].episodes
-    worlds = min(ROLLOUT_BYTES // size, getattr(env, "most_worlds", ROLLOUT_BYTES))
+    numbers = 2 * (spec.observation_size + spec.action_size) + 4 + len(spec.metrics)
+    episodes = max(phase.episodes for phase in agent.phases)
+    size = 4 * numbers * spec.horizon * episodes
+    worlds = min(ROLLOUT_BYTES // size, collector.most_worlds or ROLLOUT_BYTES)
     return max(1, worlds // copies)
 
 
 def evaluate(
     agent: MetaAgent,
     distribution: TaskDistribution,
-    env: TaskEnv,
+    collector: Collector,
     device: torch.device,
     config: EvaluationConfig,
     copies: int,
@@ -57,27 +62,34 @@ def evaluate(
     plays episodes of its own, whose experience is then forgotten.
 
     Args:
-        tasks_at_once: Tasks to play together, which has no effect on the result but the rounding
-            of sums; none takes as many as fit.
+        tasks_at_once: Most tasks to play together, which has no effect on the result but the
+            rounding of sums; never more than fit.
         unfinished: File of this very evaluation, to go on from where it was interrupted; see
             `Cells`. It is left for the caller to delete once the result is written.
     """
     tasks = choose_tasks(distribution, config.split, config.goals)
     episodes, columns = measured_episodes(agent, config, copies)
-    cells = Cells((episodes, config.adaptation_steps + 1, len(tasks), columns), unfinished)
+    judged_by = distribution.spec.scores
+    cells = Cells(
+        [score.name for score in judged_by],
+        (episodes, config.adaptation_steps + 1, len(tasks), columns),
+        unfinished,
+    )
     missing = cells.missing
-    size = tasks_at_once or tasks_that_fit(agent, distribution, env, max(copies, columns))
+    size = tasks_that_fit(agent, distribution, collector, max(copies, columns))
+    size = min(size, tasks_at_once or size)
     for start in range(0, len(missing), size):
         rows = missing[start : start + size]
-        cells.fill(
-            rows, *_evaluate_chunk(agent, distribution, env, device, config, copies, tasks[rows])
+        found = _evaluate_chunk(
+            agent, collector, distribution.spec.scores, device, config, copies, tasks[rows]
         )
+        cells.fill(rows, found)
     assert not cells.missing, "an evaluation must cover every cell"
     return EvalResult(
         names=tasks.names,
         index=tuple(tasks.index.tolist()),
-        episode_return=cells.episode_return,
-        success=cells.success,
+        scores=cells.scores,
+        judged_by=judged_by,
         adaptation_episodes=stage_episodes(agent, config, copies),
         protocol=make_protocol(agent, distribution, config, copies),
         env_steps=env_steps,
@@ -88,64 +100,71 @@ def evaluate(
 
 def _evaluate_chunk(
     agent: MetaAgent,
-    distribution: TaskDistribution,
-    env: TaskEnv,
+    collector: Collector,
+    scores: Sequence[Score],
     device: torch.device,
     config: EvaluationConfig,
     copies: int,
     tasks: Tasks,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the (E, S, M, N) returns and successes of some of the tasks."""
-    phase = agent.phases[0]
-    deterministic = config.actions == "deterministic"
+) -> dict[str, NDArray[np.float64]]:
+    """Return the (E, S, M, N) scores of some of the tasks."""
     episodes, columns = measured_episodes(agent, config, copies)
-    apart = config.evaluation_episodes is not None
-    if apart:  # one rollout an episode, lest a memory learns from the one before
-        own_rollouts, own_phase = episodes, Phase(1)
-    else:
-        own_rollouts, own_phase = int(deterministic), phase
 
-    def worker(purpose: str) -> RolloutWorker:
-        streams = TaskStreams(config.seed, device, f"evaluation/{purpose}")
-        return RolloutWorker(distribution, env, device, streams)
+    def streams(stage: int, purpose: str) -> TaskStreams:
+        return TaskStreams(config.seed, device, f"evaluation/{stage}/{purpose}")
 
-    context = agent.begin(tasks, copies)
-    returns, successes = [], []
-    previous: Rollout | None = None
+    adaptation = Adaptation(agent, collector, tasks, copies, streams(0, "learning"))
+    by_stage = []
     for stage in range(config.adaptation_steps + 1):
         if stage > 0:
-            assert previous is not None
-            context = agent.adapt(context, previous)
-            if not all_finite(context):
-                raise UserError(
-                    f"adaptation {stage} gave parameters that are not finite for some of the tasks "
-                    f"{tasks[0:1].names[0]} to {tasks[-1:].names[0]}; a smaller agent.inner_lr, or "
-                    f"agent.later_inner_lr, may help"
-                )
-        before = None if apart and agent.copies_share_experience else previous
-        measured = [
-            worker(f"{stage}/measuring/{number}").collect(
-                agent, context, tasks, columns, own_phase, before, deterministic
-            )[0]
-            for number in range(own_rollouts)
-        ]
-        if stage < config.adaptation_steps or not measured:
-            previous, context = worker(f"{stage}/learning").collect(
-                agent, context, tasks, copies, phase, previous
+            adaptation.learn()
+        found = None
+        if config.evaluation_episodes is not None or config.actions == "deterministic":
+            measuring = partial(streams, stage)
+            found = _measure_apart(adaptation, scores, config, columns, episodes, measuring)
+        if stage < config.adaptation_steps or found is None:
+            played = adaptation.play(streams=streams(stage, "learning"))
+            found = found or episode_scores(played, scores, adaptation.phase.episodes)
+        by_stage.append({name: values[:episodes] for name, values in found.items()})
+    result = {name: torch.stack([stage[name] for stage in by_stage], dim=1) for name in by_stage[0]}
+    for name, values in result.items():
+        wrong = ~values.isfinite().all(0).all(0).all(-1)
+        if wrong.any():
+            labels = [task.label for task, bad in zip(tasks, wrong.tolist(), strict=True) if bad]
+            raise UserError(
+                f"{name} of {', '.join(labels[:5])} is not finite, so the evaluation says "
+                f"nothing; look at the simulator"
             )
-            measured = measured or [previous]
-        count = own_phase.episodes
-        returns.append(torch.cat([episode_sums(each, each.reward, count) for each in measured]))
-        successes.append(torch.cat([episode_success(each, count) for each in measured]))
-    episode_return = torch.stack(returns, dim=1)
-    wrong = ~episode_return.isfinite().all(0).all(0).all(-1)
-    if wrong.any():
-        labels = [task.label for task, bad in zip(tasks, wrong.tolist(), strict=True) if bad]
-        raise UserError(
-            f"rewards of {', '.join(labels[:5])} are not finite, so the evaluation says nothing; "
-            f"look at the simulator"
-        )
-    return (
-        episode_return.cpu().double().numpy(),
-        torch.stack(successes, dim=1).cpu().double().numpy(),
-    )
+    return {name: values.cpu().double().numpy() for name, values in result.items()}
+
+
+def _measure_apart(
+    adaptation: Adaptation,
+    scores: Sequence[Score],
+    config: EvaluationConfig,
+    columns: int,
+    episodes: int,
+    streams: Callable[[str], TaskStreams],
+) -> dict[str, Float[Tensor, "E M N"]]:
+    """Return the scores of episodes that nothing is learned from."""
+    agent, deterministic = adaptation.agent, config.actions == "deterministic"
+    if config.evaluation_episodes is None:
+        phase = adaptation.phase
+        played = adaptation.measure(phase, None, streams("measuring/0"), deterministic)
+        return episode_scores(played, scores, phase.episodes)
+    shared = agent.copies_share_experience
+    # Where each copy has a row of the context, no more can play together than have one.
+    most = adaptation.copies if copies_have_contexts(agent, adaptation.tasks) else columns
+    rows = []
+    for number in range(
+        episodes
+    ):  # one rollout an episode, lest a memory learns from the one before
+        blocks = []
+        for block, first in enumerate(range(0, columns, most)):
+            purpose = f"measuring/{number}" + (f"/{block}" if first else "")
+            played = adaptation.measure(
+                Phase(1), most, streams(purpose), deterministic, remembering=not shared
+            )
+            blocks.append(episode_scores(played, scores, 1))
+        rows.append({name: torch.cat([each[name] for each in blocks], dim=2) for name in blocks[0]})
+    return {name: torch.cat([each[name] for each in rows])[:, :, :columns] for name in rows[0]}

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,17 +14,21 @@ from meta_rl.runs import checkpoint
 
 
 class Cells:
-    """Returns and successes, (E, S, M, N), of which some tasks have been measured.
+    """Scores, (E, S, M, N) each, of which some tasks have been measured.
 
     Args:
+        names: Of the scores.
         path: File that keeps what is measured until all is; none keeps nothing. What it holds
             already must come from the same agent, options and seed: its name has to see to that.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], path: Path | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], shape: tuple[int, int, int, int], path: Path | None = None
+    ) -> None:
         self.path = path
-        self.episode_return: Float[NDArray[np.float64], "E S M N"] = np.full(shape, np.nan)
-        self.success: Float[NDArray[np.float64], "E S M N"] = np.full(shape, np.nan)
+        self.scores: dict[str, Float[NDArray[np.float64], "E S M N"]] = {
+            name: np.full(shape, np.nan) for name in names
+        }
         self.measured: NDArray[np.bool_] = np.zeros(shape[2], dtype=np.bool_)
         if path is not None:
             # A damaged file costs nothing but to measure again, whatever its readers stumble over.
@@ -36,30 +42,26 @@ class Cells:
         return rows
 
     def fill(
-        self,
-        rows: list[int],
-        episode_return: Float[NDArray[np.float64], "E S m N"],
-        success: Float[NDArray[np.float64], "E S m N"],
+        self, rows: list[int], scores: Mapping[str, Float[NDArray[np.float64], "E S m N"]]
     ) -> None:
         """Put in what was measured of some tasks, and keep it."""
-        self.episode_return[:, :, rows] = episode_return
-        self.success[:, :, rows] = success
+        for name, cells in self.scores.items():
+            cells[:, :, rows] = scores[name]
         self.measured[rows] = True
         if self.path is not None:
             self._save(self.path)
 
     def _load(self, path: Path) -> None:
         with path.open("rb") as file, np.load(file) as kept:
-            columns = {name: kept[name] for name in ("episode_return", "success", "measured")}
-        if all(column.shape == getattr(self, name).shape for name, column in columns.items()):
-            vars(self).update(columns)
+            scores = {name: kept[name] for name in self.scores}
+            measured = kept["measured"]
+        shapes = {name: cells.shape for name, cells in scores.items()}
+        fits = shapes == {name: cells.shape for name, cells in self.scores.items()}
+        if fits and measured.shape == self.measured.shape:
+            self.scores, self.measured = scores, measured
 
     def _save(self, path: Path) -> None:
         content = io.BytesIO()
-        np.savez(
-            content,
-            episode_return=self.episode_return,
-            success=self.success,
-            measured=self.measured,
-        )
+        columns: dict[str, Any] = {**self.scores, "measured": self.measured}
+        np.savez(content, **columns)
         checkpoint.write(content.getbuffer(), path, "the unfinished evaluation")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
 from meta_rl.core.types import Tasks
 from meta_rl.experiment.config import EvaluationConfig
+from meta_rl.rollouts.adaptation import phase_at
 
 BEST_IS_CHOSEN_ON = "best_is_chosen_on"
 """Key of a run's protocol: the split that best.pt is chosen on; None if there is no choice."""
@@ -45,7 +47,7 @@ def describe_protocol(
         **distribution.protocol(),
         "split": config.split,
         "tasks": len(choose_tasks(distribution, config.split, config.goals)),
-        "success_rule": SUCCESS_RULE if "success" in distribution.metric_names else None,
+        "success_rule": SUCCESS_RULE if "success" in distribution.spec.metrics else None,
         "actions": config.actions,
         "adaptation_episodes": adaptation_episodes,
         "evaluation_episodes": evaluation_episodes,
@@ -88,18 +90,22 @@ def check_choosing(distribution: TaskDistribution, split: Split) -> None:
 
 def stage_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, ...]:
     """Return the episodes of experience that a policy has at each stage."""
-    step = agent.phases[0].episodes * (copies if agent.copies_share_experience else 1)
-    return tuple(step * stage for stage in range(config.adaptation_steps + 1))
+    each = copies if agent.copies_share_experience else 1
+    learned = [each * phase_at(agent, k).episodes for k in range(config.adaptation_steps)]
+    return tuple(accumulate(learned, initial=0))
 
 
 def measured_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, int]:
     """Return (E, N): the episodes that measure a task at each stage, and in how many copies.
 
-    Copies that learn together have one policy, whose evaluation episodes are played side by side;
-    otherwise each copy's policy plays as many, one after the other.
+    Without episodes of their own, all stages are measured by as many of those that the agent plays
+    as the shortest phase has, so that they have one denominator. With `evaluation_episodes`, copies
+    that learn together have one policy, whose episodes are played side by side; otherwise each
+    copy's policy plays as many, one after the other.
     """
     if config.evaluation_episodes is None:
-        return agent.phases[0].episodes, copies
+        stages = range(config.adaptation_steps + 1)
+        return min(phase_at(agent, k).episodes for k in stages), copies
     if agent.copies_share_experience:
         return 1, config.evaluation_episodes
     return config.evaluation_episodes, copies

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.statistics import estimate, mean
 from meta_rl.runs import checkpoint
@@ -25,16 +26,14 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an agent achieved on M tasks at each of S stages of adaptation, 0 before any.
-
-    `episode_return` and `success` hold all E episodes of all N copies: the denominators are fixed
-    before the first step. `success` is NaN throughout where the family has no such metric.
-    """
+    """What an agent achieved on M tasks at each of S stages of adaptation, 0 before any."""
 
     names: tuple[str, ...]
     index: tuple[int, ...]
-    episode_return: Float[NDArray[np.float64], "E S M N"]
-    success: Float[NDArray[np.float64], "E S M N"]
+    scores: Mapping[str, Float[NDArray[np.float64], "E S M N"]]
+    """All E episodes of all N copies: the denominators are fixed before the first step."""
+    judged_by: tuple[Score, ...]
+    """What was measured; the first decides which agent is better, the next where it ties."""
     adaptation_episodes: tuple[int, ...]
     """Episodes of its task that a policy had learned from at each stage."""
     protocol: Mapping[str, Any]
@@ -53,19 +52,26 @@ class EvalResult:
         """Short hash of all that a comparable result must share."""
         return fingerprint(self.protocol)
 
+    @property
+    def shown(self) -> tuple[Score, ...]:
+        """The scores in the order of tables."""
+        return self.judged_by[::-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(E, S, M, N): episodes, stages, tasks, copies."""
+        return self.scores[self.judged_by[0].name].shape
+
     def summary(self) -> dict[str, Any]:
         """Return means and intervals for each stage, in all and for each task name."""
         stages = []
         for stage, episodes in enumerate(self.adaptation_episodes):
             row: dict[str, Any] = {"stage": stage, "adaptation_episodes": episodes}
-            for quantity in ("episode_return", "success"):
-                if quantity == "success" and self.protocol["success_rule"] is None:
-                    continue
-                cells = getattr(self, quantity)[:, stage]
-                by_task = cells.mean((0, 2))
+            for score in self.shown:
+                by_task = self.scores[score.name][:, stage].mean((0, 2))
                 found = estimate(mean, [by_task[None]], self.names)
-                row[quantity] = {"mean": found.value, "low": found.low, "high": found.high}
-                row[f"{quantity}_by_name"] = {
+                row[score.name] = {"mean": found.value, "low": found.low, "high": found.high}
+                row[f"{score.name}_by_name"] = {
                     name: float(by_task[[other == name for other in self.names]].mean())
                     for name in dict.fromkeys(self.names)
                 }
@@ -79,17 +85,15 @@ class EvalResult:
             "seed": self.seed,
             "made_at": self.made_at,
             "tasks": len(self.names),
-            "cells_per_stage": int(np.prod(self.episode_return.shape) // len(stages)),
+            "cells_per_stage": int(np.prod(self.shape) // len(stages)),
+            "scores": [asdict(score) for score in self.judged_by],
             "stages": stages,
             "by_task": self.by_task(),
         }
 
     def by_task(self) -> list[dict[str, Any]]:
         """Return one row for each task name and goal: its means at every stage."""
-        measures = {"episode_return": self.episode_return, "success": self.success}
-        if self.protocol["success_rule"] is None:
-            del measures["success"]
-        means = {quantity: cells.mean((0, 3)).T for quantity, cells in measures.items()}
+        means = {score.name: self.scores[score.name].mean((0, 3)).T for score in self.shown}
         return [
             {"task": name, "goal": goal}
             | {quantity: by_stage[m].tolist() for quantity, by_stage in means.items()}
@@ -98,15 +102,15 @@ class EvalResult:
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Return columns, and one row for each task, goal and stage."""
-        columns = ["task", "goal", "stage", "adaptation_episodes", "return", "success"]
+        labels = [score.label for score in self.shown]
+        columns = ["task", "goal", "stage", "adaptation_episodes", *labels]
         rows = [
             [
                 name,
                 self.index[m],
                 stage,
                 episodes,
-                float(self.episode_return[:, stage, m].mean()),
-                float(self.success[:, stage, m].mean()),
+                *(float(self.scores[score.name][:, stage, m].mean()) for score in self.shown),
             ]
             for m, name in enumerate(self.names)
             for stage, episodes in enumerate(self.adaptation_episodes)
@@ -117,20 +121,21 @@ class EvalResult:
         """Return the stages' means as logs name them: by the split, `evaluation/` for test."""
         split = self.protocol["split"]
         section = "evaluation" if split == "test" else split
-        logged = {}
-        for row in self.summary()["stages"]:
-            for quantity, name in (("episode_return", "return"), ("success", "success")):
-                if quantity in row:
-                    logged[f"{section}/{name}/stage_{row['stage']}"] = row[quantity]["mean"]
-        return logged
+        return {
+            f"{section}/{score.label}/stage_{stage}": float(
+                self.scores[score.name][:, stage].mean((0, 2)).mean()
+            )
+            for stage in range(len(self.adaptation_episodes))
+            for score in self.shown
+        }
 
-    def score(self) -> tuple[float, float]:
-        """Return what `best` means: success after all adaptation, then return."""
-        success, episode_return = self.success[:, -1].mean(), self.episode_return[:, -1].mean()
+    def rank(self) -> tuple[float, ...]:
+        """Return what `best` means: the scores after all adaptation, larger being better."""
+        last = [(score, self.scores[score.name][:, -1].mean()) for score in self.judged_by]
         # NaN would compare as neither better nor worse, and so stay the best for ever.
-        return (
-            float(np.nan_to_num(success, nan=0.0)),
-            float(np.nan_to_num(episode_return, nan=-np.inf)),
+        return tuple(
+            float(np.nan_to_num(value if score.higher_is_better else -value, nan=-np.inf))
+            for score, value in last
         )
 
     def save(self, folder: Path) -> Path:
@@ -141,14 +146,13 @@ class EvalResult:
     def save_as(self, path: Path) -> Path:
         """Write the JSON file `path`, and beside it all cells as npz; each whole or not at all."""
         content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            names=np.array(self.names),
-            index=np.array(self.index),
-            episode_return=self.episode_return,
-            success=self.success,
-            adaptation_episodes=np.array(self.adaptation_episodes),
-        )
+        columns: dict[str, Any] = {
+            "names": np.array(self.names),
+            "index": np.array(self.index),
+            "adaptation_episodes": np.array(self.adaptation_episodes),
+            **self.scores,
+        }
+        np.savez_compressed(content, **columns)
         summary = json.dumps(self.summary(), indent=2, allow_nan=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,11 +169,12 @@ class EvalResult:
         cells_path = path.with_suffix(".npz")
         try:
             with cells_path.open("rb") as file, np.load(file, allow_pickle=False) as cells:
+                judged_by = _judged_by(summary)
                 result = cls(
                     names=tuple(cells["names"].tolist()),
                     index=tuple(cells["index"].tolist()),
-                    episode_return=cells["episode_return"],
-                    success=cells["success"],
+                    scores={score.name: cells[score.name] for score in judged_by},
+                    judged_by=judged_by,
                     adaptation_episodes=tuple(cells["adaptation_episodes"].tolist()),
                     protocol=summary["protocol"],
                     env_steps=summary["env_steps"],
@@ -178,11 +183,10 @@ class EvalResult:
                     seed=summary.get("seed", 0),
                     made_at=summary.get("made_at"),  # nor when they were made
                 )
-            _, stages, tasks, _ = result.episode_return.shape
+            _, stages, tasks, _ = result.shape
             sizes = (len(result.adaptation_episodes), len(result.names), len(result.index))
-            if sizes != (stages, tasks, tasks) or result.success.shape != (
-                result.episode_return.shape
-            ):
+            shapes = {cells.shape for cells in result.scores.values()}
+            if sizes != (stages, tasks, tasks) or len(shapes) > 1:
                 raise ValueError("its arrays do not fit together")
         except Exception as error:  # whatever numpy and zipfile stumble over in a damaged file
             raise _unreadable(cells_path, error) from error
@@ -203,6 +207,13 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _unreadable(path, error) from error
     return summary
+
+
+def _judged_by(summary: Mapping[str, Any]) -> tuple[Score, ...]:
+    """Return what a file's result is judged by; older files do not say it."""
+    if "scores" in summary:
+        return tuple(Score(**score) for score in summary["scores"])
+    return (RETURN,) if summary["protocol"]["success_rule"] is None else (SUCCESS, RETURN)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -55,13 +55,13 @@ def worker_count(experiment: Experiment[Any, Any]) -> int:
 
 def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:
     """Make the task distribution."""
-    module = catalog.load("envs", catalog.name_of(experiment.envs))
+    module = catalog.load("envs", experiment.envs_name)
     distribution: TaskDistribution = module.build(experiment.envs)
     return distribution
 
 
 def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.device) -> MetaAgent:
     """Make the agent with its initial parameters."""
-    module = catalog.load("agents", catalog.name_of(experiment.agent))
+    module = catalog.load("agents", experiment.agent_name)
     agent: MetaAgent = module.build(experiment.agent, spec, device, experiment.seed)
     return agent

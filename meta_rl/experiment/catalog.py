@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from meta_rl.core.errors import UserError, did_you_mean
 
@@ -76,13 +76,6 @@ def _complete(module: ModuleType) -> ModuleType:
         if not hasattr(module, part):
             raise UserError(f"{module.__name__} has no {part}; see CONTRIBUTING.md")
     return module
-
-
-def name_of(config: Any) -> str:
-    """Return the catalog's name of the module or package that a Config comes from."""
-    module = type(config).__module__
-    plugins = [name for name in _plugins if f"{module}.".startswith(f"{name}.")]
-    return max(plugins, key=len) if plugins else module.split(".")[1]
 
 
 def config_names() -> list[str]:

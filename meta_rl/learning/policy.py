@@ -1,4 +1,4 @@
-"""Gaussian policies whose parameters are data: one set for all tasks, or one for each."""
+"""Policies whose parameters are data: one set for all tasks, or one for each."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,17 +8,20 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from meta_rl.core.distributions import Gaussian
+from meta_rl.core.distributions import Categorical, Distribution, Gaussian, Product
 from meta_rl.core.types import Params
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
-class GaussianMLP(nn.Module):
-    """An MLP's mean and a standard deviation that does not depend on the state.
+class MLPPolicy(nn.Module):
+    """An MLP's mean and a standard deviation that does not depend on the state, or its logits.
 
     The module is the definition and the source of initial values. Agents keep parameters as data
     and call `batched`, which gives each task its own.
+
+    Args:
+        choices: How many options each choice of a discrete action has; none for a Gaussian.
     """
 
     def __init__(
@@ -29,13 +32,16 @@ class GaussianMLP(nn.Module):
         activation: str,
         initial_std: float,
         min_std: float,
+        choices: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         sizes = [observation_size, *hidden_sizes, action_size]
         self.layers = nn.ModuleList(
             nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
         )
-        self.log_std = nn.Parameter(torch.full((action_size,), log(initial_std)))
+        if not choices:
+            self.log_std = nn.Parameter(torch.full((action_size,), log(initial_std)))
+        self.choices = choices
         self.activation = ACTIVATIONS[activation]
         self.min_log_std = log(min_std)
 
@@ -52,15 +58,17 @@ class GaussianMLP(nn.Module):
             nn.init.zeros_(layer.bias)
         return {name: value.detach().to(device) for name, value in self.named_parameters()}
 
-    def forward(self, obs: Float[Tensor, "*B O"]) -> Gaussian:
+    def forward(self, obs: Float[Tensor, "*B O"]) -> Distribution:
         """The policy under the module's own parameters."""
         for layer in self.layers[:-1]:
             obs = self.activation(layer(obs))
         mean = self.layers[-1](obs)
+        if self.choices:
+            return choice_of(mean, self.choices)
         log_std = self.log_std.clamp(min=self.min_log_std)
         return Gaussian(mean, log_std.expand(*[1] * (mean.dim() - 1), -1))
 
-    def batched(self, params: Params, obs: Float[Tensor, "M B O"]) -> Gaussian:
+    def batched(self, params: Params, obs: Float[Tensor, "M B O"]) -> Distribution:
         """The policy of each task under that task's own parameters.
 
         Equal to `vmap(functional_call)` and three times cheaper when acting.
@@ -71,8 +79,16 @@ class GaussianMLP(nn.Module):
             obs = torch.baddbmm(bias.unsqueeze(1), obs, weight.mT)
             if i < depth - 1:
                 obs = self.activation(obs)
+        if self.choices:
+            return choice_of(obs, self.choices)
         log_std = params["log_std"].clamp(min=self.min_log_std).unsqueeze(1)
         return Gaussian(obs, log_std)
+
+
+def choice_of(logits: Float[Tensor, "*B A"], choices: Sequence[int]) -> Categorical | Product:
+    """Return the distribution of a discrete action, whose choices' logits lie side by side."""
+    parts = tuple(Categorical(part) for part in torch.split(logits, list(choices), dim=-1))
+    return parts[0] if len(parts) == 1 else Product(parts)
 
 
 def for_each_task(params: Params, tasks: int) -> Params:
@@ -81,7 +97,7 @@ def for_each_task(params: Params, tasks: int) -> Params:
 
 
 def by_task(x: Shaped[Tensor, "T M N *rest"]) -> Shaped[Tensor, "M TN *rest"]:
-    """Lay a rollout's steps out task by task, as `GaussianMLP.batched` wants them."""
+    """Lay a rollout's steps out task by task, as `MLPPolicy.batched` wants them."""
     return x.movedim(1, 0).flatten(1, 2)
 
 

@@ -13,10 +13,12 @@ from meta_rl.evaluation.comparison import (
     Quantity,
     Row,
     aggregate,
+    all_quantities,
     differing_fields,
     improvement,
     shared_quantities,
     task_rows,
+    title_of,
 )
 from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling
 from meta_rl.reports.tables import TextTable
@@ -25,7 +27,6 @@ CSV_COLUMNS = (
     *("group", "other", "seeds", "env_steps", "wall_time_s", "stage", "adaptation_episodes"),
     *("task", "quantity", "statistic", "value", "low", "high", "over"),
 )
-TITLES: dict[Quantity, str] = {"success": "success", "episode_return": "return"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,13 @@ class Options:
 
 
 def check_protocols(groups: Sequence[Group], allow: bool) -> list[str]:
-    """Refuse different protocols, or return a warning where they are allowed."""
+    """Refuse different protocols, or return a warning where they are allowed.
+
+    Groups without a score in common are refused in any case.
+    """
+    if not shared_quantities(groups):
+        scores = "; ".join(f"{group.label}: {', '.join(group.quantities)}" for group in groups)
+        raise UserError(f"the runs have no score in common ({scores}); compare fewer of them")
     differing = differing_fields([group.first.protocol for group in groups])
     if not differing:
         return []
@@ -106,7 +113,8 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
 
 def tables_of(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> list[TextTable]:
     """Return all tables of a comparison."""
-    quantities = [q for q in TITLES if any(row.quantity == q for row in rows)]
+    measured = {row.quantity for row in rows}
+    quantities = [quantity for quantity in all_quantities(groups) if quantity in measured]
     tables = [aggregates_table(quantity, rows) for quantity in quantities]
     if options.by_task:
         tables += [_by_task(quantity, groups, rows) for quantity in quantities]
@@ -134,7 +142,7 @@ def aggregates_table(quantity: Quantity, rows: Sequence[Row]) -> TextTable:
         *("group", "seeds", "env steps", "wall time", "adaptation episodes"),
         *(*AGGREGATES, "interval over"),
     )
-    return TextTable(TITLES[quantity], columns, lines)
+    return TextTable(title_of(quantity), columns, lines)
 
 
 def _by_task(quantity: Quantity, groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
@@ -148,18 +156,18 @@ def _by_task(quantity: Quantity, groups: Sequence[Group], rows: Sequence[Row]) -
     lines = [
         (task, *(cells.get((task, label), "-") for label in labels)) for task in task_rows(groups)
     ]
-    return TextTable(f"{TITLES[quantity]} by task, mean", ("task", *labels), lines)
+    return TextTable(f"{title_of(quantity)} by task, mean", ("task", *labels), lines)
 
 
 def improvements_table(groups: Sequence[Group], options: Options) -> TextTable:
     """Return a row for each pair of groups."""
     lines = []
     for one, other in itertools.combinations(groups, 2):
-        found = {q: _improvement(one, other, q, options) for q in TITLES}
+        found = {q: _improvement(one, other, q, options) for q in all_quantities(groups)}
         over = next((over for _, over in filter(None, found.values())), ())
         shown = [told(pair[0]) if pair else "-" for pair in found.values()]
         lines.append((one.label, other.label, *shown, _over(over)))
-    columns = ("group", "is better than", *TITLES.values(), "interval over")
+    columns = ("group", "is better than", *map(title_of, all_quantities(groups)), "interval over")
     return TextTable("probability of improvement", columns, lines, left=2)
 
 
@@ -226,7 +234,7 @@ def csv_text(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> 
                 }
             )
     for one, other in itertools.combinations(groups, 2):
-        for quantity in TITLES:
+        for quantity in all_quantities(groups):
             if pair := _improvement(one, other, quantity, options):
                 writer.writerow(
                     {

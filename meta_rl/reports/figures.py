@@ -21,6 +21,7 @@ from meta_rl.evaluation.comparison import (
     resampled_in,
     shared_quantities,
     task_rows,
+    title_of,
 )
 from meta_rl.evaluation.statistics import (
     Resampling,
@@ -38,6 +39,11 @@ LABELS: dict[Quantity, str] = {
 
 LINES = {"-": "o", "--": "s", ":": "^", "-.": "D"}
 """Lines and their markers: another one for every ten groups, when the colors begin anew."""
+
+
+def label_of(quantity: Quantity) -> str:
+    """Return what an axis calls a score."""
+    return LABELS.get(quantity, title_of(quantity))
 
 
 def adaptation_curves(
@@ -136,7 +142,7 @@ def performance_profiles(
         ends = bootstrap_interval(profile, [array], group.names, resampling)
         if ends is not None:
             axis.fill_between(thresholds, *ends, step="post", alpha=0.2, color=style["color"])
-    axis.set_xlabel(f"threshold of the {LABELS[quantity]}")
+    axis.set_xlabel(f"threshold of the {label_of(quantity)}")
     axis.set_ylabel("share of seeds and tasks above it")
     axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.3)
@@ -173,7 +179,7 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
     episodes = " or ".join(
         str(x) for x in dict.fromkeys(group.first.adaptation_episodes[stage] for group in groups)
     )
-    figure.suptitle(f"{LABELS[quantity]}, after {episodes} episodes", fontsize="medium")
+    figure.suptitle(f"{label_of(quantity)}, after {episodes} episodes", fontsize="medium")
     return figure
 
 
@@ -224,7 +230,7 @@ def _styled(groups: Sequence[Group]) -> list[tuple[dict[str, str], Group]]:
 
 
 def _label_values(axis: Axes, quantity: Quantity) -> None:
-    axis.set_ylabel(LABELS[quantity])
+    axis.set_ylabel(label_of(quantity))
     axis.grid(alpha=0.3)
     if quantity == "success":
         axis.set_ylim(-0.02, 1.02)

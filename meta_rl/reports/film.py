@@ -15,10 +15,11 @@ from torch import Tensor
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_file, check_folder
-from meta_rl.core.protocols import DrawingTaskEnv, TaskDistribution, TaskEnv
+from meta_rl.core.protocols import DrawingTaskEnv, EnvDistribution, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import Phase, Picture, Rollout, Step, Tasks
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.core.types import Phase, Picture, Step, Tasks
+from meta_rl.rollouts.adaptation import Adaptation
+from meta_rl.rollouts.collector import RolloutCollector
 from meta_rl.runs.trained import TrainedAgent
 
 PICTURES_PER_EPISODE = 125
@@ -139,32 +140,38 @@ def film_adaptation(
     With sampled actions and the same seed the episodes are those that `meta-rl adapt` plays: the
     first of each round, and the one that follows the last.
     """
-    agent, distribution, device = trained.agent, trained.distribution, trained.device
+    distribution, device = playable(trained.distribution), trained.device
     episodes = episodes or trained.adaptation_episodes
     env = distribution.make_env(device, workers=1)
     try:
         filmed = filming(env, distribution)
-        streams = Streams(seed, device, purpose="adapt")
-        unseen = RolloutWorker(distribution, env, device, streams)
-        seen = RolloutWorker(distribution, filmed, device, streams)
+        unseen = RolloutCollector(distribution.spec, env, device)
+        seen = RolloutCollector(distribution.spec, filmed, device)
         deterministic = actions == "deterministic"
-        context = agent.begin(tasks, 1)
-        previous: Rollout | None = None
+        streams = Streams(seed, device, purpose="adapt")
+        adaptation = Adaptation(trained.agent, seen, tasks, 1, streams)
         takes = []
         for stage in range(rounds + 1):
             last = stage == rounds
+            learned_from = adaptation.episodes
             if deterministic or last:
-                seen.collect(agent, context, tasks, 1, Phase(1), previous, deterministic)
+                adaptation.collector = seen
+                adaptation.measure(Phase(1), deterministic=deterministic)
             if not last:
-                worker = unseen if deterministic else seen
-                rollout, context = worker.collect(
-                    agent, context, tasks, 1, Phase(episodes), previous
-                )
-                context, previous = agent.adapt(context, rollout), rollout
-            takes.append(Take(stage * episodes, tuple(filmed.moments)))
+                adaptation.collector = unseen if deterministic else seen
+                adaptation.play(Phase(episodes))
+                adaptation.learn()
+            takes.append(Take(learned_from, tuple(filmed.moments)))
         return takes
     finally:
         env.close()
+
+
+def playable(distribution: TaskDistribution) -> EnvDistribution:
+    """Return a family that has a simulator, or say that this one has none."""
+    if not isinstance(distribution, EnvDistribution):
+        raise UserError(f"the family {distribution.family} has no simulator to play in")
+    return distribution
 
 
 def filming(env: TaskEnv, distribution: TaskDistribution) -> FilmedEnv:

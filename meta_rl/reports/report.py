@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 
@@ -17,10 +16,12 @@ from meta_rl.evaluation.comparison import (
     resampled_in,
     shared_quantities,
     task_rows,
+    title_of,
 )
 from meta_rl.evaluation.statistics import performance_profile
+from meta_rl.experiment import strict_yaml
 from meta_rl.reports import comparison_tables, figures
-from meta_rl.reports.comparison_tables import TITLES, Options, told, told_time, training_metrics
+from meta_rl.reports.comparison_tables import Options, told, told_time, training_metrics
 from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
 from meta_rl.reports.tables import TextTable
 from meta_rl.runs.folder import RunFolder
@@ -95,7 +96,12 @@ def _stages(groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
             lines.setdefault((row.group.label, row.stage), []).append(told(row.aggregates["mean"]))
     return TextTable(
         "Mean over seeds and tasks",
-        ["group", "episodes learned from", *(TITLES[quantity] for quantity in quantities), "seeds"],
+        [
+            "group",
+            "episodes learned from",
+            *(title_of(quantity) for quantity in quantities),
+            "seeds",
+        ],
         [
             [
                 group.label,
@@ -114,10 +120,10 @@ def _each_run(groups: Sequence[Group]) -> TextTable:
     quantities = shared_quantities(groups)
     return TextTable(
         "Mean over tasks",
-        ["run", "seed", "episodes learned from", *(TITLES[quantity] for quantity in quantities)],
+        ["run", "seed", "episodes learned from", *(title_of(quantity) for quantity in quantities)],
         [
             [run.name, str(run.seed), str(episodes)]
-            + [_number(getattr(run.result, quantity)[:, stage].mean()) for quantity in quantities]
+            + [_number(run.result.scores[quantity][:, stage].mean()) for quantity in quantities]
             for group in groups
             for run in group.runs
             for stage, episodes in enumerate(run.result.adaptation_episodes)
@@ -132,9 +138,9 @@ def _adaptation(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"adaptation-{quantity}",
-                f"{TITLES[quantity].capitalize()} against episodes of the task that the policy has "
-                f"learned from; bands: 95 % intervals{_over(groups)}.",
-                f"Line chart of {TITLES[quantity]} before and after adaptation: "
+                f"{title_of(quantity).capitalize()} against episodes of the task that the policy "
+                f"has learned from; bands: 95 % intervals{_over(groups)}.",
+                f"Line chart of {title_of(quantity)} before and after adaptation: "
                 + "; ".join(_from_to(group, quantity) for group in groups),
                 _untitled(figures.adaptation_curves(groups, [quantity])),
             )
@@ -180,8 +186,8 @@ def _tasks(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"tasks-{when.partition(' ')[0]}",
-                f"{TITLES[quantities[0]].capitalize()} on each task {when}, mean over seeds.",
-                f"Heat map of {TITLES[quantities[0]]} {when}, one row a group, one column a task",
+                f"{title_of(quantities[0]).capitalize()} on each task {when}, mean over seeds.",
+                f"Heat map of {title_of(quantities[0])} {when}, one row a group, one column a task",
                 figures.heat_map(groups, quantities[0], stage),
             )
             for when, stage in stages.items()
@@ -191,7 +197,7 @@ def _tasks(groups: Sequence[Group]) -> Section:
                 "Numbers",
                 tables=[
                     TextTable(
-                        f"{TITLES[quantity].capitalize()}, mean over seeds",
+                        f"{title_of(quantity).capitalize()}, mean over seeds",
                         ["task", *(f"{group.label} {when}" for group in groups for when in stages)],
                         [[row, *_on_task(groups, quantity, stages.values(), row)] for row in rows],
                     )
@@ -223,7 +229,7 @@ def _profile(groups: Sequence[Group]) -> Section:
         shares = [performance_profile(array[None], thresholds)[0] for array in scores]
         tables.append(
             TextTable(
-                f"Share of runs and tasks with more {TITLES[quantity]} than",
+                f"Share of runs and tasks with more {title_of(quantity)} than",
                 ["group", *map(_number, thresholds)],
                 [
                     [group.label, *map(_number, share)]
@@ -239,9 +245,9 @@ def _profile(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"profile-{quantity}",
-                f"Share of runs and tasks above each threshold of {TITLES[quantity]}, after "
+                f"Share of runs and tasks above each threshold of {title_of(quantity)}, after "
                 f"adaptation; bands: 95 % intervals{_over(groups)}.",
-                f"Performance profiles of {TITLES[quantity]} after adaptation, one curve a group",
+                f"Performance profiles of {title_of(quantity)} after adaptation, one curve a group",
                 _untitled(figures.performance_profiles(groups, quantity)),
             )
             for quantity in quantities
@@ -271,7 +277,7 @@ def _settings(groups: Sequence[Group]) -> Section:
         folded=[
             Folded(
                 f"All settings of {group.label}",
-                text=yaml.safe_dump(dict(group.runs[0].experiment), sort_keys=False),
+                text=strict_yaml.write(dict(group.runs[0].experiment)),
             )
             for group in groups
         ],

@@ -1,31 +1,57 @@
-"""The rollout worker: lets an agent act in a simulator and records what happened."""
+"""The rollout collector: lets an agent act in a simulator and records what happened."""
 
 from dataclasses import fields
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from meta_rl.core.errors import NonFiniteAction
-from meta_rl.core.protocols import MetaAgent, TaskDistribution, TaskEnv
-from meta_rl.core.seeding import Streams, TaskStreams
-from meta_rl.core.types import Context, Phase, Rollout, Tasks, TimeStep
+from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.protocols import Collector, MetaAgent, Noises, TaskEnv
+from meta_rl.core.types import (
+    Context,
+    EnvSpec,
+    Experience,
+    Phase,
+    Rollout,
+    Step,
+    Tasks,
+    TimeStep,
+)
 
 
-class RolloutWorker:
-    """Collects rollouts of one task distribution; counts the environment steps it took."""
+class SimulatedFamily:
+    """The part of a task distribution that turns its simulator into a collector."""
 
-    def __init__(
-        self,
-        distribution: TaskDistribution,
-        env: TaskEnv,
-        device: torch.device,
-        streams: Streams | TaskStreams,
-    ) -> None:
-        self.distribution = distribution
+    spec: EnvSpec
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make a simulator with tensors on `device`, in `workers` processes if it uses any."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its simulator is made")
+
+    def make_collector(self, device: torch.device, workers: int) -> Collector:
+        """Make a collector of rollouts in the family's simulator."""
+        return RolloutCollector(self.spec, self.make_env(device, workers), device)
+
+
+class RolloutCollector:
+    """Collects rollouts in one simulator; counts the environment steps it took.
+
+    Args:
+        device: Where policies and rollouts live.
+    """
+
+    def __init__(self, spec: EnvSpec, env: TaskEnv, device: torch.device) -> None:
+        self.spec = spec
         self.env = env
         self.device = device
-        self.streams = streams
         self.env_steps = 0
+
+    @property
+    def most_worlds(self) -> int | None:
+        """Most worlds to hold together, for memory's sake; none knows no limit."""
+        limit: int | None = getattr(self.env, "most_worlds", None)
+        return limit
 
     @torch.no_grad()
     def collect(
@@ -35,22 +61,28 @@ class RolloutWorker:
         tasks: Tasks,
         copies: int,
         phase: Phase,
-        previous: Rollout | None = None,
+        streams: Noises,
+        previous: Experience | None = None,
         deterministic: bool = False,
     ) -> tuple[Rollout, Context]:
         """Let every copy of every task play the phase's episodes.
 
+        A rollout ends at an action that is not finite, which no simulator takes: it is the last
+        that the rollout holds.
+
         Args:
+            streams: The actions' noise, and the simulator's seed.
             previous: The rollout of the same worlds that this one continues: its last action and
                 reward are the first that the agent remembers.
             deterministic: Act by the mode of the policy.
         """
-        env, spec = self.env, self.distribution.spec
-        generator = None if deterministic else self.streams.noise(tasks)
-        steps = phase.episodes * spec.horizon
-        obs = env.start(tasks, copies, self.streams.env_seed())
+        env = self.env
+        context = pytree.tree_map_only(Tensor, torch.clone, context)
+        noise = None if deterministic else streams.noise(tasks)
+        steps = phase.episodes * self.spec.horizon
+        obs = env.start(tasks, copies, streams.env_seed())
         worlds = obs.shape[:2]
-        prev_action, prev_reward = self.memory(previous, worlds)
+        prev_action, prev_reward = last_action_and_reward(previous, self.spec, worlds, self.device)
         first = torch.ones(worlds, dtype=torch.bool, device=self.device)
         played = torch.zeros(worlds, dtype=torch.long, device=self.device)
         record: dict[str, Tensor] = {}
@@ -63,25 +95,19 @@ class RolloutWorker:
                 )
             columns[name][t].copy_(value)
 
-        def recorded() -> Rollout:
-            return Rollout(
-                **{name: column[:taken] for name, column in record.items()},
-                metrics={name: column[:taken] for name, column in metrics.items()},
-            )
-
         taken = 0
+        broken = False
         for t in range(steps):
             valid = played < phase.episodes
             # A rollout never synchronizes with a GPU, so only the CPU stops early.
-            if self.device.type == "cpu" and not valid.any():
+            if broken or (self.device.type == "cpu" and not valid.any()):
                 break
             timestep = TimeStep(obs, prev_action, prev_reward, first, valid)
-            action, log_prob, context = agent.act(context, timestep, generator)
+            action, log_prob, context = agent.act(context, timestep, noise)
             try:
                 step = env.step(action)
-            except NonFiniteAction as error:
-                error.rollout = recorded() if taken else None
-                raise
+            except NonFiniteAction:
+                step, broken = self._nothing(obs), True
             for field in fields(timestep):
                 store(record, field.name, t, getattr(timestep, field.name))
             store(record, "action", t, action)
@@ -94,19 +120,41 @@ class RolloutWorker:
             played = played + first
             prev_action, prev_reward = action, step.reward
             taken = t + 1
-            if taken < steps:
+            if taken < steps and not broken:
                 obs = env.reset_ended()
-        rollout = recorded()
+        rollout = Rollout(
+            **{name: column[:taken] for name, column in record.items()},
+            metrics={name: column[:taken] for name, column in metrics.items()},
+        )
         self.env_steps += int(rollout.valid.sum())
         return rollout, context
 
-    def memory(self, previous: Rollout | None, worlds: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return the last action and reward of every world, or zeros if nothing came before."""
-        if previous is None:
-            size = self.distribution.spec.action_size
-            action = torch.zeros(*worlds, size, device=self.device)
-            return action, torch.zeros(worlds, device=self.device)
-        end = (previous.valid.sum(0) - 1).unsqueeze(0)
-        reward = previous.reward.gather(0, end)[0]
-        index = end.unsqueeze(-1).expand(-1, -1, -1, previous.action.shape[-1])
-        return previous.action.gather(0, index)[0], reward
+    def _nothing(self, obs: Tensor) -> Step:
+        """What a step brings that the simulator refused: the end, where the world was."""
+        none = torch.zeros(obs.shape[:2], device=obs.device)
+        return Step(
+            next_obs=obs,
+            reward=none,
+            terminated=none > 0,
+            truncated=none == 0,
+            metrics=dict.fromkeys(self.spec.metrics, none),
+        )
+
+    def close(self) -> None:
+        """Close the simulator."""
+        self.env.close()
+
+
+def last_action_and_reward(
+    previous: Experience | None, spec: EnvSpec, worlds: torch.Size, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what every world did and earned last, or zeros if nothing came before."""
+    if previous is None:
+        action = torch.zeros(*worlds, spec.action_size, device=device)
+        return action, torch.zeros(worlds, device=device)
+    if not isinstance(previous, Rollout):
+        raise UserError("a rollout can continue another rollout only, not examples")
+    end = (previous.valid.sum(0) - 1).unsqueeze(0)
+    reward = previous.reward.gather(0, end)[0]
+    index = end.unsqueeze(-1).expand(-1, -1, -1, previous.action.shape[-1])
+    return previous.action.gather(0, index)[0], reward

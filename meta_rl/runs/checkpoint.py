@@ -65,4 +65,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         given = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise UserError(f"{path} is not a {FORMAT!r}, but {given!r}; was it made by another tool?")
+    if "wandb_run_id" in state:  # of a time when W&B's was the only sink with a state
+        run_id = state.pop("wandb_run_id")
+        state["sinks"] = {"W&B": {"run_id": run_id}} if run_id else {}
     return state

@@ -14,11 +14,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.experiment import catalog
+from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
+from meta_rl.runs.lock import RunLock
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object for each meta-iteration."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        """What was said while training, with the time; not there if nothing was."""
+        return self.path / "log.txt"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
@@ -75,28 +84,41 @@ class RunFolder:
 
     def create(
         self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
-    ) -> None:
-        """Make the folder and write what describes the run."""
+    ) -> RunLock:
+        """Make the folder, write what describes the run, and keep other processes away from it."""
         if self.path.exists() and not overwrite:
             raise UserError(
                 f"{self.path} exists already; continue it with `meta-rl train --resume "
                 f"{self.path}`, choose another --name, or replace it with --overwrite"
             )
         try:
-            if self.path.exists():
-                is_run = (self.path / "config.yaml").is_file() and self.checkpoints.is_dir()
-                if not is_run and any(self.path.iterdir()):
-                    raise UserError(f"{self.path} is not a run folder, so it is not overwritten")
-                shutil.rmtree(self.path)
-            self.checkpoints.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=overwrite)
+            is_run = (self.path / "config.yaml").is_file() and self.checkpoints.is_dir()
+            if not is_run and any(entry.name != RunLock.NAME for entry in self.path.iterdir()):
+                raise UserError(f"{self.path} is not a run folder, so it is not overwritten")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        lock = RunLock(self.path)
+        try:
+            for entry in self.path.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != RunLock.NAME:
+                    entry.unlink()
+            self.checkpoints.mkdir()
             self.evaluations.mkdir()
             save_experiment(experiment, self.path / "config.yaml")
             (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")
             (self.path / "environment.txt").write_text(describe_environment())
         except OSError as error:
-            raise UserError(
-                f"cannot write the run folder {self.path}: {error}; choose another with --runs"
-            ) from error
+            lock.release()
+            raise self._unwritable(error) from error
+        return lock
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write the run folder {self.path}: {error}; choose another with --runs"
+        )
 
     def save_experiment(self, experiment: Experiment[Any, Any]) -> None:
         """Write `config.yaml`, whole or not at all."""
@@ -127,11 +149,11 @@ class RunFolder:
 
     def _config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
         try:
-            data = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            if not path.is_file():
+                raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+            data = strict_yaml.read(path)
+        except OSError as error:
             raise UserError(f"cannot read {path}: {error}") from error
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it must hold `key: value` lines")

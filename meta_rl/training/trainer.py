@@ -1,28 +1,29 @@
 """The one training loop, for every agent."""
 
 import contextlib
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.episodes import episode_success, episode_sums
-from meta_rl.core.errors import Interrupted, NonFiniteAction, UserError
+from meta_rl.core.episodes import episode_scores
+from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent, Split
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Metrics, Rollout, Tasks, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Metrics, Rollout, Score, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
-from meta_rl.evaluation.protocol import BEST_IS_CHOSEN_ON, check_choosing, make_protocol
+from meta_rl.evaluation.protocol import (
+    BEST_IS_CHOSEN_ON,
+    check_choosing,
+    fingerprint,
+    make_protocol,
+)
 from meta_rl.evaluation.result import EvalResult
-from meta_rl.experiment import catalog
 from meta_rl.experiment.building import (
     build_agent,
     build_distribution,
@@ -31,24 +32,28 @@ from meta_rl.experiment.building import (
     worker_count,
 )
 from meta_rl.experiment.config import Experiment, to_dict
-from meta_rl.experiment.identity import shared_name
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.rollouts.adaptation import Adaptation, NotFinite, episodes_in
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
-from meta_rl.runs.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
+from meta_rl.runs.lock import RunLock
+from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
+from meta_rl.training.interruption import Interruption
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+OBJECTIVE = ("outer/loss", "outer/loss_after", "outer/kl")
+"""Metrics by which agents tell what the update led to: if one is not finite, neither is that."""
+
+
 class Rejected(Exception):  # noqa: N818
     """A meta-update that must not count: something in it is not finite."""
 
-    def __init__(self, reason: str, tasks: Tasks, rollouts: list[Rollout]) -> None:
+    def __init__(self, reason: str, batch: MetaBatch) -> None:
         super().__init__(reason)
-        self.tasks = tasks
-        self.rollouts = rollouts
+        self.batch = batch
 
 
 @dataclass
@@ -58,14 +63,17 @@ class Counters:
     meta_iterations: int = 0
     env_steps: int = 0
     rejected_in_a_row: int = 0
-    best: tuple[float, float] | None = None
+    best: tuple[float, ...] | None = None
 
 
 class Trainer:
     """Runs an experiment in its folder, from the beginning or from a checkpoint.
 
+    While it exists, no other process can train in the folder: end it by `run` or `close`.
+
     Args:
-        draw: Draws the final evaluation for W&B; none leaves the picture out.
+        draw: Draws the final evaluation for sinks that show figures; none leaves the picture out.
+        sinks: Take what the run has to tell; `choose_sinks` lists those of the experiment.
     """
 
     def __init__(
@@ -75,87 +83,93 @@ class Trainer:
         resume: bool = False,
         overwrite: bool = False,
         draw: "Callable[[Sequence[Group]], Figure] | None" = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.experiment = experiment
         self.draw = draw
         self.folder = folder
+        self.sinks = Sinks(sinks)
         set_threads(experiment)
         self.device = resolve_device(experiment.device)
-        state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
-        self.distribution = build_distribution(experiment)
-        self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
-        self.streams = Streams(experiment.seed, self.device)
-        # Asks for a meta-batch once, so that one too large is refused before anything is made.
-        scratch = torch.Generator().manual_seed(0)
-        self.distribution.sample(experiment.meta_batch_size, "train", scratch)
-        if experiment.evaluation.every:
-            check_choosing(self.distribution, experiment.evaluation.choose_on)
-        protocol = self._protocol()
-        self.counters = Counters()
-        self.wandb_run_id: str | None = None
-        if state is None:
-            folder.create(experiment, protocol, overwrite)
-        else:
-            self._restore(state)
-            folder.save_experiment(experiment)  # whose end may have moved
-        self.env = self.distribution.make_env(self.device, worker_count(experiment))
-        self.worker = RolloutWorker(self.distribution, self.env, self.device, self.streams)
-        self.worker.env_steps = self.counters.env_steps
-        self.jsonl = JsonlSink(folder.metrics)
-        if resume:
-            self.jsonl.truncate_after(self.counters.meta_iterations)
-        self.wandb = WandbSink(
-            replace(
-                experiment.tracking, group=experiment.tracking.group or shared_name(experiment)
-            ),
-            folder.path,
-            experiment.name,
-            {**to_dict(experiment), "protocol": protocol},
-            self.wandb_run_id,
-        )
-        self.wandb_run_id = self.wandb.run_id
-        if state is None:  # so that a run can be resumed from its very beginning
-            self.save(self._state())
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            if resume:
+                self.lock = RunLock(folder.path)
+            state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
+            self.distribution = build_distribution(experiment)
+            self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
+            self.streams = Streams(experiment.seed, self.device)
+            # Asks for a meta-batch once, so that one too large is refused before anything is made.
+            scratch = torch.Generator().manual_seed(0)
+            self.distribution.sample(experiment.meta_batch_size, "train", scratch)
+            if experiment.evaluation.every:
+                check_choosing(self.distribution, experiment.evaluation.choose_on)
+            self.protocol = self._protocol()
+            self.counters = Counters()
+            if state is None:
+                self.lock = folder.create(experiment, self.protocol, overwrite)
+            else:
+                self._restore(state)
+                folder.save_experiment(experiment)  # whose end may have moved
+            self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
+            self.collector.env_steps = self.counters.env_steps
+            if state is None:  # so that a run can be resumed from its very beginning
+                self.save(self._state())
+            undo.pop_all()
 
     def run(self) -> EvalResult | None:
         """Train to the end, evaluate, and return the final evaluation.
 
         A run that is interrupted, or that an error ends, leaves a checkpoint of the last whole
-        meta-iteration.
+        meta-iteration. A run that is finished already only says so.
         """
-        console = ConsoleSink(
-            self.experiment.meta_iterations,
-            self.counters.meta_iterations,
-            self.counters.env_steps,
-        )
-        sinks: tuple[Sink, ...] = (self.jsonl, self.wandb, console)
+        with Interruption() as interruption, contextlib.ExitStack() as closing:
+            closing.callback(self.close)
+            if (finished := self._finished()) is not None:
+                self.sinks.say(
+                    f"{self.folder.path} is finished: {self.counters.meta_iterations} "
+                    f"meta-iterations, evaluated; move its end with --meta-iterations"
+                )
+                return finished
+            return self._run(interruption)
+
+    def close(self) -> None:
+        """Release simulators and the folder, also of a trainer that was never run."""
+        if hasattr(self, "collector"):
+            self.collector.close()
+        if hasattr(self, "lock"):
+            self.lock.release()
+
+    def _run(self, interruption: Interruption) -> EvalResult | None:
         succeeded = False
         before = self._state()
         try:
-            with _interruptible():
-                watched: EvalResult | None = None
-                for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
-                    before = self._state()
-                    metrics = self.meta_iteration(before)
-                    values, watched = self._fetch(metrics), None
-                    if self._due(self.experiment.evaluation.every):
-                        watched = self._watch_or_warn()
-                        values |= watched.metrics() if watched else {}
-                    for sink in sinks:
-                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
-                    if self._due(self.experiment.checkpoint_every):
-                        self.save(self._state())
+            self.sinks.start(self._beginning())
+            if self.sinks.state_dict() != before["sinks"]:
+                self.save(self._state())
+            watched: EvalResult | None = None
+            for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
                 before = self._state()
-                self.save(before)
-                result, values = self._finish(watched)
-                if values:
-                    for sink in (self.jsonl, self.wandb):
-                        sink.log(values, self.counters.env_steps, self.counters.meta_iterations)
-                self._record_final(result)
-                succeeded = True
-                return result
-        except KeyboardInterrupt:
+                metrics = self.meta_iteration(before)
+                values, watched = self._fetch(metrics), None
+                if self._due(self.experiment.evaluation.every):
+                    watched = self._watch_or_warn()
+                    values |= watched.metrics() if watched else {}
+                self._log(values)
+                if self._due(self.experiment.checkpoint_every):
+                    self.save(self._state())
+            before = self._state()
             self.save(before)
+            result, values = self._finish(watched)
+            if values:
+                self._log(values)
+            self._record_final(result)
+            succeeded = True
+            return result
+        except KeyboardInterrupt:
+            interruption.answer("the checkpoint is being written")
+            self.save(before)
+            interruption.answer("the run is being closed")
             raise Interrupted(
                 f"stopped after {before['meta_iterations']} meta-iterations; continue with "
                 f"`meta-rl train --resume {self.folder.path}`"
@@ -168,9 +182,38 @@ class Trainer:
                 self.save(before)
             raise
         finally:
-            self.env.close()
-            for sink in sinks:
-                sink.finish(succeeded)
+            self.sinks.finish(succeeded)
+
+    def _beginning(self) -> Beginning:
+        return Beginning(
+            self.folder.path,
+            self.experiment.name,
+            {**to_dict(self.experiment), "protocol": self.protocol},
+            self.experiment.meta_iterations,
+            self.counters.meta_iterations,
+            self.counters.env_steps,
+        )
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        self.sinks.log(values, self.counters.env_steps, self.counters.meta_iterations)
+
+    def _finished(self) -> EvalResult | None:
+        """Return the final evaluation of a run that has nothing left to do."""
+        if self.counters.meta_iterations < self.experiment.meta_iterations:
+            return None
+        for path in sorted(self.folder.evaluations.glob(f"{self.counters.env_steps}-*.json")):
+            try:
+                found = EvalResult.load(path)
+            except UserError:
+                continue
+            if (
+                found.fingerprint == fingerprint(self.protocol)
+                and found.meta_iterations == self.counters.meta_iterations
+                and found.checkpoint == "latest"
+                and found.seed == self.experiment.evaluation.seed
+            ):
+                return found
+        return None
 
     def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
         """Collect one meta-batch and improve the agent by it, or reject the batch whole.
@@ -180,64 +223,36 @@ class Trainer:
         """
         try:
             batch = self.collect()
-            metrics = self.update(batch) | summarize(batch.rollouts)
+            metrics = self.update(batch) | summarize(batch, self.distribution.spec.scores)
             self.counters.rejected_in_a_row = 0
         except Rejected as problem:
             self.agent.load_state_dict(before["agent"])
             metrics = self._reject(problem, before)
         self.counters.meta_iterations += 1
-        self.counters.env_steps = self.worker.env_steps
+        self.counters.env_steps = self.collector.env_steps
         return metrics | {
             "train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))
         }
 
     def collect(self) -> MetaBatch:
         """Let the agent act, and adapt, through its phases on freshly drawn tasks."""
-        experiment, agent, worker = self.experiment, self.agent, self.worker
-        copies = experiment.envs_per_task
-        tasks = self.distribution.sample(experiment.meta_batch_size, "train", self.streams.tasks)
-        context, rollouts = agent.begin(tasks, copies), list[Rollout]()
-        for k, phase in enumerate(agent.phases):
-            if k > 0:
-                context = agent.adapt(context, rollouts[-1])
-                if not all_finite(context):
-                    raise Rejected(
-                        f"adaptation {k} gave parameters that are not finite; a smaller "
-                        f"agent.inner_lr may help",
-                        tasks,
-                        rollouts,
-                    )
-            previous = rollouts[-1] if rollouts else None
-            try:
-                rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
-            except NonFiniteAction as problem:
-                unfinished = [] if problem.rollout is None else [problem.rollout]
-                raise Rejected(str(problem), tasks, rollouts + unfinished) from problem
-            rollouts.append(rollout)
-            self._check(rollout, k, tasks, rollouts)
-        return MetaBatch(tasks, tuple(rollouts))
-
-    def _check(self, rollout: Rollout, phase: int, tasks: Tasks, rollouts: list[Rollout]) -> None:
-        """Reject the meta-batch if a rollout holds NaN or infinity, naming the tasks."""
-        for name in ("reward", "next_obs", "action"):
-            infinite = ~torch.isfinite(getattr(rollout, name))
-            by_step = infinite.any(-1) if infinite.dim() == 4 else infinite
-            wrong = (by_step & rollout.valid).any(2).any(0).tolist()
-            if any(wrong):
-                labels = [task.label for task, bad in zip(tasks, wrong, strict=True) if bad]
-                some = ", ".join(labels[:5])
-                reason = f"{name} is not finite in phase {phase} of {some}"
-                raise Rejected(reason, tasks, rollouts)
+        experiment, streams = self.experiment, self.streams
+        tasks = self.distribution.sample(experiment.meta_batch_size, "train", streams.tasks)
+        adaptation = Adaptation(
+            self.agent, self.collector, tasks, experiment.envs_per_task, streams, training=True
+        )
+        try:
+            return adaptation.complete()
+        except NotFinite as problem:
+            raise Rejected(str(problem), problem.batch) from problem
 
     def update(self, batch: MetaBatch) -> Metrics:
         """Let the agent learn, and make sure that what it became is finite."""
         metrics = self.agent.meta_update(batch)
-        wrong = [name for name, value in self._fetch(metrics).items() if not isfinite(value)]
-        if wrong or not all_finite(self.agent.state_dict()):
+        objective = {name: metrics[name] for name in OBJECTIVE if name in metrics}
+        if not all_finite((self.agent.state_dict(), objective)):
             raise Rejected(
-                f"the meta-update made {', '.join(wrong) or 'parameters'} not finite",
-                batch.tasks,
-                list(batch.rollouts),
+                "the meta-update made parameters, or the objective under them, not finite", batch
             )
         return metrics
 
@@ -247,7 +262,7 @@ class Trainer:
         result = evaluate(
             self.agent,
             self.distribution,
-            self.env,
+            self.collector,
             self.device,
             replace(experiment.evaluation, split=split),
             experiment.evaluation.copies or experiment.envs_per_task,
@@ -261,8 +276,8 @@ class Trainer:
     def watch(self) -> EvalResult:
         """Measure on the split to choose by, and keep the checkpoint if it is the best."""
         result = self.evaluate(self.experiment.evaluation.choose_on)
-        if self.counters.best is None or result.score() > self.counters.best:
-            self.counters.best = result.score()
+        if self.counters.best is None or result.rank() > self.counters.best:
+            self.counters.best = result.rank()
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         return result
 
@@ -288,7 +303,7 @@ class Trainer:
         try:
             return self.watch()
         except UserError as error:
-            print(f"no evaluation after {self.counters.meta_iterations}: {error}", flush=True)
+            self.sinks.say(f"no evaluation after {self.counters.meta_iterations}: {error}")
             return None
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -299,10 +314,10 @@ class Trainer:
         """Return a copy of all that the rest of the run depends on."""
         state = {
             "config": to_dict(self.experiment),
-            "protocol": self._protocol(),
+            "protocol": self.protocol,
             "agent": self.agent.state_dict(),
             "streams": self.streams.state_dict(),
-            "wandb_run_id": self.wandb_run_id,
+            "sinks": self.sinks.state_dict(),
             **vars(self.counters),
         }
         copy: dict[str, Any] = pytree.tree_map(
@@ -322,7 +337,7 @@ class Trainer:
         self.agent.load_state_dict(state["agent"])
         self.streams.load_state_dict(state["streams"])
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
-        self.wandb_run_id = state["wandb_run_id"]
+        self.sinks.load_state_dict(state["sinks"])
 
     def _protocol(self) -> dict[str, Any]:
         """Return the protocol of the final evaluation, and by which split `best` is chosen."""
@@ -340,11 +355,11 @@ class Trainer:
         self.counters.rejected_in_a_row += 1
         iteration = self.counters.meta_iterations + 1
         path = self.folder.rejected / f"{iteration}.pt"
-        rollouts = [vars(map_tensors(lambda x: x.cpu(), rollout)) for rollout in problem.rollouts]
+        experience = problem.batch.experience
         batch = {
             "reason": str(problem),
-            "tasks": vars(problem.tasks),
-            "rollouts": rollouts,
+            "tasks": vars(problem.batch.tasks),
+            "experience": [vars(map_tensors(lambda x: x.cpu(), each)) for each in experience],
             "agent": before["agent"],
         }
         checkpoint.save(batch, path)
@@ -354,63 +369,52 @@ class Trainer:
                 f"{message}. That is {self.counters.rejected_in_a_row} in a row, so the run stops; "
                 f"look at the batch, or lower the step sizes and start again"
             ) from problem
-        print(message, flush=True)
+        self.sinks.say(message)
         return {}
 
     def _fetch(self, metrics: Metrics) -> dict[str, float]:
-        """Bring all metrics to the host at once."""
+        """Bring all metrics to the host at once; leave out, with a word, those not finite."""
         if not metrics:  # an agent that learns nothing may have nothing to say
             return {}
         stacked = torch.stack(
             [value.detach().float().to(self.device) for value in metrics.values()]
         )
-        return dict(zip(metrics, stacked.tolist(), strict=True))
+        values = dict(zip(metrics, stacked.tolist(), strict=True))
+        wrong = [name for name, value in values.items() if not isfinite(value)]
+        if wrong:
+            self.sinks.say(
+                f"not finite after {self.counters.meta_iterations} meta-iterations, and left out: "
+                f"{', '.join(wrong)}"
+            )
+        return {name: value for name, value in values.items() if isfinite(value)}
 
     def _record_final(self, result: EvalResult) -> None:
-        if not self.wandb.recording:
-            return
-        self.wandb.log_table("evaluation/final", *result.table())
-        if self.draw is not None:
+        self.sinks.log_table("evaluation/final", *result.table())
+        if self.draw is not None and self.sinks.wants_figures:
             run = Run(self.folder.path, to_dict(self.experiment), result)
             curves = self.draw([Group(self.experiment.name, (run,))])
-            self.wandb.log_figure("evaluation/adaptation", curves)
-        agent = catalog.name_of(self.experiment.agent)
+            self.sinks.log_figure("evaluation/adaptation", curves)
         path = self.folder.checkpoints / "latest.pt"
-        self.wandb.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")
+        self.sinks.log_artifact(
+            path, f"{self.experiment.agent_name}-{self.experiment.name}", "checkpoint"
+        )
 
 
-def summarize(rollouts: tuple[Rollout, ...]) -> Metrics:
-    """Return the mean return and success of each phase, of the first and of the last.
+def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
+    """Return the mean of each score in each phase, in the first and in the last.
 
     Whatever else the simulator reports is counted over a phase.
     """
     metrics: Metrics = {}
-    for k, rollout in enumerate(rollouts):
-        episodes = int(rollout.last.sum(0).max())
-        returns = episode_sums(rollout, rollout.reward, episodes).mean()
-        success = episode_success(rollout, episodes).mean()
-        ends = [("before", 0), ("after", len(rollouts) - 1)]
+    judged = {score.quantity for score in scores}
+    for k, experience in enumerate(batch.experience):
+        found = episode_scores(experience, scores, episodes_in(experience))
+        ends = [("before", 0), ("after", len(batch.experience) - 1)]
         for label in [f"phase_{k}", *(name for name, which in ends if which == k)]:
-            metrics[f"return/{label}"] = returns
-            if "success" in rollout.metrics:
-                metrics[f"success/{label}"] = success
-        for name, happened in rollout.metrics.items():
-            if name != "success":
-                metrics[f"{name}/phase_{k}"] = (happened * rollout.valid).sum()
+            for score in scores:
+                metrics[f"{score.label}/{label}"] = found[score.name].mean()
+        for name, happened in experience.metrics.items():
+            if name not in judged and isinstance(experience, Rollout):
+                counted = torch.where(experience.valid, happened, 0.0)
+                metrics[f"{name}/phase_{k}"] = counted.sum()
     return metrics
-
-
-class _interruptible:  # noqa: N801
-    """Lets SIGTERM, by which clusters end a job, stop a run as Ctrl-C does."""
-
-    def __enter__(self) -> None:
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            raise KeyboardInterrupt
-
-        self.old: Callable[[int, FrameType | None], Any] | int | None = None
-        if threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGTERM, interrupt)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.old is not None:
-            signal.signal(signal.SIGTERM, self.old)

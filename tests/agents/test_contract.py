@@ -8,17 +8,17 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 import torch
+from playing import Player
 from torch.utils import _pytree as pytree
 
 from envs.point_navigation import Config, PointEnv, PointNavigation
 from meta_rl.core.protocols import Inspectable, MetaAgent
-from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Phase, TimeStep
-from meta_rl.diagnosis.doctor import compare, probe
+from meta_rl.core.seeding import SharedNoise, Streams
+from meta_rl.core.types import MetaBatch, Phase, TimeStep, map_tensors
+from meta_rl.diagnosis.maths import compare, probe
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import EvaluationConfig
-from meta_rl.rollouts.collector import RolloutWorker
 from meta_rl.runs import checkpoint
 
 CPU = torch.device("cpu")
@@ -75,12 +75,12 @@ def build_agent(build_agent, options):
 
 
 def make_worker(seed=0, device=CPU):
-    return RolloutWorker(FAMILY, FAMILY.make_env(device, 1), device, Streams(seed, device))
+    return Player(FAMILY, device, Streams(seed, device))
 
 
 def play(agent, worker, tasks):
     """Let the agent play its phases as the trainer does; return all contexts on the way too."""
-    context, rollouts = agent.begin(tasks, COPIES), []
+    context, rollouts = agent.begin(tasks, COPIES, True), []
     contexts = [context]
     for k, phase in enumerate(agent.phases):
         if k > 0:
@@ -154,9 +154,11 @@ def test_its_context_is_a_pytree_of_tensors_with_one_row_a_task(name, build_agen
 
 def test_it_acts_for_all_worlds_with_a_joint_log_probability(name, build_agent):
     agent = build_agent(name, FAMILY.spec)
-    context = agent.begin(some_tasks(), COPIES)
+    context = agent.begin(some_tasks(), COPIES, True)
     with torch.no_grad():
-        action, log_prob, moved = agent.act(context, some_steps(), torch.Generator().manual_seed(0))
+        action, log_prob, moved = agent.act(
+            context, some_steps(), SharedNoise(torch.Generator().manual_seed(0))
+        )
     assert action.shape == (TASKS, COPIES, 2) and action.dtype == torch.float32
     assert log_prob.shape == (TASKS, COPIES)
     assert action.isfinite().all() and log_prob.isfinite().all()
@@ -170,7 +172,7 @@ def test_begin_act_and_adapt_leave_the_agent_and_their_arguments_alone(
     agent.meta_update(play(agent, worker, tasks)[0])  # so that nothing is still at its start
     before = copied(agent.state_dict())
 
-    context = agent.begin(tasks, COPIES)
+    context = agent.begin(tasks, COPIES, True)
     begun = copied(context)
     rollout, acted = worker.collect(agent, context, tasks, COPIES, agent.phases[0])
     kept, kept_rollout = copied(acted), copied(vars(rollout))
@@ -184,11 +186,11 @@ def test_begin_act_and_adapt_leave_the_agent_and_their_arguments_alone(
 
 def test_its_mode_is_repeatable_and_draws_nothing(name, build_agent):
     agent = build_agent(name, FAMILY.spec)
-    context = agent.begin(some_tasks(), COPIES)
+    context = agent.begin(some_tasks(), COPIES, True)
     state = torch.get_rng_state()
     with torch.no_grad():
         first, again = (agent.act(context, some_steps(), None)[0] for _ in range(2))
-        drawn = agent.act(context, some_steps(), torch.Generator().manual_seed(0))[0]
+        drawn = agent.act(context, some_steps(), SharedNoise(torch.Generator().manual_seed(0)))[0]
     assert torch.equal(first, again)
     # Who has something to learn must try something.
     assert not torch.equal(first, drawn) or not agent.state_dict()
@@ -214,7 +216,7 @@ def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
         metrics = agent.meta_update(play(agent, worker, some_tasks(seed))[0])
         for value in metrics.values():
             assert isinstance(value, torch.Tensor) and value.dim() == 0 and value.isfinite()
-    for leaf in pytree.tree_leaves(agent.begin(some_tasks(), COPIES)):
+    for leaf in pytree.tree_leaves(agent.begin(some_tasks(), COPIES, True)):
         assert leaf.device.type == device.type
 
 
@@ -286,7 +288,7 @@ def test_loading_takes_a_copy(name, build_agent, identical):
 def test_a_tasks_experience_stays_its_own(name, build_agent):
     agent, worker, tasks = build_agent(name, FAMILY.spec), make_worker(), some_tasks()
     rollout, context = worker.collect(
-        agent, agent.begin(tasks, COPIES), tasks, COPIES, agent.phases[0]
+        agent, agent.begin(tasks, COPIES, True), tasks, COPIES, agent.phases[0]
     )
     reward, obs = rollout.reward.clone(), rollout.obs.clone()
     reward[:, 1] = torch.linspace(-5, 5, len(reward)).unsqueeze(-1)
@@ -314,13 +316,13 @@ def test_a_tasks_experience_stays_its_own(name, build_agent):
 def test_how_many_tasks_are_played_together_does_not_matter(name, build_agent, device):
     device = torch.device(device)
     agent, steps = build_agent(name, FAMILY.spec, device), some_steps(device=device)
-    together = agent.act(agent.begin(some_tasks(), COPIES), steps, None)[0].detach()
+    together = agent.act(agent.begin(some_tasks(), COPIES, True), steps, None)[0].detach()
     tasks = some_tasks()
     for m in range(TASKS):
         one = TimeStep(
             **{field.name: getattr(steps, field.name)[m : m + 1] for field in fields(steps)}
         )
-        alone = agent.act(agent.begin(tasks[[m]], COPIES), one, None)[0].detach()
+        alone = agent.act(agent.begin(tasks[[m]], COPIES, True), one, None)[0].detach()
         torch.testing.assert_close(alone[0], together[m], rtol=1e-4, atol=1e-5)
 
 
@@ -332,10 +334,45 @@ def test_an_evaluation_does_not_depend_on_how_many_tasks_are_played_together(
     agent = build_agent(name, family.spec)
     config = EvaluationConfig(adaptation_steps=2)
     alone, pairs, all_ = (
-        evaluate(agent, family, family.make_env(CPU, 1), CPU, config, COPIES, size, 0, 0)
+        evaluate(agent, family, family.make_collector(CPU, 1), CPU, config, COPIES, size, 0, 0)
         for size in (1, 2, None)
     )
     for other in (pairs, all_):  # last bits depend on the sizes of matrices
-        np.testing.assert_allclose(other.episode_return, alone.episode_return, rtol=1e-4)
-        np.testing.assert_array_equal(other.success, alone.success)
-    assert alone.success.any() and len(np.unique(alone.episode_return)) > 1
+        np.testing.assert_allclose(
+            other.scores["episode_return"], alone.scores["episode_return"], rtol=1e-4
+        )
+        np.testing.assert_array_equal(other.scores["success"], alone.scores["success"])
+    assert alone.scores["success"].any()
+    assert len(np.unique(alone.scores["episode_return"])) > 1
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf")])
+def test_what_padding_holds_does_not_reach_an_update(
+    name, build_agent, junk, monkeypatch, identical
+):
+    monkeypatch.setattr(PointEnv, "REACHED", 0.2)  # so that episodes have many lengths
+    family = PointNavigation(Config(horizon=8, test_goals=5))
+    results = []
+    for filling in (0.0, junk):
+        agent = build_agent(name, family.spec)
+        tasks = family.sample(TASKS, "train", torch.Generator().manual_seed(0))
+        batch, _ = play(agent, Player(family, CPU, Streams(0, CPU)), tasks)
+        padded = tuple(filled(rollout, filling) for rollout in batch.rollouts)
+        assert not all(rollout.valid.all() for rollout in padded)
+        adapted = agent.adapt(agent.begin(tasks, COPIES, True), padded[0])
+        metrics = agent.meta_update(replace(batch, experience=padded))
+        results.append((adapted, metrics, copied(agent.state_dict())))
+    assert identical(*results)
+
+
+def filled(rollout, value):
+    """Put a number wherever padding is."""
+
+    def fill(column):
+        if not column.is_floating_point():
+            return column
+        extra = column.dim() - rollout.valid.dim()
+        valid = rollout.valid.view(*rollout.valid.shape, *[1] * extra)
+        return torch.where(valid, column, value)
+
+    return map_tensors(fill, rollout)

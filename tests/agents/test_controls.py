@@ -5,6 +5,7 @@ from math import ceil, log, sqrt
 
 import pytest
 import torch
+from playing import Player
 from torch.func import functional_call
 
 from agents import fine_tune, maml_trpo, multitask_ppo, random, scripted
@@ -13,12 +14,11 @@ from envs import metaworld
 from envs.point_navigation import Config, PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Expert
-from meta_rl.core.seeding import Streams
+from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Tasks, TimeStep
 from meta_rl.evaluation.protocol import make_protocol
 from meta_rl.experiment.building import build_agent, build_distribution
 from meta_rl.experiment.config import load_experiment
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(Config(horizon=12, test_goals=5))
@@ -27,8 +27,8 @@ FAMILY = PointNavigation(Config(horizon=12, test_goals=5))
 def collect(agent, family=FAMILY, tasks=None, copies=3):
     """One phase of the agent's, and the context that it began with."""
     tasks = family.tasks("test") if tasks is None else tasks
-    worker = RolloutWorker(family, family.make_env(CPU, 1), CPU, Streams(0, CPU))
-    context = agent.begin(tasks, copies)
+    worker = Player(family, CPU, Streams(0, CPU))
+    context = agent.begin(tasks, copies, True)
     rollout, _ = worker.collect(agent, context, tasks, copies, agent.phases[0])
     worker.env.close()
     return MetaBatch(tasks, (rollout,)), context
@@ -147,7 +147,7 @@ def test_fine_tuning_is_mamls_inner_step_from_the_same_parameters(identical):
     batch, context = collect(tuner)
 
     tuned = tuner.adapt(tuner.adapt(context, batch.rollouts[0]), batch.rollouts[0])
-    adapted = maml.adapt(maml.begin(batch.tasks, 3), batch.rollouts[0])
+    adapted = maml.adapt(maml.begin(batch.tasks, 3, True), batch.rollouts[0])
     adapted = maml.adapt(adapted, batch.rollouts[0])
 
     assert identical(tuned, adapted)
@@ -166,15 +166,15 @@ def test_fine_tuning_is_pretrained_by_multi_task_ppo(identical):
 
 
 def test_random_actions_fill_their_bounds_evenly_and_their_density_integrates_to_one():
-    spec = EnvSpec(2, (-1.0, 0.0), (1.0, 0.5), 5)
+    spec = EnvSpec.box(2, (-1.0, 0.0), (1.0, 0.5), 5)
     agent = random.build(random.Config(), spec, CPU, 0)
     worlds = (1, 100_000)
     known = torch.ones(worlds, dtype=torch.bool)
     step = TimeStep(*(torch.zeros(*worlds, 2),) * 2, torch.zeros(worlds), known, known)
 
-    action, log_prob, _ = agent.act({}, step, torch.Generator().manual_seed(0))
+    action, log_prob, _ = agent.act({}, step, SharedNoise(torch.Generator().manual_seed(0)))
 
-    unit = (action[0] - torch.tensor(spec.action_low)) / torch.tensor([2.0, 0.5])
+    unit = (action[0] - torch.tensor(spec.action_bounds[0])) / torch.tensor([2.0, 0.5])
     assert unit.min() >= 0 and unit.max() <= 1
     shares = torch.stack([unit[:, a].histc(10, 0, 1) for a in range(2)]) / len(unit)
     torch.testing.assert_close(shares, torch.full((2, 10), 0.1), atol=0.005, rtol=0)  # 5 σ
@@ -198,7 +198,7 @@ def test_a_random_walks_return_is_as_theory_has_it():
 
 
 def test_random_actions_want_bounds():
-    spec = EnvSpec(2, (-1.0, -float("inf")), (1.0, 1.0), 5)
+    spec = EnvSpec.box(2, (-1.0, -float("inf")), (1.0, 1.0), 5)
     with pytest.raises(UserError, match="random actions need bounds"):
         random.build(random.Config(), spec, CPU, 0)
 
@@ -249,7 +249,7 @@ def test_each_class_is_played_by_its_own_policy():
 
 def test_a_family_without_experts_is_told_so():
     with pytest.raises(UserError, match=r"the family of these tasks has no expert for the agent"):
-        scripted.build(scripted.Config(), EnvSpec(2, (-1.0,), (1.0,), 5), CPU, 0)
+        scripted.build(scripted.Config(), EnvSpec.box(2, (-1.0,), (1.0,), 5), CPU, 0)
 
 
 @pytest.mark.parametrize("agent", ["random", "scripted"])

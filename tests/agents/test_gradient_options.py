@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from playing import Player
 
 from agents import maml_ppo, maml_trpo, promp
 from agents._maml import MAML, MAMLConfig, Samples, prepare
@@ -11,13 +12,12 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, map_tensors
 from meta_rl.learning.trust_region import ravel, unravel
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=20))
 COPIES = 4
 ALGORITHMS = pytest.mark.parametrize("algorithm", [maml_trpo, maml_ppo, promp])
-SPEC = EnvSpec(2, (-1.0,), (1.0,), 1)
+SPEC = EnvSpec.box(2, (-1.0,), (1.0,), 1)
 
 
 def make_agent(algorithm, **settings):
@@ -27,9 +27,9 @@ def make_agent(algorithm, **settings):
 
 def play(agent, seed=0, tasks=3, after=0):
     """A meta-batch, and the context after so many more adaptations than training makes."""
-    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    worker = Player(FAMILY, CPU, Streams(seed, CPU))
     drawn = FAMILY.sample(tasks, "train", worker.streams.tasks)
-    context, rollouts = agent.begin(drawn, COPIES), []
+    context, rollouts = agent.begin(drawn, COPIES, True), []
     for k, phase in enumerate(agent.phases + agent.phases[-1:] * after):
         if k > 0:
             context = agent.adapt(context, rollouts[-1])
@@ -143,7 +143,7 @@ def test_an_update_moves_the_step_sizes_and_adaptation_uses_them(algorithm, step
 
     batch, context = play(agent, seed=1)
     samples = prepare(batch.rollouts[0], agent.config)
-    begin = agent.begin(batch.tasks, COPIES)["policy"]
+    begin = agent.begin(batch.tasks, COPIES, True)["policy"]
     gradient = agent.inner_gradient(begin, samples)
     for name, value in gradient.items():
         moved = begin[name] - learned[f"step_sizes.{name}"] * value
@@ -190,7 +190,7 @@ def test_the_head_s_step_is_the_head_s_part_of_the_whole_step():
     whole, head = make_agent(maml_ppo), make_agent(maml_ppo, adapt="head")
     batch, expected = play(whole)
 
-    context = head.adapt(head.begin(batch.tasks, COPIES), batch.rollouts[0])
+    context = head.adapt(head.begin(batch.tasks, COPIES, True), batch.rollouts[0])
 
     for name in ("layers.1.weight", "layers.1.bias", "log_std"):
         torch.testing.assert_close(context["policy"][name], expected["policy"][name])

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from playing import Player
 from torch.func import functional_call, hessian, jacrev
 
 from agents import maml_ppo, maml_trpo
@@ -12,12 +13,11 @@ from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
-from meta_rl.core.seeding import Streams
+from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, TimeStep, all_finite, map_tensors
 from meta_rl.learning.policy import from_by_task
 from meta_rl.learning.ppo import clipped_surrogate
 from meta_rl.learning.trust_region import TrustRegionConfig, ravel, unravel
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=20, test_goals=20))
@@ -31,12 +31,12 @@ def make_agent(algorithm=maml_trpo, seed=0, **settings):
 
 
 def make_worker(seed=0):
-    return RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    return Player(FAMILY, CPU, Streams(seed, CPU))
 
 
 def play(agent, worker, tasks, copies=COPIES):
     """Let the agent play its phases, adapting between them, as a trainer does."""
-    context, rollouts = agent.begin(tasks, copies), []
+    context, rollouts = agent.begin(tasks, copies, True), []
     for k, phase in enumerate(agent.phases):
         if k > 0:
             context = agent.adapt(context, rollouts[-1])
@@ -63,7 +63,7 @@ def double(data):
 def in_double(agent, batch):
     """The agent and its experience in double precision, where finite differences are sharp."""
     agent.theta = {name: value.double() for name, value in agent.theta.items()}
-    return replace(batch, rollouts=tuple(map(double, batch.rollouts)))
+    return replace(batch, experience=tuple(map(double, batch.rollouts)))
 
 
 def task_log_prob(agent, params, samples, m):
@@ -148,7 +148,7 @@ class Quadratic(MAML):
 def quadratic(adaptation_steps, **settings):
     """A quadratic learner, its θ, its centres, and its supports."""
     config = MAMLConfig(adaptation_steps=adaptation_steps, **settings)
-    agent = Quadratic(config, EnvSpec(2, (-1.0,), (1.0,), 1), CPU, seed=0)
+    agent = Quadratic(config, EnvSpec.box(2, (-1.0,), (1.0,), 1), CPU, seed=0)
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
     samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
@@ -212,7 +212,7 @@ def test_the_agents_keep_the_protocol(algorithm):
 def test_every_task_begins_at_theta(algorithm):
     agent = make_agent(algorithm)
 
-    context = agent.begin(FAMILY.tasks("test"), COPIES)
+    context = agent.begin(FAMILY.tasks("test"), COPIES, True)
 
     assert context["steps"].tolist() == [0] * 20
     for name, value in context["policy"].items():
@@ -235,12 +235,14 @@ def test_acting_and_adapting_never_change_theta(algorithm):
 def test_a_context_is_a_value_that_acting_and_adapting_leave_alone():
     agent = make_agent()
     tasks = FAMILY.tasks("test")[:3]
-    context = agent.begin(tasks, COPIES)
+    context = agent.begin(tasks, COPIES, True)
     rollout, after = make_worker().collect(agent, context, tasks, COPIES, agent.phases[0])
     kept = copy.deepcopy(context)
     agent.adapt(context, rollout)
 
-    assert after is context
+    for name, value in after["policy"].items():
+        assert torch.equal(value, context["policy"][name])
+        assert value.data_ptr() != agent.theta[name].data_ptr()  # a rollout may write into its own
     assert torch.equal(context["steps"], kept["steps"])
     assert all(torch.equal(context["policy"][name], kept["policy"][name]) for name in agent.theta)
 
@@ -265,7 +267,7 @@ def test_adapting_one_task_leaves_the_others_alone_bit_for_bit():
     rollout = batch.rollouts[0]
     reward = rollout.reward.clone()
     reward[:, 1] = torch.randn(reward[:, 1].shape, generator=torch.Generator().manual_seed(0))
-    begin = agent.begin(batch.tasks, COPIES)
+    begin = agent.begin(batch.tasks, COPIES, True)
 
     context = agent.adapt(begin, rollout)
     changed = agent.adapt(begin, replace(rollout, reward=reward))
@@ -280,7 +282,7 @@ def test_adapting_one_task_leaves_the_others_alone_bit_for_bit():
 def test_padding_has_no_influence_on_adaptation(normalize_advantage):
     agent = make_agent(normalize_advantage=normalize_advantage)
     batch, _ = play(agent, make_worker(), FAMILY.tasks("test")[:3])
-    begin = agent.begin(batch.tasks, COPIES)
+    begin = agent.begin(batch.tasks, COPIES, True)
 
     context = agent.adapt(begin, padded(batch.rollouts[0]))
 
@@ -317,7 +319,8 @@ def test_deterministic_acting_is_the_mean_of_each_task_s_own_policy():
         torch.testing.assert_close(action[m], policy.mean)
         torch.testing.assert_close(log_prob[m], policy.log_prob(policy.mean))
     drawn, again = (
-        agent.act(context, timestep, torch.Generator().manual_seed(1))[0] for _ in range(2)
+        agent.act(context, timestep, SharedNoise(torch.Generator().manual_seed(1)))[0]
+        for _ in range(2)
     )
     assert torch.equal(drawn, again) and not torch.equal(drawn, action)
 
@@ -418,7 +421,7 @@ def test_the_curvature_is_the_hessian_of_the_divergence_after_adaptation(
         trust_region=TrustRegionConfig(damping=damping),
     )
     batch = in_double(agent, meta_batch(agent, tasks=2))
-    batch = replace(batch, rollouts=tuple(map(padded, batch.rollouts)))
+    batch = replace(batch, experience=tuple(map(padded, batch.rollouts)))
     *supports, query = (double(prepare(rollout, agent.config)) for rollout in batch.rollouts)
     theta = ravel(agent.theta)
     size = len(theta)
@@ -484,7 +487,7 @@ def test_trpo_keeps_the_very_theta_when_the_experience_is_not_finite():
     broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], reward=reward))
     theta = copy.deepcopy(agent.theta)
 
-    metrics = agent.meta_update(replace(batch, rollouts=broken))
+    metrics = agent.meta_update(replace(batch, experience=broken))
 
     assert metrics["outer/accepted"] == 0
     assert all(torch.equal(agent.theta[name], theta[name]) for name in theta)
@@ -497,7 +500,7 @@ def test_ppo_shows_that_the_experience_was_not_finite():
     reward[3, 1, 2] = torch.nan
     broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], reward=reward))
 
-    metrics = agent.meta_update(replace(batch, rollouts=broken))
+    metrics = agent.meta_update(replace(batch, experience=broken))
 
     assert not torch.isfinite(metrics["outer/loss_before"])  # so the trainer rejects the update
 
@@ -511,7 +514,7 @@ def test_ppo_shows_that_only_a_gradient_was_not_finite():
     log_prob[best // COPIES, 0, best % COPIES] -= 200
     broken = (*batch.rollouts[:-1], replace(batch.rollouts[-1], log_prob=log_prob))
 
-    metrics = agent.meta_update(replace(batch, rollouts=broken))
+    metrics = agent.meta_update(replace(batch, experience=broken))
 
     assert torch.isfinite(metrics["outer/loss_before"])
     assert not all_finite(agent.state_dict())  # so the trainer rejects the update

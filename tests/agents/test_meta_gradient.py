@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import pytest
 import torch
+from playing import Player
 
 from agents import meta_gradient
 from agents._maml import prepare
@@ -14,7 +15,6 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks
 from meta_rl.learning.policy import by_task, from_by_task
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=8, test_goals=5))
@@ -29,9 +29,9 @@ def make_agent(spec=FAMILY.spec, **settings):
 
 
 def play(agent, seed):
-    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    worker = Player(FAMILY, CPU, Streams(seed, CPU))
     tasks = FAMILY.sample(2, "train", worker.streams.tasks)
-    context = agent.begin(tasks, 6)
+    context = agent.begin(tasks, 6, True)
     return MetaBatch(tasks, (worker.collect(agent, context, tasks, 6, agent.phases[0])[0],))
 
 
@@ -46,7 +46,7 @@ def chain(agent, copies=32):
     shape = (DELAY + 1, 1, copies)
     obs = torch.zeros(*shape, 1)
     obs[0] = 1.0  # the action matters where the chain begins
-    policy = agent.policy.batched(agent.begin(TASK, copies)["policy"], by_task(obs))
+    policy = agent.policy.batched(agent.begin(TASK, copies, True)["policy"], by_task(obs))
     moved = torch.cat([noise, torch.zeros(DELAY * copies)]).view(1, -1, 1)
     action = policy.mean + policy.log_std.exp() * moved
     log_prob = from_by_task(policy.log_prob(action), copies)
@@ -83,7 +83,7 @@ def first_action(agent):
 
 def chain_agent(**settings):
     return make_agent(
-        EnvSpec(1, (-1.0,), (1.0,), DELAY + 1),
+        EnvSpec.box(1, (-1.0,), (1.0,), DELAY + 1),
         **{
             "hidden_sizes": (),
             "min_std": 0.5,
@@ -169,7 +169,7 @@ def test_on_a_new_task_it_goes_on_learning_alone_with_the_learned_return():
     agent = make_agent(gamma=0.9)
     batch = play(agent, 0)
     agent.eta["gamma"].copy_(torch.tensor(0.3).logit())
-    context = agent.begin(batch.tasks, 6)
+    context = agent.begin(batch.tasks, 6, True)
 
     adapted = agent.adapt(context, batch.rollouts[0])["policy"]
 

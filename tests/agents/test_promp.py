@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from playing import Player
 from torch.func import grad, hessian
 
 from agents import maml_ppo, promp
@@ -14,7 +15,6 @@ from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch
 from meta_rl.learning.policy import by_task, for_each_task
 from meta_rl.learning.trust_region import ravel
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))
@@ -27,9 +27,9 @@ def make_agent(algorithm=promp, **settings):
 
 
 def play(agent, seed=0):
-    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    worker = Player(FAMILY, CPU, Streams(seed, CPU))
     tasks = FAMILY.sample(3, "train", worker.streams.tasks)
-    context, rollouts = agent.begin(tasks, 4), []
+    context, rollouts = agent.begin(tasks, 4, True), []
     for k, phase in enumerate(agent.phases):
         if k > 0:
             context = agent.adapt(context, rollouts[-1])
@@ -44,7 +44,7 @@ def play(agent, seed=0):
 def bandit(algorithm):
     """The agent of two parameters, in double precision."""
     config = algorithm.Config(hidden_sizes=(), inner_lr=ALPHA)
-    agent = algorithm.build(config, EnvSpec(1, (-1.0,), (1.0,), 1), CPU, 0)
+    agent = algorithm.build(config, EnvSpec.box(1, (-1.0,), (1.0,), 1), CPU, 0)
     agent.theta = {
         "layers.0.weight": torch.zeros(1, 1, dtype=torch.float64),
         "layers.0.bias": torch.tensor([0.3], dtype=torch.float64),
@@ -146,7 +146,7 @@ def test_it_adapts_as_maml_does():
     agent, maml = make_agent(), make_agent(maml_ppo)
     batch, context = play(agent)
 
-    expected = maml.adapt(maml.begin(batch.tasks, 4), batch.rollouts[0])
+    expected = maml.adapt(maml.begin(batch.tasks, 4, True), batch.rollouts[0])
 
     torch.testing.assert_close(context["policy"], expected["policy"], atol=1e-5, rtol=1e-4)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from playing import Player
 
 from agents import maml_ppo, reptile
 from envs.point_navigation import Config as PointConfig
@@ -9,7 +10,6 @@ from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))
@@ -33,9 +33,9 @@ def make_agent(cls=reptile.Reptile, **settings):
 
 
 def play(agent, seed=0):
-    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    worker = Player(FAMILY, CPU, Streams(seed, CPU))
     tasks = FAMILY.sample(3, "train", worker.streams.tasks)
-    context, rollouts = agent.begin(tasks, 2), []
+    context, rollouts = agent.begin(tasks, 2, True), []
     for k, phase in enumerate(agent.phases):
         if k > 0:
             context = agent.adapt(context, rollouts[-1])
@@ -105,9 +105,9 @@ def test_one_epoch_is_maml_s_adaptation_and_more_go_further():
     maml = maml_ppo.build(maml_ppo.Config(hidden_sizes=(4,), initial_std=0.5), FAMILY.spec, CPU, 0)
     batch, context = play(agent)
 
-    expected = maml.adapt(maml.begin(batch.tasks, 2), batch.rollouts[0])
+    expected = maml.adapt(maml.begin(batch.tasks, 2, True), batch.rollouts[0])
     torch.testing.assert_close(context["policy"], expected["policy"], atol=1e-5, rtol=1e-4)
-    begin = agent.begin(batch.tasks, 2)
+    begin = agent.begin(batch.tasks, 2, True)
     more = further.adapt(begin, batch.rollouts[0])
     name = "layers.0.weight"
     distances = [(each["policy"][name] - begin["policy"][name]).norm() for each in (context, more)]

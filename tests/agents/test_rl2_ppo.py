@@ -1,7 +1,9 @@
 from dataclasses import replace
+from math import log
 
 import pytest
 import torch
+from playing import Player
 
 from agents.rl2_ppo import Config, build
 from envs.point_navigation import Config as PointConfig
@@ -10,7 +12,6 @@ from meta_rl.core.episodes import episode_sums
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks, TimeStep
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=12, test_goals=5))
@@ -29,12 +30,12 @@ def make_agent(**settings):
 
 
 def make_worker(family=FAMILY, seed=0):
-    return RolloutWorker(family, family.make_env(CPU, 1), CPU, Streams(seed, CPU))
+    return Player(family, CPU, Streams(seed, CPU))
 
 
 def trial(agent, worker, tasks, copies=COPIES):
     """Let the agent play one trial on each task; return it with the memory after it."""
-    context, rollouts = agent.begin(tasks, copies), []
+    context, rollouts = agent.begin(tasks, copies, True), []
     for phase in agent.phases:
         previous = rollouts[-1] if rollouts else None
         rollout, context = worker.collect(agent, context, tasks, copies, phase, previous)
@@ -67,7 +68,7 @@ def recomputed(agent, trials, memory):
 
 def test_a_memory_outlives_the_episode_and_other_tasks_begin_with_an_empty_one():
     agent = make_agent()
-    empty = agent.begin(some_tasks(), COPIES)
+    empty = agent.begin(some_tasks(), COPIES, True)
     assert empty.shape == (TASKS, COPIES, 8) and not empty.any()
 
     with torch.no_grad():
@@ -76,7 +77,7 @@ def test_a_memory_outlives_the_episode_and_other_tasks_begin_with_an_empty_one()
         _, _, forgetful = agent.act(empty, time_step(first=True, seed=1), None)
 
     assert (next_episode - forgetful).abs().amin((0, 1)).max() > 1e-3
-    assert not agent.begin(some_tasks(1), COPIES).any()
+    assert not agent.begin(some_tasks(1), COPIES, True).any()
 
 
 def test_a_trial_goes_on_where_the_last_episode_ended():
@@ -93,7 +94,7 @@ def test_adapting_is_an_identity_because_acting_has_remembered():
     agent, worker = make_agent(), make_worker()
     tasks = some_tasks()
     rollout, context = worker.collect(
-        agent, agent.begin(tasks, COPIES), tasks, COPIES, agent.phases[0]
+        agent, agent.begin(tasks, COPIES, True), tasks, COPIES, agent.phases[0]
     )
     assert context.abs().sum() > 0
     assert agent.adapt(context, rollout) is context
@@ -137,7 +138,7 @@ def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_s
 
     trials = agent.prepare(rollout)
     pieces = trials.pieces(bptt_steps)
-    memory = agent.memories(pieces)
+    memory = agent.memories(pieces, agent.policy)
     log_ratio = recomputed(agent, pieces, memory) - pieces.log_prob
 
     assert trials.valid.sum() == rollout.valid.sum() == pieces.valid.sum()
@@ -174,7 +175,7 @@ def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
         with torch.no_grad():
             return agent.policy(inputs, torch.zeros(TASKS * COPIES, 8))[1]
 
-    memory = agent.memories(pieces)
+    memory = agent.memories(pieces, agent.policy)
     length, count, _ = pieces.valid.shape
     assert count > 3 and not memory[0].any()
     for piece in range(1, count):
@@ -186,7 +187,7 @@ def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
     for passes in range(1, count):  # each pass brings one more piece up to date
         _, memory = agent.play(pieces, memory, agent.policy)
         torch.testing.assert_close(memory[passes], whole_trial(passes * length))
-    torch.testing.assert_close(memory, agent.memories(pieces))
+    torch.testing.assert_close(memory, agent.memories(pieces, agent.policy))
 
 
 def test_trials_are_packed_without_gaps_and_in_order(early_ends):
@@ -261,12 +262,35 @@ def test_initial_std_must_lie_within_its_bounds():
         Config(initial_std=2.0)
 
 
+def test_the_deviation_begins_as_configured_and_can_always_come_back_from_its_bounds():
+    config = Config(initial_std=0.7, min_std=0.1, max_std=2.0)
+    agent = build(config, FAMILY.spec, CPU, 0)
+    policy, _ = agent.policy(torch.zeros(1, 1, 6), torch.zeros(1, config.memory_size))
+    torch.testing.assert_close(policy.log_std.exp(), torch.full((1, 1, 2), 0.7), rtol=0.05, atol=0)
+    assert agent.policy.bounded(torch.tensor(agent.policy.unbounded(log(0.7), config))).exp() == (
+        pytest.approx(0.7, rel=1e-5)
+    )
+    for raw in (-3.0, 3.0):  # far beyond either bound
+        value = torch.tensor(raw, requires_grad=True)
+        bounded = agent.policy.bounded(value)
+        (slope,) = torch.autograd.grad(bounded, value)
+        assert log(0.1) < bounded.item() < log(2.0) and slope > 1e-3
+
+
+def test_a_checkpoint_with_hard_bounds_is_refused():
+    agent = build(Config(encoder_sizes=(8,), memory_size=8), FAMILY.spec, CPU, 0)
+    state = agent.state_dict()
+    del state["log_std"]
+    with pytest.raises(UserError, match=r"deviation was clipped at its bounds.*train anew"):
+        agent.load_state_dict(state)
+
+
 class TwoDoors(PointNavigation):
     """The goal is half a metre to the left or to the right: one step tells which."""
 
     def __init__(self):
         super().__init__(PointConfig(horizon=4, test_goals=2))
-        self.spec = EnvSpec(2, (-1.0, -1.0), (1.0, 1.0), 4)
+        self.spec = EnvSpec.box(2, (-1.0, -1.0), (1.0, 1.0), 4)
 
     def sample(self, count, split, generator):
         side = torch.randint(2, (count,), generator=generator)

@@ -53,9 +53,7 @@ def started(name, request):
 
 
 def actions(family, seed, device=CPU):
-    low, high = (
-        torch.tensor(bounds) for bounds in (family.spec.action_low, family.spec.action_high)
-    )
+    low, high = (torch.tensor(bounds) for bounds in family.spec.action_bounds)
     share = torch.rand(3, 2, family.spec.action_size, generator=generator(seed))
     return (low + share * (high - low)).to(device)
 
@@ -79,8 +77,9 @@ def test_it_is_a_family_with_its_default_config(name):
     assert isinstance(family, TaskDistribution)
     assert family.family == name
     assert family.spec.horizon >= 1 and family.spec.observation_size >= 1
-    assert len(family.spec.action_low) == len(family.spec.action_high) == family.spec.action_size
-    assert all(isinstance(metric, str) for metric in family.metric_names)
+    low, high = family.spec.action_bounds
+    assert len(low) == len(high) == family.spec.action_size
+    assert all(isinstance(metric, str) for metric in family.spec.metrics)
 
 
 def test_sampling_is_reproducible_and_of_the_right_size(name):
@@ -154,7 +153,7 @@ def test_its_simulator_returns_tensors_of_the_promised_shapes(name, started):
         assert seen.device.type == device.type and seen.isfinite().all()
     assert step.reward.shape == (3, 2) and step.reward.dtype == torch.float32
     assert step.terminated.dtype == step.truncated.dtype == torch.bool
-    assert tuple(step.metrics) == family.metric_names
+    assert tuple(step.metrics) == family.spec.metrics
     assert all(value.shape == (3, 2) for value in step.metrics.values())
 
 
@@ -195,7 +194,7 @@ def test_what_it_does_depends_on_tasks_seed_and_actions_alone(name, started):
 
 def test_actions_beyond_the_bounds_are_clipped(name, started):
     family, env, tasks, _, _ = started
-    high = torch.tensor(family.spec.action_high).expand(3, 2, -1)
+    high = torch.tensor(family.spec.action_bounds[1]).expand(3, 2, -1)
     at_the_bound = env.step(high)
     env.start(tasks, 2, 0)
     beyond = env.step(high + 7)
@@ -216,7 +215,7 @@ def test_the_expert_that_it_may_have_knows_each_task_and_keeps_to_the_bounds(nam
     action = expert.act(brief, obs[[0, 0, 0]])
 
     assert action.shape == (3, 2, family.spec.action_size) and action.dtype == torch.float32
-    low, high = torch.tensor(family.spec.action_low), torch.tensor(family.spec.action_high)
+    low, high = (torch.tensor(bounds) for bounds in family.spec.action_bounds)
     assert ((low <= action) & (action <= high)).all()
     assert torch.equal(brief[0], brief[2]) and not torch.equal(brief[0], brief[1])
     assert torch.equal(action[0], action[2])

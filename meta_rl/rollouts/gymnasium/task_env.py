@@ -94,8 +94,7 @@ class GymnasiumTaskEnv:
         self._spec = spec
         self._device = device
         self._max_workers = workers
-        self._low = np.array(spec.action_low, dtype=np.float32)
-        self._high = np.array(spec.action_high, dtype=np.float32)
+        self._low, self._high = np.array(spec.action_bounds, dtype=np.float32)
         self._workers: list[Worker] = []
         self._staging: Staging | None = None
         self._tasks: Tasks | None = None
@@ -231,7 +230,13 @@ class GymnasiumTaskEnv:
         here, there = context.Pipe()
         process = context.Process(
             target=gymnasium_worker.serve,
-            args=(there, number, self._spec.horizon, self._pickled_family),
+            args=(
+                there,
+                number,
+                self._spec.horizon,
+                self._spec.action_space,
+                self._pickled_family,
+            ),
             name=f"environment worker {number}",
             daemon=True,
         )
@@ -419,15 +424,15 @@ def _pickle(family: GymnasiumFamily) -> bytes:
 def _light_children(needs_main: bool) -> Iterator[None]:
     """Let processes that are spawned meanwhile start with little.
 
-    They get one thread for linear algebra, and Ctrl-C blocked. Unless the family is defined in
-    the main module, they do not import that one either: it would bring torch.
+    They get one thread for linear algebra, and Ctrl-C and SIGHUP blocked. Unless the family is
+    defined in the main module, they do not import that one either: it would bring torch.
     """
     environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     main = sys.modules["__main__"]
     if not needs_main:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

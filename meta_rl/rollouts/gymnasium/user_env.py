@@ -14,9 +14,16 @@ from types import ModuleType
 from typing import Any, SupportsFloat
 
 import gymnasium
-import numpy as np
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.spaces import (
+    Space,
+    check_action_space,
+    check_observation_space,
+    flat_size,
+    same_layout,
+)
+from meta_rl.rollouts.gymnasium import checks
 from meta_rl.rollouts.gymnasium.worker import Env, WorldTask
 
 
@@ -31,36 +38,29 @@ class NamedEnvironment:
 
     where: str
     observation_size: int
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
+    action_space: Space
     metric_names: tuple[str, ...] = ("success",)
 
     def make(self, name: str) -> Env:
         """Make the environment; its success is NaN while it says nothing of it."""
         env = make(self.where)
         self._check_spaces(env)
-        return SuccessReported(env)
+        return SuccessReported(env, self.where)
 
     def assign(self, env: Env, task: WorldTask) -> None:
         """Leave the environment alone: its task may go on changing as it likes."""
 
     def _check_spaces(self, env: Env) -> None:
-        observation = gymnasium.spaces.flatten_space(env.observation_space)
-        ours = gymnasium.spaces.Box(
-            np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
-        )
+        where = f"the environment {self.where}"
+        check_observation_space(env.observation_space, where)
+        check_action_space(env.action_space, where)
+        observed = flat_size(env.observation_space)
         theirs = env.action_space
-        fits = (
-            observation.shape == (self.observation_size,)
-            and isinstance(theirs, gymnasium.spaces.Box)
-            and theirs.shape == ours.shape
-            and np.allclose(theirs.low, ours.low)
-            and np.allclose(theirs.high, ours.high)
-        )
-        if not fits:
+        if observed != self.observation_size or not same_layout(theirs, self.action_space):
             raise UserError(
-                f"the policy observes {(self.observation_size,)} and acts in {ours}, but "
-                f"{self.where} observes {observation.shape} and takes actions in {theirs}; give "
+                f"the policy observes {(self.observation_size,)} and acts in "
+                f"{self.action_space}, but {self.where} observes {(observed,)} and takes actions "
+                f"in {theirs}; give "
                 f"the environment the spaces of the run's tasks (gymnasium.wrappers "
                 f"TransformObservation and RescaleAction may help)"
             )
@@ -69,9 +69,19 @@ class NamedEnvironment:
 class SuccessReported(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Puts `info["success"]` or `info["is_success"]`, or else NaN, into `info["success"]`."""
 
+    def __init__(self, env: Env, where: str) -> None:
+        super().__init__(env)
+        self._where = f"the environment {where}"
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, which has no options."""
+        return checks.reset(self.env, seed, self._where)
+
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        obs, reward, terminated, truncated, info = checks.step(self.env, action, self._where)
         success = info.get("success", info.get("is_success", math.nan))
         return obs, reward, terminated, truncated, {**info, "success": float(success)}
 
@@ -94,7 +104,8 @@ def make(where: str) -> Env:
         if hasattr(module, attribute):
             return _call(module, attribute, where)
     try:
-        env: Env = gymnasium.make(where)  # an id, also `module:id`
+        # An id, also `module:id`. Gymnasium's own checker would speak before ours.
+        env: Env = gymnasium.make(where, disable_env_checker=True)
     except gymnasium.error.Error as error:
         raise UserError(
             f"no environment --env {where}: {error}; name module:attribute, "

@@ -20,6 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.spaces import (
+    Space,
+    action_of,
+    check_action_space,
+    check_observation_space,
+    choices,
+    flat_observation,
+    flat_size,
+)
+from meta_rl.rollouts.gymnasium import checks
 from meta_rl.rollouts.opengl import choose_opengl
 
 STEP, RESET_ENDED, DRAW, DONE = b"step", b"reset", b"draw", b"done"
@@ -170,6 +180,11 @@ class World:
     steps: int = 0
     ended: bool = False
 
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return f"environment {self.name!r}"
+
 
 @dataclass
 class Worlds:
@@ -178,6 +193,8 @@ class Worlds:
     family: GymnasiumFamily
     number: int
     horizon: int
+    action_space: Space
+    """The one of the family's spec."""
     block: Block = field(init=False)
     first: int = 0
     active: list[World] = field(default_factory=list)
@@ -212,13 +229,12 @@ class Worlds:
                 row[layout.truncated + 1 :] = 0.0
                 continue
             self.block.current[self.number] = index
-            space = world.env.action_space
-            action = self.block.actions[index].astype(space.dtype).reshape(space.shape)
-            obs, reward, terminated, truncated, info = world.env.step(action)
+            action = action_of(world.env.action_space, self.block.actions[index])
+            obs, reward, terminated, truncated, info = checks.step(world.env, action, world.label)
             world.steps += 1
             truncated = truncated or (world.steps >= horizon and not terminated)
-            world.ended = bool(terminated or truncated)
-            row[: layout.observation_size] = _flat(world.env, obs)
+            world.ended = terminated or truncated
+            row[: layout.observation_size] = flat_observation(world.env.observation_space, obs)
             row[layout.reward] = reward
             row[layout.terminated] = terminated
             row[layout.truncated] = truncated
@@ -251,10 +267,12 @@ class Worlds:
 
     def _reset(self, slot: int, seed: int | None) -> None:
         world = self.active[slot]
-        obs, _ = world.env.reset(seed=seed)
+        obs, _ = checks.reset(world.env, seed, world.label)
         world.steps, world.ended = 0, False
         row = self.block.rows[self.first + slot]
-        row[: self.block.layout.observation_size] = _flat(world.env, obs)
+        row[: self.block.layout.observation_size] = flat_observation(
+            world.env.observation_space, obs
+        )
 
     def _take_idle(self, names: list[str]) -> list[World | None]:
         """Return an idle world for each name that has one; close those beyond the bound."""
@@ -272,40 +290,25 @@ class Worlds:
 
     def _make(self, name: str) -> Env:
         env = self.family.make(name)
-        _check_spaces(env, name, self.block.layout)
+        _check_spaces(env, name, self.block.layout, self.action_space)
         return env
 
 
-def _flat(env: Env, obs: Any) -> Any:
-    space = env.observation_space
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        return obs
-    return gymnasium.spaces.flatten(space, obs)
-
-
-def _check_spaces(env: Env, name: str, layout: Layout) -> None:
+def _check_spaces(env: Env, name: str, layout: Layout, promised: Space) -> None:
     """Raise a UserError unless an environment has the spaces that the family promised."""
-    observation = gymnasium.spaces.flatten_space(env.observation_space)
-    if not isinstance(observation, gymnasium.spaces.Box):
+    where = f"environment {name!r}"
+    check_observation_space(env.observation_space, where)
+    check_action_space(env.action_space, where)
+    observed, acted = flat_size(env.observation_space), flat_size(env.action_space)
+    if observed != layout.observation_size:
         raise UserError(
-            f"environment {name!r} observes {env.observation_space}, which cannot be flattened to "
-            f"a Box; wrap it with gymnasium.wrappers.TransformObservation"
+            f"{where} observes {observed} numbers, but the family's spec says "
+            f"observation_size {layout.observation_size}; correct the spec"
         )
-    if observation.shape != (layout.observation_size,):
+    if acted != layout.action_size or choices(env.action_space) != choices(promised):
         raise UserError(
-            f"environment {name!r} observes {observation.shape[0]} numbers, but the family's spec "
-            f"says observation_size {layout.observation_size}; correct the spec"
-        )
-    action = env.action_space
-    if not isinstance(action, gymnasium.spaces.Box):
-        raise UserError(
-            f"environment {name!r} takes actions in {action}, but only Box actions are supported; "
-            f"wrap it with gymnasium.wrappers.TransformAction to take a vector of floats"
-        )
-    if int(np.prod(action.shape)) != layout.action_size:
-        raise UserError(
-            f"environment {name!r} takes {int(np.prod(action.shape))} action numbers, but the "
-            f"family's spec has {layout.action_size} bounds; correct the spec"
+            f"{where} takes actions in {env.action_space}, but the family's spec says {promised}; "
+            f"correct the spec"
         )
 
 
@@ -316,15 +319,20 @@ def _summary(error: BaseException) -> str:
     return f"{line} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
 
 
-def serve(connection: Connection, number: int, horizon: int, pickled_family: bytes) -> None:
+def serve(
+    connection: Connection, number: int, horizon: int, action_space: Space, pickled_family: bytes
+) -> None:
     """Obey the parent until its end of the pipe closes, also because it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    # Ctrl-C and a closed terminal reach every process of a run; the parent answers for all.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     faulthandler.enable()
     worlds: Worlds | None = None
     try:
         while (message := _receive(connection)) is not None:
             if worlds is None:
-                worlds = Worlds(pickle.loads(pickled_family), number, horizon)
+                family = pickle.loads(pickled_family)
+                worlds = Worlds(family, number, horizon, action_space)
             picture = None
             if message == STEP:
                 worlds.step()

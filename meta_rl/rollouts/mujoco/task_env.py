@@ -35,8 +35,7 @@ class MujocoTaskEnv(ABC):
             raise UserError(f"threads must be at least 1, got {threads}")
         self.metric_names = (*world_format.metrics, "diverged")
         self._format = world_format
-        self._low = np.array(spec.action_low, dtype=np.float32)
-        self._high = np.array(spec.action_high, dtype=np.float32)
+        self._low, self._high = np.array(spec.action_bounds, dtype=np.float32)
         self._horizon = spec.horizon
         self._device = device
         self._engine = Engine(world_format, threads)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from metaworld.evaluation import Timestep
+from playing import Player
 
 from envs.metaworld import Config, build
 from envs.metaworld.legacy import LegacyAgent
@@ -13,7 +14,6 @@ from meta_rl.core.seeding import Streams
 from meta_rl.core.types import Phase
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.experiment.config import EvaluationConfig
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 HORIZON = 150
@@ -29,11 +29,11 @@ class KnowsOneGoal:
     phases = (Phase(1),) * 2
     copies_share_experience = True
 
-    def begin(self, tasks, copies):
+    def begin(self, tasks, copies, training):
         known = (tasks.index == 50).unsqueeze(-1)
         return torch.cat([tasks.params[:, 3:6], known], dim=1).float()
 
-    def act(self, context, timestep, generator):
+    def act(self, context, timestep, noise):
         goal, known = context.unsqueeze(1).split([3, 1], dim=-1)
         action = torch.zeros(timestep.prev_action.shape)
         action[..., :3] = known * 10 * (goal - timestep.obs[..., :3])
@@ -55,11 +55,11 @@ class KnowsOneGoal:
 
 def test_one_goal_of_ten_is_a_tenth_by_our_count_and_all_by_metaworlds():
     family = build(Config(horizon=HORIZON))
-    env = family.make_env(CPU, 1)
+    collector = family.make_collector(CPU, 1)
     try:
-        ours = evaluate(KnowsOneGoal(), family, env, CPU, ONE_OF_TEN, 1, None, 0, 0)
+        ours = evaluate(KnowsOneGoal(), family, collector, CPU, ONE_OF_TEN, 1, None, 0, 0)
     finally:
-        env.close()
+        collector.close()
     assert [stage["success"]["mean"] for stage in ours.summary()["stages"]] == [0.1, 0.1]
     assert [row["success"] for row in ours.by_task()] == [[1.0, 1.0]] + 9 * [[0.0, 0.0]]
 
@@ -76,13 +76,13 @@ def test_metaworlds_calls_make_an_agent_do_what_ours_do(name, build_agent):
     family = PointNavigation(PointConfig(horizon=5, test_goals=3))
     spec, tasks = family.spec, family.tasks("test")
     agent = build_agent(name, spec)
-    worker = RolloutWorker(family, family.make_env(CPU, 1), CPU, Streams(0, CPU))
-    rollout, context = worker.collect(agent, agent.begin(tasks, 1), tasks, 1, Phase(2))
+    worker = Player(family, CPU, Streams(0, CPU))
+    rollout, context = worker.collect(agent, agent.begin(tasks, 1, True), tasks, 1, Phase(2))
     adapted = agent.adapt(context, rollout)
     measured, _ = worker.collect(agent, adapted, tasks, 1, Phase(1), rollout, deterministic=True)
 
-    generator = Streams(0, CPU).acting
-    legacy = LegacyAgent(agent, spec, lambda: tasks, CPU, True, generator)
+    noise = Streams(0, CPU).noise(tasks)
+    legacy = LegacyAgent(agent, spec, lambda: tasks, CPU, True, noise)
     legacy.init()
     env = family.make_env(CPU, 1)
     obs, nothing = env.start(tasks, 1, 0), np.zeros((3, 4))  # action, reward and end, as observed

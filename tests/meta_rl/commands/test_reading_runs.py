@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_a_damaged_evaluation_is_named_and_never_a_traceback(run, ending):
             assert "make it again" in str(error)
             refused += 1
         else:  # a byte that means nothing to the cells, such as a zip file's dates
-            np.testing.assert_array_equal(read.success, whole.success)
+            np.testing.assert_array_equal(read.scores["success"], whole.scores["success"])
     assert refused >= 15
 
 
@@ -292,8 +293,32 @@ def test_nothing_but_what_is_no_run_is_an_error(meta_rl, run):
     meta_rl("compare", "runs").fails_with("runs is not a run folder", "name them: runs/*")
 
 
+def test_a_folder_that_may_not_be_read_is_a_broken_run(meta_rl, run, tmp_path, monkeypatch):
+    locked = tmp_path / "runs" / "locked"
+    locked.mkdir()
+    exists = Path.exists
+
+    def guarded(path):
+        if locked in path.absolute().parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    words = ("compare", "runs/locked", "runs/small")
+    meta_rl(*words).fails_with("1 of 2 runs cannot be read: cannot read runs/locked: Permission")
+    assert "left out a broken run" in meta_rl(*words, "--skip-broken").succeeds().out
+    meta_rl("compare", "runs/locked").fails_with("cannot read runs/locked: Permission denied")
+
+
 def test_a_name_that_is_not_there_is_a_mistake_and_not_skipped(meta_rl, run):
-    meta_rl("compare", "runs/small", "runs/smal").fails_with("no run folder runs/smal")
+    meta_rl("compare", "runs/small", "runs/smal").fails_with(
+        "no run folder runs/smal; did you mean 'small'?"
+    )
+    shutil.copytree(run.path, run.path.parent / "more" / "other")
+    told = meta_rl("compare", "runs/small", "runs/more").succeeds().out
+    assert "skipped runs/more: it is not a run folder, but holds some; name them: runs/more/*" in (
+        told
+    )
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])
@@ -402,7 +427,7 @@ def test_where_output_goes_is_checked_before_any_work(
         raise AssertionError("work was done for an output that cannot be written")
 
     for place in (
-        "meta_rl.rollouts.collector.RolloutWorker.collect",
+        "meta_rl.rollouts.collector.RolloutCollector.collect",
         "meta_rl.evaluation.finished.load_runs",
         "meta_rl.runs.trained.load_trained",
     ):
@@ -422,7 +447,7 @@ def test_a_default_place_that_is_needed_is_checked_before_any_work(
     def collect(*arguments, **options):
         raise AssertionError("played before the output was checked")
 
-    monkeypatch.setattr("meta_rl.rollouts.collector.RolloutWorker.collect", collect)
+    monkeypatch.setattr("meta_rl.rollouts.collector.RolloutCollector.collect", collect)
     meta_rl(*words).fails_with(f"cannot write runs/small/{folder}/point-0", "another --output")
 
 

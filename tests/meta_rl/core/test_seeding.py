@@ -3,12 +3,12 @@ from itertools import product
 import torch
 
 from meta_rl.core.seeding import (
+    GivenNoise,
+    SharedNoise,
     Streams,
-    TaskGenerators,
     TaskStreams,
     derive_seed,
     make_generator,
-    standard_normal,
 )
 from meta_rl.core.types import Task, Tasks
 
@@ -73,19 +73,30 @@ def test_streams_continue_from_their_saved_states():
 def test_a_tasks_noise_does_not_depend_on_its_company():
     tasks = Tasks.stack([Task("f", name, i, (0.0,)) for name in "ab" for i in range(3)])
     together, alone = TaskStreams(0, CPU, "x").noise(tasks), TaskStreams(0, CPU, "x")
-    drawn = [standard_normal((6, 4, 2), together) for _ in range(3)]
+    drawn = [together.normal((6, 4, 2)) for _ in range(3)]
 
     for m in range(6):
         own = alone.noise(tasks[[m]])
         for noise in drawn:
-            assert torch.equal(standard_normal((1, 4, 2), own)[0], noise[m])
+            assert torch.equal(own.normal((1, 4, 2))[0], noise[m])
     assert torch.cat(drawn).unique().numel() == 3 * 6 * 4 * 2
     for other in (TaskStreams(1, CPU, "x"), TaskStreams(0, CPU, "y")):
-        assert (standard_normal((6, 4, 2), other.noise(tasks)) != drawn[0]).all()
+        assert (other.noise(tasks).normal((6, 4, 2)) != drawn[0]).all()
         assert other.env_seed() != alone.env_seed()
 
 
-def test_generators_of_tasks_serve_whoever_draws_for_all_at_once():
-    one, again = (TaskGenerators([3, 4], CPU) for _ in range(2))
-    assert isinstance(one, torch.Generator)
-    assert torch.equal(torch.rand(5, generator=one), torch.rand(5, generator=again))
+def test_shared_noise_is_the_generators_own():
+    noise = SharedNoise(torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    assert torch.equal(noise.normal((4, 2)), torch.randn(4, 2, generator=generator))
+    assert torch.equal(noise.uniform((4, 2)), torch.rand(4, 2, generator=generator))
+    assert noise.normal((2,), torch.float64).dtype == torch.float64
+
+
+def test_given_noise_is_uniform_by_its_own_distribution_function():
+    numbers = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    noise = GivenNoise(numbers)
+    assert torch.equal(noise.normal((4000,)), numbers)
+    shares = noise.uniform((4000,)).histc(4, 0, 1) / 4000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.03, rtol=0)
+    assert (GivenNoise(torch.zeros(3)).uniform((3,)) == 0.5).all()

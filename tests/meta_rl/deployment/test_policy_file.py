@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from playing import Player
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from envs import make_sb3
@@ -17,7 +18,7 @@ from meta_rl.core.types import EnvSpec, Phase, TimeStep
 from meta_rl.deployment.policy_file import load
 from meta_rl.deployment.program import ActingPolicy, export
 from meta_rl.experiment import catalog
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.rollouts import collector
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.trained import load_trained
@@ -129,7 +130,9 @@ def adapted(small_config, tmp_path_factory):
     return folder
 
 
-def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(adapted, environment):
+def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(
+    adapted, environment, monkeypatch
+):
     family = PointNavigation(Config(horizon=5, test_goals=3))
     tasks = family.tasks("test")[[1]]
     files = [str(adapted / agent / "adapted" / "point-1.pt") for agent in AGENTS]
@@ -146,10 +149,12 @@ def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(adapted, e
     for agent, path in zip(AGENTS, files, strict=True):
         trained = load_trained(RunFolder(adapted / agent), "latest")
         device = torch.device("cpu")
-        worker = RolloutWorker(family, family.make_env(device, 1), device, Streams(0, device))
+        worker = Player(family, device, Streams(0, device))
         saved = checkpoint.load(Path(path))
         assert not saved["freeze_memory"]
-        worker.memory = lambda previous, worlds, saved=saved: saved["memory"]
+        monkeypatch.setattr(
+            collector, "last_action_and_reward", lambda *given, saved=saved: saved["memory"]
+        )
         rollout, _ = worker.collect(
             trained.agent,
             saved["context"],
@@ -229,14 +234,14 @@ class Counter(MetaAgent):
     phases = (Phase(),)
     copies_share_experience = False
 
-    def act(self, context, timestep, generator):
+    def act(self, context, timestep, noise):
         acted = context["acted"] + 1
         action = acted.unsqueeze(-1) / 10 + 0 * timestep.prev_action
         return action, torch.zeros_like(timestep.prev_reward), {"acted": acted}
 
 
 def test_an_agent_that_only_acts_is_exported_too(tmp_path):
-    spec = EnvSpec(2, (-1.0, -0.2), (1.0, 0.2), 5)
+    spec = EnvSpec.box(2, (-1.0, -0.2), (1.0, 0.2), 5)
     memory = torch.zeros(1, 1, 2), torch.zeros(1, 1)
     policy = ActingPolicy(Counter(), {"acted": torch.full((1, 1), 1)}, memory, spec, False)
     export(policy, {"task": "count"}, tmp_path / "counter.pt2")

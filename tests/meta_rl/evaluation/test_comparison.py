@@ -12,6 +12,7 @@ import yaml
 from matplotlib.colors import to_rgb
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.comparison import Group, group_runs, improvement
 from meta_rl.evaluation.finished import Wanted, choose_evaluation, load_run
 from meta_rl.evaluation.result import EvalResult
@@ -59,8 +60,8 @@ def put_scores(run, names, success, **protocol):
         result,
         names=tuple(names),
         index=tuple(range(len(names))),
-        episode_return=cells * 100,
-        success=cells,
+        scores={"episode_return": cells * 100, "success": cells},
+        judged_by=(RETURN,) if "success_rule" in protocol else (SUCCESS, RETURN),
         adaptation_episodes=tuple(range(len(success))),
         protocol={**result.protocol, "tasks": len(names), **protocol},
     ).save(run / "evaluations")
@@ -71,8 +72,8 @@ def test_a_saved_evaluation_is_read_back_whole(runs):
     result, _ = choose_evaluation(runs / "maml-seed0", Wanted())
     assert result.summary() == json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as cells:
-        np.testing.assert_array_equal(result.success, cells["success"])
-        np.testing.assert_array_equal(result.episode_return, cells["episode_return"])
+        np.testing.assert_array_equal(result.scores["success"], cells["success"])
+        np.testing.assert_array_equal(result.scores["episode_return"], cells["episode_return"])
 
     cells = path.with_suffix(".npz")
     cells.write_bytes(cells.read_bytes()[:100])
@@ -88,7 +89,7 @@ def test_runs_that_differ_by_seed_and_bookkeeping_are_one_group(runs):
     assert (one.label, [run.seed for run in one.runs]) == ("maml", [0, 1])
     assert (two.label, [run.seed for run in two.runs]) == ("slower", [0])
     for run, row in zip(one.runs, one.scores("episode_return", 0), strict=True):
-        np.testing.assert_allclose(row, run.result.episode_return[:, 0].mean((0, 2)))
+        np.testing.assert_allclose(row, run.result.scores["episode_return"][:, 0].mean((0, 2)))
 
 
 def test_a_seed_counts_once_in_a_group(runs):
@@ -130,7 +131,10 @@ def test_tables_hold_the_statistics_of_the_saved_cells(meta_rl, runs):
     told = meta_rl("compare", *runs.glob("maml*"), runs / "slower-seed0", "--format", "csv")
     rows = list(csv.DictReader(told.succeeds().out.splitlines()))
     scores = np.stack(
-        [run.result.success[:, 1].mean((0, 2)) for run in load(runs, "maml-seed0", "maml-seed1")]
+        [
+            run.result.scores["success"][:, 1].mean((0, 2))
+            for run in load(runs, "maml-seed0", "maml-seed1")
+        ]
     )
     chosen = {
         row["statistic"]: row
@@ -391,6 +395,19 @@ def test_seeds_share_a_name_that_other_settings_do_not(small_config):
 
     assert shared_name(one) == shared_name(seed) != shared_name(other)
     assert re.fullmatch(r"nav-[0-9a-f]{8}", shared_name(one))
+
+
+def test_runs_without_a_common_score_are_refused(meta_rl, runs):
+    (path,) = (runs / "slower-seed0" / "evaluations").glob("*.json")
+    result = EvalResult.load(path)
+    accuracy = Score("accuracy", "accuracy", "correct", "mean")
+    scores = {"accuracy": result.scores["success"]}
+    replace(result, scores=scores, judged_by=(accuracy,)).save_as(path)
+    both = (runs / "maml-seed0", runs / "slower-seed0", "--allow-different-protocols")
+    for command in ("compare", "report"):
+        meta_rl(command, *both).fails_with(
+            "no score in common (maml: success, episode_return; slower: accuracy)"
+        )
 
 
 NAMES = [

@@ -4,17 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from playing import Player
 
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointEnv, PointNavigation
-from meta_rl.core.episodes import episode_success
-from meta_rl.core.seeding import TaskStreams, standard_normal
-from meta_rl.core.types import Phase, Rollout, Task, Tasks
+from meta_rl.core.episodes import episode_scores
+from meta_rl.core.seeding import TaskStreams
+from meta_rl.core.types import RETURN, SUCCESS, Phase, Rollout, Score, Task, Tasks
 from meta_rl.evaluation.measuring import evaluate, tasks_that_fit
 from meta_rl.evaluation.protocol import choose_tasks, fingerprint, make_protocol, stage_episodes
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.config import EvaluationConfig
-from meta_rl.rollouts.collector import RolloutWorker
 
 CPU = torch.device("cpu")
 HORIZON = 5
@@ -24,7 +24,7 @@ FAMILY = PointNavigation(PointConfig(horizon=HORIZON, test_goals=7))
 class Sweeper:
     """Moves right before adaptation, up after one, left after two: its returns can be computed.
 
-    The context is the number of adaptations of each task. With a generator, noise is added.
+    The context is the number of adaptations of each task. With noise, it is added.
     """
 
     DIRECTIONS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -33,13 +33,13 @@ class Sweeper:
         self.phases = (Phase(episodes),) * 2
         self.copies_share_experience = copies_share_experience
 
-    def begin(self, tasks, copies):
+    def begin(self, tasks, copies, training):
         return torch.zeros(len(tasks), dtype=torch.long)
 
-    def act(self, context, timestep, generator):
+    def act(self, context, timestep, noise):
         action = self.DIRECTIONS[context].unsqueeze(1).expand(timestep.prev_action.shape)
-        if generator is not None:
-            action = action + 0.1 * standard_normal(action.shape, generator)
+        if noise is not None:
+            action = action + 0.1 * noise.normal(action.shape)
         return action, torch.zeros(action.shape[:2]), context
 
     def adapt(self, context, rollout):
@@ -57,14 +57,21 @@ class Sweeper:
 
 
 def measure(agent, config, copies=2, tasks_at_once=3, family=FAMILY, unfinished=None):
-    env = family.make_env(CPU, 1)
-    return evaluate(agent, family, env, CPU, config, copies, tasks_at_once, 100, 10, unfinished)
+    collector = family.make_collector(CPU, 1)
+    return evaluate(
+        agent, family, collector, CPU, config, copies, tasks_at_once, 100, 10, unfinished
+    )
 
 
 def sweep_return(goal, stage):
     """Minus the distances after 0.1, 0.2, ... metres in the stage's direction."""
     track = 0.1 * torch.arange(1, HORIZON + 1).unsqueeze(1) * Sweeper.DIRECTIONS[stage]
     return -(track.double() - goal).norm(dim=1).sum().item()
+
+
+def success_of(rollout, episodes):
+    """The success of each episode."""
+    return episode_scores(rollout, [SUCCESS], episodes)["success"]
 
 
 def step_rollout(success, ends):
@@ -98,9 +105,9 @@ def test_every_cell_is_measured_however_the_tasks_are_cut(tasks_at_once, episode
     expected = np.array(
         [[sweep_return(goal, stage) for goal in tasks.params] for stage in range(3)]
     )
-    assert result.episode_return.shape == (episodes, 3, 7, 2)
+    assert result.scores["episode_return"].shape == (episodes, 3, 7, 2)
     np.testing.assert_allclose(
-        result.episode_return,
+        result.scores["episode_return"],
         np.broadcast_to(expected[None, :, :, None], (episodes, 3, 7, 2)),
         rtol=1e-5,
     )
@@ -117,26 +124,28 @@ def test_stage_zero_is_the_agent_before_any_experience(name, actions, build_agen
 
     tasks = FAMILY.tasks("test")
     streams = TaskStreams(5, CPU, "evaluation/0/learning")
-    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, streams)
+    worker = Player(FAMILY, CPU, streams)
     rollout, _ = worker.collect(
         agent,
-        agent.begin(tasks, 2),
+        agent.begin(tasks, 2, True),
         tasks,
         2,
         agent.phases[0],
         deterministic=actions == "deterministic",
     )
     returns = (rollout.reward * rollout.valid).sum(0)
-    np.testing.assert_allclose(result.episode_return[0, 0], returns.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(result.scores["episode_return"][0, 0], returns.numpy(), rtol=1e-5)
 
 
 def test_sampled_episodes_measure_the_stage_that_they_begin_at():
     config = EvaluationConfig(adaptation_steps=1)
     sampled = measure(Sweeper(), config, copies=40)
     mode = measure(Sweeper(), replace(config, actions="deterministic"), copies=1)
-    assert sampled.episode_return[0].std(-1).min() > 0
+    assert sampled.scores["episode_return"][0].std(-1).min() > 0
     np.testing.assert_allclose(
-        sampled.episode_return.mean((0, 3)), mode.episode_return.mean((0, 3)), atol=0.1
+        sampled.scores["episode_return"].mean((0, 3)),
+        mode.scores["episode_return"].mean((0, 3)),
+        atol=0.1,
     )
 
 
@@ -148,13 +157,13 @@ def test_deterministic_episodes_are_forgotten(build_agent):
     result = measure(agent, config, tasks_at_once=50)
 
     streams = TaskStreams(0, CPU, "evaluation/0/learning")
-    worker = RolloutWorker(FAMILY, FAMILY.make_env(CPU, 1), CPU, streams)
-    rollout, context = worker.collect(agent, agent.begin(tasks, 2), tasks, 2, agent.phases[0])
+    worker = Player(FAMILY, CPU, streams)
+    rollout, context = worker.collect(agent, agent.begin(tasks, 2, True), tasks, 2, agent.phases[0])
     second, _ = worker.collect(
         agent, context, tasks, 2, agent.phases[0], previous=rollout, deterministic=True
     )
     returns = (second.reward * second.valid).sum(0)
-    np.testing.assert_allclose(result.episode_return[0, 1], returns.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(result.scores["episode_return"][0, 1], returns.numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["maml_ppo", "rl2_ppo"])
@@ -163,24 +172,20 @@ def test_evaluating_leaves_the_agent_alone_and_is_repeatable(name, build_agent, 
     before = {key: repr(value) for key, value in agent.state_dict().items()}
     first, again = (measure(agent, EvaluationConfig()) for _ in range(2))
     other = measure(agent, EvaluationConfig(seed=1))
-    np.testing.assert_array_equal(first.episode_return, again.episode_return)
-    assert (first.episode_return != other.episode_return).any()
+    np.testing.assert_array_equal(first.scores["episode_return"], again.scores["episode_return"])
+    assert (first.scores["episode_return"] != other.scores["episode_return"]).any()
     assert {key: repr(value) for key, value in agent.state_dict().items()} == before
 
 
 def test_an_episode_succeeds_if_any_of_its_steps_does():
     rollout = step_rollout([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0], [0, 0, 1, 0, 1, 0, 0, 1])
-    assert episode_success(rollout, 3).flatten().tolist() == [1.0, 0.0, 1.0]
+    assert success_of(rollout, 3).flatten().tolist() == [1.0, 0.0, 1.0]
 
 
 def test_padding_is_no_success():
     rollout = step_rollout([0.0, 0.0, 1.0], [0, 1, 0])
     padded = replace(rollout, valid=torch.tensor([True, True, False]).view(3, 1, 1))
-    assert episode_success(padded, 1).flatten().tolist() == [0.0]
-
-
-def test_success_is_nan_where_the_family_has_none():
-    assert episode_success(step_rollout([None, None], [0, 1]), 1).isnan().all()
+    assert success_of(padded, 1).flatten().tolist() == [0.0]
 
 
 def test_quick_successes_do_not_crowd_out_failures(monkeypatch):
@@ -192,7 +197,7 @@ def test_quick_successes_do_not_crowd_out_failures(monkeypatch):
     reached = ((track[:, None] - goals).abs() < 0.15).all(-1).any(0).double().numpy()
     assert 0 < reached.mean() < 1
     np.testing.assert_array_equal(
-        result.success[:, 0], np.broadcast_to(reached[None, :, None], (2, 7, 2))
+        result.scores["success"][:, 0], np.broadcast_to(reached[None, :, None], (2, 7, 2))
     )
     (stage,) = result.summary()["stages"]
     assert stage["success"]["mean"] == pytest.approx(reached.mean())
@@ -214,13 +219,15 @@ def test_evaluation_episodes_measure_the_same_policies_and_teach_them_nothing(
     agent = build_agent(name, FAMILY.spec)
     usual = EvaluationConfig(adaptation_steps=2, actions="deterministic")
     result = measure(agent, replace(usual, evaluation_episodes=5))
-    assert result.episode_return.shape == shape
+    assert result.scores["episode_return"].shape == shape
 
-    policies = measure(agent, usual).episode_return
+    policies = measure(agent, usual).scores["episode_return"]
     if agent.copies_share_experience:
         policies = policies[..., :1]
     # nothing is random here but adaptation, so that each episode is the first again
-    np.testing.assert_allclose(result.episode_return, np.broadcast_to(policies, shape), rtol=1e-5)
+    np.testing.assert_allclose(
+        result.scores["episode_return"], np.broadcast_to(policies, shape), rtol=1e-5
+    )
 
 
 def test_evaluation_episodes_are_counted_and_part_of_the_protocol_where_they_are_used():
@@ -238,7 +245,11 @@ def test_evaluation_episodes_are_counted_and_part_of_the_protocol_where_they_are
 
     result = measure(Sweeper(), EvaluationConfig(evaluation_episodes=3), copies=10)
     assert result.adaptation_episodes == (0, 10)
-    assert len(np.unique(result.episode_return)) == result.episode_return.size == 2 * 7 * 3
+    assert (
+        len(np.unique(result.scores["episode_return"]))
+        == result.scores["episode_return"].size
+        == 2 * 7 * 3
+    )
     assert result.summary()["cells_per_stage"] == 7 * 3
 
 
@@ -269,17 +280,19 @@ def test_an_interrupted_evaluation_goes_on_to_the_identical_result(tmp_path, dam
     again = InterruptedAfter(2 if damage is None else 4)  # 7 tasks in 4 parts, of which 2 are kept
     resumed = measure(again, EvaluationConfig(), tasks_at_once=2, unfinished=file)
     assert again.left == 0
-    np.testing.assert_array_equal(resumed.episode_return, expected.episode_return)
-    np.testing.assert_array_equal(resumed.success, expected.success)
+    np.testing.assert_array_equal(
+        resumed.scores["episode_return"], expected.scores["episode_return"]
+    )
+    np.testing.assert_array_equal(resumed.scores["success"], expected.scores["success"])
 
 
 def test_as_many_tasks_are_played_together_as_fit():
-    env = FAMILY.make_env(CPU, 1)
-    few, many = (tasks_that_fit(Sweeper(), FAMILY, env, copies) for copies in (40, 1))
+    collector = FAMILY.make_collector(CPU, 1)
+    few, many = (tasks_that_fit(Sweeper(), FAMILY, collector, copies) for copies in (40, 1))
     assert many > 1000 and few == many // 40
-    assert tasks_that_fit(Sweeper(), FAMILY, env, 10**9) == 1
-    env.most_worlds = 64  # as for environments that are heavy objects
-    assert tasks_that_fit(Sweeper(), FAMILY, env, 10) == 6
+    assert tasks_that_fit(Sweeper(), FAMILY, collector, 10**9) == 1
+    collector.env.most_worlds = 64  # as for environments that are heavy objects
+    assert tasks_that_fit(Sweeper(), FAMILY, collector, 10) == 6
 
 
 def test_goals_are_the_first_of_each_name():
@@ -355,25 +368,28 @@ def test_a_result_comes_back_from_its_files(tmp_path):
 
     summary = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as cells:
-        np.testing.assert_array_equal(cells["episode_return"], result.episode_return)
-        np.testing.assert_array_equal(cells["success"], result.success)
+        np.testing.assert_array_equal(cells["episode_return"], result.scores["episode_return"])
+        np.testing.assert_array_equal(cells["success"], result.scores["success"])
         assert tuple(cells["names"]) == result.names
     assert summary == json.loads(json.dumps(result.summary()))
     assert (summary["tasks"], summary["cells_per_stage"]) == (7, 2 * 7 * 2)
     for stage, row in enumerate(summary["stages"]):
-        mean = result.episode_return[:, stage].mean()
+        mean = result.scores["episode_return"][:, stage].mean()
         assert row["episode_return"]["mean"] == pytest.approx(mean)
         assert row["episode_return"]["low"] < mean < row["episode_return"]["high"]
         assert row["episode_return_by_name"] == {"point": pytest.approx(mean)}
         assert result.metrics()[f"evaluation/return/stage_{stage}"] == pytest.approx(mean)
 
 
-def result_with(episode_return, success):
+def result_with(episode_return, success, judged_by=(SUCCESS, RETURN)):
     return EvalResult(
         names=("a",),
         index=(0,),
-        episode_return=np.full((1, 1, 1, 1), episode_return),
-        success=np.full((1, 1, 1, 1), success),
+        scores={
+            "episode_return": np.full((1, 1, 1, 1), episode_return),
+            "success": np.full((1, 1, 1, 1), success),
+        },
+        judged_by=judged_by,
         adaptation_episodes=(0,),
         protocol={"split": "test", "actions": "sampled", "success_rule": None},
         env_steps=1,
@@ -386,15 +402,26 @@ def test_best_is_by_success_then_return_and_nan_is_never_best():
     worst_to_best = [
         result_with(nan, nan),
         result_with(-5.0, nan),
-        result_with(-4.0, nan),
+        result_with(-5.0, 0.0),
+        result_with(-4.0, 0.0),
         result_with(-9.0, 0.1),
         result_with(-8.0, 0.1),
     ]
-    scores = [result.score() for result in worst_to_best]
+    scores = [result.rank() for result in worst_to_best]
     assert scores == sorted(scores) and len(set(scores)) == len(scores)
 
 
 def test_a_family_without_success_has_none_in_its_summary():
-    row = result_with(1.0, float("nan")).summary()["stages"][0]
+    result = result_with(1.0, float("nan"), judged_by=(RETURN,))
+    row = result.summary()["stages"][0]
     assert "success" not in row and row["episode_return"]["mean"] == 1.0
-    assert result_with(1.0, float("nan")).metrics() == {"evaluation/return/stage_0": 1.0}
+    assert result.metrics() == {"evaluation/return/stage_0": 1.0}
+
+
+def test_of_losses_the_lower_is_the_better():
+    loss = Score("loss", "loss", "loss", "mean", higher_is_better=False)
+    result = result_with(0.0, 0.0, judged_by=(loss,))
+    better, worse = (
+        replace(result, scores={"loss": np.full((1, 1, 1, 1), value)}) for value in (0.1, 0.2)
+    )
+    assert better.rank() > worse.rank()

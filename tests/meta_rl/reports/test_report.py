@@ -149,7 +149,7 @@ def test_results_are_the_evaluations(opened, runs):
     for row, group, stage in zip(
         rows[1:], (seeds[:3],) * 2 + (seeds[3:],) * 2, (0, 1) * 2, strict=True
     ):
-        mean = np.mean([seed.episode_return[:, stage].mean() for seed in group])
+        mean = np.mean([seed.scores["episode_return"][:, stage].mean() for seed in group])
         value, low, high = (float(x) for x in re.findall(r"-?[\d.]+", row[3]))
         assert value == pytest.approx(mean, abs=0.01) and low <= value <= high
 

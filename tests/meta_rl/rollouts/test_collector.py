@@ -1,11 +1,12 @@
 import pytest
 import torch
+from playing import Player
 
 from envs.point_navigation import Config, PointNavigation
 from meta_rl.core.protocols import MetaAgent, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Step, Task, Tasks
-from meta_rl.rollouts.collector import RolloutWorker
+from meta_rl.rollouts.collector import SimulatedFamily
 
 CPU = torch.device("cpu")
 HORIZON = 5
@@ -49,12 +50,11 @@ class Ledger:
         pass
 
 
-class LedgerFamily:
+class LedgerFamily(SimulatedFamily):
     """Tasks numbered from 1, each with its own shortest episode."""
 
     family = "ledger"
-    spec = EnvSpec(4, (-1.0,) * 2, (1.0,) * 2, HORIZON)
-    metric_names = ("action_seen",)
+    spec = EnvSpec.box(4, (-1.0,) * 2, (1.0,) * 2, HORIZON, metrics=("action_seen",))
 
     def __init__(self, lengths=(2, 4, 9)):
         tasks = [Task("ledger", "l", m, (float(end),)) for m, end in enumerate(lengths, start=1)]
@@ -79,12 +79,12 @@ class Scribe:
     phases = (Phase(),)
     copies_share_experience = True
 
-    def begin(self, tasks: Tasks, copies: int):
+    def begin(self, tasks: Tasks, copies: int, training: bool):
         return torch.zeros(len(tasks))
 
-    def act(self, context, timestep, generator):
+    def act(self, context, timestep, noise):
         name = code(timestep.obs)
-        draw = torch.zeros(()) if generator is None else torch.rand((), generator=generator)
+        draw = torch.zeros(()) if noise is None else noise.uniform(())
         return torch.stack([name, draw.expand_as(name)], dim=-1), -name, context + 1
 
     def adapt(self, context, rollout):
@@ -108,12 +108,12 @@ def code(state):
 def collect(worker, lengths=(2, 4, 9), copies=2, episodes=2, **options):
     tasks, agent = LedgerFamily(lengths).tasks("train"), Scribe()
     return worker.collect(
-        agent, agent.begin(tasks, copies), tasks, copies, Phase(episodes), **options
+        agent, agent.begin(tasks, copies, True), tasks, copies, Phase(episodes), **options
     )
 
 
 def make_worker(seed=0):
-    return RolloutWorker(LedgerFamily(), Ledger(), CPU, Streams(seed, CPU))
+    return Player(LedgerFamily(), CPU, Streams(seed, CPU))
 
 
 def test_the_ledger_and_the_scribe_keep_the_protocols():
@@ -154,7 +154,7 @@ def test_every_field_of_a_rollout_tells_of_the_same_step_of_the_same_world():
             assert not rollout.valid[t:, m, n].any()
             assert not rollout.last[t:, m, n].any()
             played += t
-    assert worker.env_steps == played == int(rollout.valid.sum())
+    assert worker.collector.env_steps == played == int(rollout.valid.sum())
     assert rollout.last.sum() == len(lengths) * copies * episodes
     assert (context == len(rollout.obs)).all()
 
@@ -173,7 +173,7 @@ def test_steps_are_counted_over_all_rollouts():
     for _ in range(2):
         collect(worker, lengths=(2, 3), copies=1, episodes=2)
 
-    assert worker.env_steps == 2 * (4 + 6)
+    assert worker.collector.env_steps == 2 * (4 + 6)
 
 
 def test_a_continued_rollout_remembers_each_world_s_last_action_and_reward_before_padding():
@@ -195,7 +195,7 @@ def test_a_continued_rollout_remembers_each_world_s_last_action_and_reward_befor
     assert (first.prev_action[0] == 0).all() and (first.prev_reward[0] == 0).all()
 
 
-def test_the_mode_is_asked_for_without_a_generator_and_noise_follows_the_seed():
+def test_the_mode_is_asked_for_without_noise_and_noise_follows_the_seed():
     mode, _ = collect(make_worker(), deterministic=True)
     drawn, again = (collect(make_worker(seed=3))[0] for _ in range(2))
     other, _ = collect(make_worker(seed=4))
@@ -221,11 +221,11 @@ def test_every_rollout_gives_the_simulator_a_seed_of_its_own():
 def test_a_rollout_of_point_navigation_is_a_chain_of_its_own_moves(episodes):
     family = PointNavigation(Config(horizon=6))
     tasks = family.sample(3, "train", torch.Generator().manual_seed(0))
-    worker = RolloutWorker(family, family.make_env(CPU, 1), CPU, Streams(0, CPU))
+    worker = Player(family, CPU, Streams(0, CPU))
 
     class Wanderer(Scribe):
-        def act(self, context, timestep, generator):
-            action = torch.randn(timestep.obs.shape, generator=generator)
+        def act(self, context, timestep, noise):
+            action = noise.normal(timestep.obs.shape)
             return action, torch.zeros(timestep.obs.shape[:2]), context
 
     rollout, _ = worker.collect(Wanderer(), None, tasks, 4, Phase(episodes))

@@ -12,7 +12,8 @@ from meta_rl.experiment import catalog
 from meta_rl.experiment.config import load_experiment
 from meta_rl.experiment.identity import shared_name
 from meta_rl.runs.folder import RunFolder
-from meta_rl.runs.sinks import JsonlSink
+from meta_rl.runs.sinks.console import ConsoleSink
+from meta_rl.runs.sinks.jsonl import JsonlSink
 from meta_rl.training.trainer import Trainer
 
 AGENTS = sorted(set(catalog.names("agents")) - {"random", "scripted"})
@@ -70,7 +71,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     run.equals(uninterrupted(agent))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
 def test_a_run_that_is_asked_to_stop_says_how_to_go_on(
     number, meta_rl, meta_rl_process, small_config, uninterrupted, run_at, tmp_path
 ):
@@ -138,9 +141,9 @@ def test_metrics_that_cannot_be_written_stop_the_run_with_a_checkpoint(
     meta_rl, small_config, run_at, tmp_path
 ):
     run = run_at(tmp_path / "runs" / "small")
-    trainer = Trainer(load_experiment(str(small_config())), RunFolder(run.path))
     (tmp_path / "full").symlink_to("/dev/full")
-    trainer.jsonl = JsonlSink(tmp_path / "full")
+    sinks = [JsonlSink(tmp_path / "full"), ConsoleSink()]
+    trainer = Trainer(load_experiment(str(small_config())), RunFolder(run.path), sinks=sinks)
 
     with pytest.raises(UserError, match=r"cannot write .*full: .*No space left .*resume the run"):
         trainer.run()
@@ -161,10 +164,10 @@ def test_a_resumed_run_is_the_same_run_to_wandb(
         config = small_config("maml_ppo", tracking={"mode": "offline"})
         meta_rl("train", config).succeeds()
         run = run_at(tmp_path / "runs" / "small")
-        run_id = run.latest["wandb_run_id"]
+        run_id = run.latest["sinks"]["W&B"]["run_id"]
         meta_rl("train", "--resume", "runs/small", "--meta-iterations", 3).succeeds()
 
-    assert run_id and run.latest["wandb_run_id"] == run_id
+    assert run_id and run.latest["sinks"]["W&B"]["run_id"] == run_id
     # offline-run-<second>-<id>, and a number behind it if another began in the same second
     recorded = {path.name.split("-")[3] for path in run.path.glob("wandb/offline-run-*")}
     assert recorded == {run_id}

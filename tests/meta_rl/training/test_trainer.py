@@ -69,15 +69,15 @@ import torch
 from lines.worlds import LineFamily
 from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
 from meta_rl.core.types import EnvSpec, Task, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
 
 @dataclass(frozen=True)
 class Config:
     """Points on a line."""
 
-class Lines:
+class Lines(SimulatedFamily):
     family = "lines"
-    metric_names = ()
-    spec = EnvSpec(observation_size=1, action_low=(-1.0,), action_high=(1.0,), horizon=4)
+    spec = EnvSpec.box(observation_size=1, action_low=(-1.0,), action_high=(1.0,), horizon=4)
 
     def sample(self, count, split, generator):
         rows = torch.randperm(8, generator=generator)[:count].tolist()
@@ -193,7 +193,7 @@ def test_a_rejected_batch_holds_what_was_wrong(lines, train_lines):
     outcome.succeeds()
     assert "reward is not finite in phase 0 of line:" in outcome.out
     batch = torch.load(run.path / "rejected" / "1.pt", weights_only=True)
-    (rollout,) = batch["rollouts"]
+    (rollout,) = batch["experience"]
     assert rollout["reward"].shape == (4, 2, 1) and rollout["reward"].isnan().all()
     assert rollout["obs"].isfinite().all()
 
@@ -226,7 +226,7 @@ def test_a_diverging_agent_keeps_its_parameters_and_the_run_stops(
 ):
     config = small_config(agent, agent=settings, meta_iterations=9, max_rejected=3)
     initial = Trainer(load_experiment(str(config)), RunFolder(tmp_path / "initial"))
-    initial.env.close()
+    initial.collector.close()
 
     outcome = meta_rl("train", config)
 
@@ -363,8 +363,8 @@ def test_a_run_from_before_there_was_a_validation_split_evaluates_and_goes_on(
 def test_a_summary_names_the_first_and_the_last_phase(small_config, tmp_path):
     trainer = Trainer(load_experiment(str(small_config())), RunFolder(tmp_path / "run"))
     batch = trainer.collect()
-    summary = summarize(batch.rollouts)
-    trainer.env.close()
+    summary = summarize(batch, trainer.distribution.spec.scores)
+    trainer.collector.close()
 
     before, after = batch.rollouts
     for name, rollout in (("before", before), ("after", after)):

@@ -93,7 +93,7 @@ class Swing(Scene):
 
 class Swings(MujocoTaskEnv):
     def __init__(self, threads=1, horizon=HORIZON):
-        super().__init__(FORMAT, EnvSpec(2, (-2.0,), (1.0,), horizon), CPU, threads)
+        super().__init__(FORMAT, EnvSpec.box(2, (-2.0,), (1.0,), horizon), CPU, threads)
         self.scenes = {"one": Swing(1), "two": Swing(2)}
 
     def world(self, task):

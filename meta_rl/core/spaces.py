@@ -1,0 +1,132 @@
+"""Gymnasium's spaces as vectors: a policy sees and gives flat rows of numbers.
+
+Observations are laid out as `gymnasium.spaces.flatten` does; so are actions: a Box row by row, a
+Discrete choice as one-hot, a MultiDiscrete one as one-hots side by side. Nothing here imports
+torch: it runs in worker processes.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from meta_rl.core.errors import UserError
+
+Space = gymnasium.Space[Any]
+
+
+def flat_size(space: Space) -> int:
+    """Return how many numbers a value of the space is as a vector."""
+    return int(spaces.flatdim(space))
+
+
+def check_observation_space(space: Space, where: str) -> None:
+    """Raise a UserError unless values of the space are vectors of one size."""
+    if not space.is_np_flattenable:
+        raise UserError(
+            f"{where} observes {space}, which cannot be flattened to a Box; wrap it with "
+            f"gymnasium.wrappers.TransformObservation"
+        )
+
+
+def check_action_space(space: Space, where: str) -> None:
+    """Raise a UserError unless policies can act in the space."""
+    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+        raise UserError(
+            f"{where} takes actions in {space}, but only Box, Discrete and MultiDiscrete actions "
+            f"are supported; wrap it with gymnasium.wrappers.TransformAction"
+        )
+
+
+def flat_observation(space: Space, value: Any) -> Any:
+    """Return an observation as a vector."""
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return value
+    return spaces.flatten(space, value)
+
+
+def action_of(space: Space, flat: NDArray[np.float32]) -> Any:
+    """Return the action that a vector means; of a one-hot its largest number decides."""
+    if isinstance(space, spaces.Box):
+        return flat.astype(space.dtype).reshape(space.shape)
+    sizes = choices(space)
+    ends = np.cumsum(sizes)
+    chosen = [int(flat[end - size : end].argmax()) for size, end in zip(sizes, ends, strict=True)]
+    if isinstance(space, spaces.Discrete):
+        return space.start + np.int64(chosen[0])
+    assert isinstance(space, spaces.MultiDiscrete)
+    picked = np.array(chosen, space.dtype).reshape(space.shape)
+    return space.start + picked
+
+
+def choices(space: Space) -> tuple[int, ...]:
+    """Return the number of options of each choice that a discrete action makes; none of a Box."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(number) for number in space.nvec.reshape(-1))
+    return ()
+
+
+def bounds(space: Space) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the least and the largest numbers of a value as a vector."""
+    box = spaces.flatten_space(space)
+    assert isinstance(box, spaces.Box)
+    low, high = (end.reshape(-1).astype(float).tolist() for end in (box.low, box.high))
+    return tuple(low), tuple(high)
+
+
+def to_plain(space: Space) -> dict[str, Any]:
+    """Return a space as plain data."""
+    match space:
+        case spaces.Box():
+            low, high = space.low.reshape(-1).tolist(), space.high.reshape(-1).tolist()
+            box = {"low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
+            return {"kind": "Box", **box}
+        case spaces.Discrete():
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case spaces.MultiDiscrete():
+            nvec, start = space.nvec.tolist(), space.start.tolist()
+            return {"kind": "MultiDiscrete", "nvec": nvec, "start": start}
+        case spaces.MultiBinary():
+            return {"kind": "MultiBinary", "n": space.n}
+        case spaces.Dict():
+            parts = {name: to_plain(part) for name, part in space.spaces.items()}
+            return {"kind": "Dict", "spaces": parts}
+        case spaces.Tuple():
+            return {"kind": "Tuple", "spaces": [to_plain(part) for part in space.spaces]}
+    raise UserError(f"cannot write the space {space} to a file")
+
+
+def from_plain(data: dict[str, Any]) -> Space:
+    """Return the space that `to_plain` described."""
+    match data["kind"]:
+        case "Box":
+            low, high = (
+                np.array(data[end], data["dtype"]).reshape(data["shape"]) for end in ("low", "high")
+            )
+            return spaces.Box(low, high, dtype=low.dtype.type)
+        case "Discrete":
+            return spaces.Discrete(data["n"], start=data["start"])
+        case "MultiDiscrete":
+            return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
+        case "MultiBinary":
+            return spaces.MultiBinary(data["n"])
+        case "Dict":
+            return spaces.Dict({name: from_plain(part) for name, part in data["spaces"].items()})
+        case "Tuple":
+            return spaces.Tuple([from_plain(part) for part in data["spaces"]])
+    raise UserError(f"no space of the kind {data['kind']!r} is known")
+
+
+def same_layout(one: Space, other: Space) -> bool:
+    """Return whether a policy that acts in one space can act in the other: kind, sizes, bounds."""
+    if choices(one) or choices(other):
+        return choices(one) == choices(other)
+    if not isinstance(one, spaces.Box) or not isinstance(other, spaces.Box):
+        return False
+    return flat_size(one) == flat_size(other) and all(
+        np.allclose(ours, theirs) for ours, theirs in zip(bounds(one), bounds(other), strict=True)
+    )

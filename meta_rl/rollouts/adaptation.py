@@ -1,0 +1,215 @@
+"""The one loop of adaptation: begin, play, learn, play again.
+
+Training, evaluation, the rounds of `adapt`, films, the doctor and benchmarks all run it.
+"""
+
+from copy import copy
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Collector, MetaAgent, Noises
+from meta_rl.core.types import (
+    Context,
+    Examples,
+    Experience,
+    MetaBatch,
+    Phase,
+    Rollout,
+    Tasks,
+    all_finite,
+)
+
+
+class NotFinite(UserError):  # noqa: N818
+    """Experience, or what was learned of it, holds NaN or infinity.
+
+    Args:
+        batch: What was gathered until then.
+    """
+
+    def __init__(self, reason: str, batch: MetaBatch) -> None:
+        super().__init__(reason)
+        self.batch = batch
+
+
+class Adaptation:
+    """An agent on its way through the stages of adapting to M tasks, N copies each.
+
+    Args:
+        streams: Where chance comes from, unless a call names others.
+        training: Whether a meta-update will learn from it.
+    """
+
+    def __init__(
+        self,
+        agent: MetaAgent,
+        collector: Collector,
+        tasks: Tasks,
+        copies: int,
+        streams: Noises,
+        training: bool = False,
+    ) -> None:
+        self.agent = agent
+        self.collector = collector
+        self.tasks = tasks
+        self.copies = copies
+        self.streams = streams
+        self.stage = 0
+        """How often the tasks have adapted."""
+        self.episodes = 0
+        """Episodes of a task that its policy has learned from."""
+        self.context: Context = agent.begin(tasks, copies, training)
+        self.experience: tuple[Experience, ...] = ()
+        """What was played to learn from, in order."""
+        self.remembered: Experience | None = None
+        """What the agent learned from last; a memory reaches back to its end."""
+
+    @property
+    def phase(self) -> Phase:
+        """What the agent wants to play at this stage."""
+        return phase_at(self.agent, self.stage)
+
+    def play(self, phase: Phase | None = None, streams: Noises | None = None) -> Experience:
+        """Gather a phase's experience to learn from, the agent's own choice of phase by default.
+
+        Raises:
+            NotFinite: There is NaN or infinity in it.
+        """
+        played, self.context = self.collector.collect(
+            self.agent,
+            self.context,
+            self.tasks,
+            self.copies,
+            phase or self.phase,
+            streams or self.streams,
+            self.remembered,
+        )
+        self.experience += (played,)
+        self.remembered = played
+        self._check(played)
+        return played
+
+    def learn(self) -> None:
+        """Adapt to what was played last.
+
+        Raises:
+            NotFinite: The context became NaN or infinite.
+        """
+        played = self.experience[-1]
+        self.context = self.agent.adapt(self.context, played)
+        self.stage += 1
+        each = self.copies if self.agent.copies_share_experience else 1
+        self.episodes += each * episodes_in(played)
+        if not all_finite(self.context):
+            raise NotFinite(
+                f"adaptation {self.stage} gave parameters that are not finite; a smaller "
+                f"agent.inner_lr, or agent.later_inner_lr, may help",
+                self.batch(),
+            )
+
+    def measure(
+        self,
+        phase: Phase | None = None,
+        copies: int | None = None,
+        streams: Noises | None = None,
+        deterministic: bool = False,
+        remembering: bool = True,
+    ) -> Experience:
+        """Play with what is known now, and forget what it showed.
+
+        Args:
+            copies: In place of the adaptation's own, for agents whose copies share what they know.
+            deterministic: Act by the mode of the policy.
+            remembering: Begin with the last action and reward of what was learned from.
+        """
+        return self.collector.collect(
+            self.agent,
+            self.context,
+            self.tasks,
+            copies or self.copies,
+            phase or self.phase,
+            streams or self.streams,
+            self.remembered if remembering else None,
+            deterministic,
+        )[0]
+
+    def complete(self) -> MetaBatch:
+        """Go through all phases; return the meta-batch for the agent to learn from.
+
+        Raises:
+            NotFinite: What was gathered, or learned of it, holds NaN or infinity.
+        """
+        self.play()
+        while self.stage + 1 < len(self.agent.phases):
+            self.learn()
+            self.play()
+        return self.batch()
+
+    def batch(self) -> MetaBatch:
+        """Return what was played so far."""
+        return MetaBatch(self.tasks, self.experience)
+
+    def fork(self) -> "Adaptation":
+        """Return an adaptation that goes on from here on its own."""
+        return copy(self)
+
+    def _check(self, played: Experience) -> None:
+        """Refuse NaN and infinity, naming the tasks and the first step."""
+        if isinstance(played, Examples):
+            columns, valid = {"answers": played.answers}, None
+        else:
+            names = ("action", "reward", "next_obs")
+            columns, valid = {name: getattr(played, name) for name in names}, played.valid
+        wrong = torch.stack([_not_finite(column, valid) for column in columns.values()])
+        if not wrong.any():
+            return
+        which = int(wrong.flatten(1).any(1).nonzero()[0])
+        by_step = wrong[which].any(-1)  # (T, M)
+        labels = [
+            task.label for task, bad in zip(self.tasks, by_step.any(0).tolist(), strict=True) if bad
+        ]
+        step = int(by_step.any(1).nonzero()[0])
+        raise NotFinite(
+            f"{list(columns)[which]} is not finite in phase {self.stage} of "
+            f"{', '.join(labels[:5])}, first at step {step}; either the policy has diverged (a "
+            f"lower inner_lr or outer step may help), or the simulator shows what is not finite",
+            self.batch(),
+        )
+
+
+def phase_at(agent: MetaAgent, stage: int) -> Phase:
+    """Return the phase that an agent plays after so many adaptations."""
+    return agent.phases[min(stage, len(agent.phases) - 1)]
+
+
+def episodes_in(experience: Experience) -> int:
+    """Return how many episodes each copy has played; examples are one."""
+    if isinstance(experience, Examples):
+        return 1
+    return int(experience.last.sum(0).max())
+
+
+def copies_have_contexts(agent: MetaAgent, tasks: Tasks) -> bool:
+    """Return whether an agent's context has a row for each copy of a task."""
+    one, two = (
+        [leaf.shape for leaf in pytree.tree_leaves(context) if isinstance(leaf, Tensor)]
+        for context in (agent.begin(tasks[:1], copies, False) for copies in (1, 2))
+    )
+    return one != two
+
+
+def _not_finite(column: Tensor, valid: Tensor | None) -> Tensor:
+    """Return (T, M, N): where a quantity of valid steps is NaN or infinite."""
+    wrong = ~torch.isfinite(column)
+    wrong = wrong.any(-1) if wrong.dim() == 4 else wrong
+    return wrong if valid is None else wrong & valid
+
+
+def rollout_of(experience: Experience) -> Rollout:
+    """Return experience that must be a rollout."""
+    if not isinstance(experience, Rollout):
+        raise UserError("this needs a family that is played, and this one gives examples")
+    return experience

@@ -1,0 +1,69 @@
+"""The one reader of metrics.jsonl."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meta_rl.core.errors import UserError
+
+COUNTERS = ("env_steps", "meta_iterations")
+"""What every line says, in whole numbers."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the file."""
+
+    text: bytes
+    """As it is written, with its end."""
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordedMetrics:
+    """What a metrics.jsonl holds."""
+
+    lines: tuple[Line, ...]
+    damaged: tuple[bytes, ...]
+    """Lines that cannot be read, each with its end. The last line of a run that is training, or
+    was killed, may lack its end; if it cannot be read it counts as unfinished, not as damaged."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The readable lines: counters, `wall_time_s` and metrics; null is no finite number."""
+        return [line.row for line in self.lines]
+
+
+def read_metrics(path: Path) -> RecordedMetrics:
+    """Read all lines; a file that is not there has none.
+
+    Raises:
+        UserError: The file cannot be read at all.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    lines, damaged = [], []
+    for text in content.split(b"\n"):
+        row = _row(text)
+        if row is not None:
+            lines.append(Line(text + b"\n", row))
+        elif text.strip():
+            damaged.append(text + b"\n")
+    if damaged and not content.endswith(b"\n") and damaged[-1] == content.split(b"\n")[-1] + b"\n":
+        damaged.pop()  # the unfinished line
+    return RecordedMetrics(tuple(lines), tuple(damaged))
+
+
+def _row(text: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(text)
+    except ValueError:  # of JSON, and of UTF-8
+        return None
+    if not isinstance(row, dict) or any(type(row.get(name)) is not int for name in COUNTERS):
+        return None
+    return row

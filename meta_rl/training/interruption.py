@@ -1,0 +1,51 @@
+"""What a run does when it is asked to stop."""
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; the end of a cluster's job; a closed terminal or a lost SSH connection."""
+EXIT_CODE = 130
+
+
+class Interruption:
+    """Stops a run by its first signal, and lets it save in peace.
+
+    The first signal raises KeyboardInterrupt. After `answer`, Ctrl-C only shows what is being done,
+    and once more ends the process at once. SIGTERM and SIGHUP never do: they may come several times
+    from one closed terminal, and who means it sends SIGKILL. Signals that the process was started
+    to ignore, as by nohup, stay ignored.
+    """
+
+    def __enter__(self) -> "Interruption":
+        self._doing: str | None = None
+        self._repeated = 0
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def answer(self, doing: str) -> None:
+        """From now on, answer signals by what is being done, instead of raising."""
+        self._doing = doing
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._doing is None:
+            raise KeyboardInterrupt
+        if number != signal.SIGINT:
+            return
+        self._repeated += 1
+        if self._repeated > 1:
+            os._exit(EXIT_CODE)
+        message = f"meta-rl: {self._doing}; Ctrl-C once more ends at once, without it\n"
+        with contextlib.suppress(OSError):
+            os.write(2, message.encode())  # print() must not be entered twice

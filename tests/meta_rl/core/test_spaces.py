@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.spaces import (
+    action_of,
+    bounds,
+    check_action_space,
+    check_observation_space,
+    choices,
+    flat_observation,
+    flat_size,
+    from_plain,
+    same_layout,
+    to_plain,
+)
+from meta_rl.core.types import RETURN, SUCCESS, EnvSpec
+
+SPACES = [
+    spaces.Box(-1.0, 2.0, (3,), np.float32),
+    spaces.Box(0, 255, (2, 2), np.uint8),
+    spaces.Box(-np.inf, np.inf, (), np.float64),
+    spaces.Discrete(4, start=-1),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(-1, 1, (2,), np.float32)}),
+    spaces.Tuple([spaces.Discrete(3), spaces.Box(0, 1, (1,), np.float32)]),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_every_observation_is_a_vector_of_the_space_s_size(space):
+    check_observation_space(space, "it")
+    space.seed(0)
+    for _ in range(5):
+        assert np.shape(flat_observation(space, space.sample())) == (flat_size(space),)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_a_space_survives_a_file(space):
+    assert from_plain(to_plain(space)) == space
+
+
+def test_a_sequence_has_no_size_and_is_refused():
+    with pytest.raises(UserError, match=r"it observes Sequence.*cannot be flattened"):
+        check_observation_space(spaces.Sequence(spaces.Discrete(2)), "it")
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4, start=-1), spaces.MultiDiscrete([2, 3])])
+def test_one_hots_mean_the_action_that_gymnasium_flattens_to_them(space):
+    space.seed(0)
+    for _ in range(20):
+        action = space.sample()
+        flat = spaces.flatten(space, action).astype(np.float32)
+        assert np.array_equal(action_of(space, flat), action)
+        assert space.contains(action_of(space, flat))
+
+
+def test_the_largest_number_decides_where_nothing_is_one_hot():
+    assert action_of(spaces.Discrete(3), np.array([0.2, 0.5, 0.4], np.float32)) == 1
+
+
+def test_a_box_takes_its_numbers_in_its_shape_and_type():
+    space = spaces.Box(-1, 1, (2, 2), np.float64)
+    action = action_of(space, np.arange(4, dtype=np.float32))
+    assert action.dtype == np.float64 and action.tolist() == [[0, 1], [2, 3]]
+
+
+def test_only_actions_that_a_policy_can_take_are_accepted():
+    for space in (spaces.Discrete(2), spaces.MultiDiscrete([2, 2]), spaces.Box(-1, 1, (1,))):
+        check_action_space(space, "it")
+    with pytest.raises(UserError, match="only Box, Discrete and MultiDiscrete"):
+        check_action_space(spaces.Dict({"a": spaces.Discrete(2)}), "it")
+
+
+def test_layouts_are_the_same_if_kind_sizes_and_bounds_are():
+    box = spaces.Box(-1, 1, (2,), np.float32)
+    assert same_layout(box, spaces.Box(-1, 1, (1, 2), np.float64))
+    assert not same_layout(box, spaces.Box(-1, 2, (2,), np.float32))
+    assert not same_layout(box, spaces.Discrete(2))
+    assert same_layout(spaces.Discrete(3), spaces.Discrete(3, start=5))
+    assert not same_layout(spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([3, 2]))
+
+
+def test_a_spec_counts_what_its_spaces_hold():
+    spec = EnvSpec(spaces.Discrete(5), spaces.MultiDiscrete([2, 3]), horizon=4)
+    assert (spec.observation_size, spec.action_size) == (5, 5)
+    assert choices(spec.action_space) == (2, 3) and spec.action_bounds == ((0.0,) * 5, (1.0,) * 5)
+    assert spec.scores == (RETURN,)
+
+
+def test_a_spec_of_vectors_is_judged_by_success_where_it_is_reported():
+    spec = EnvSpec.box(2, [-1.0], [0.5], 4, metrics=("success",))
+    assert spec.scores == (SUCCESS, RETURN) and bounds(spec.action_space) == ((-1.0,), (0.5,))
