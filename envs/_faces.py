@@ -53,7 +53,10 @@ def make_vec(
             raise UserError("say how many worlds to make: num_envs, or the tasks themselves")
         num_envs = len(tasks)
     workers = workers if workers is not None else os.cpu_count() or 1
-    return TaskVectorEnv(module.build(config), num_envs, seed, split, tasks, workers)
+    distribution = module.build(config)
+    if not isinstance(distribution, EnvDistribution):
+        raise UserError(f"the family {family} has no simulator to step: it has no make_env")
+    return TaskVectorEnv(distribution, num_envs, seed, split, tasks, workers)
 
 
 class TaskVectorEnv(VectorEnv[Array, Array, Array]):

@@ -1,6 +1,7 @@
 """Meta-World's own meta-evaluation of our agents, with its own counting."""
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from metaworld.evaluation import Timestep, metalearning_evaluation
+from metaworld.types import Task
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -45,11 +47,12 @@ class GoalsDrawn(metaworld.Benchmark):
     def __init__(self, goals: Goals) -> None:
         classes = metaworld.env_dict.ALL_V3_ENVIRONMENTS
         self._train_classes, self._test_classes = (
-            {name: classes[name] for name in goals[split]} for split in ("train", "test")
+            OrderedDict((name, classes[name]) for name in goals[split])
+            for split in ("train", "test")
         )
         self._train_tasks, self._test_tasks = (
             [
-                metaworld.Task(name, _packed(classes[name], vector))
+                Task(name, _packed(classes[name], vector))
                 for name, vectors in goals[split].items()
                 for vector in vectors
             ]
@@ -168,8 +171,8 @@ class LegacyAgent:
 
     def _sent(self, action: Tensor) -> Float[np.ndarray, "W A"]:
         """Return actions as metaworld wants them, clipped to their bounds as ours are."""
-        sent = action.squeeze(1).cpu().double().numpy()
-        return np.clip(sent, *self.spec.action_bounds)
+        sent: NDArray[np.float64] = action.squeeze(1).cpu().double().numpy()
+        return sent.clip(*self.spec.action_bounds)
 
 
 def evaluate_as_metaworld(

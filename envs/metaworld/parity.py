@@ -180,4 +180,5 @@ def scripted_policy(name: str) -> Any:
     """Return Meta-World's own policy for a task, whose `get_action` wants to see the goal."""
     from metaworld.policies import ENV_POLICY_MAP
 
-    return ENV_POLICY_MAP[name]()
+    policy: Any = ENV_POLICY_MAP[name]  # declared as the abstract class
+    return policy()

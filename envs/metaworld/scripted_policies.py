@@ -56,7 +56,8 @@ class MetaworldExpert:
         seen = obs.cpu().double().numpy().copy()
         actions = np.zeros((*seen.shape[:2], 4))
         for m, (number, *goal) in enumerate(brief.tolist()):
-            policy = ENV_POLICY_MAP[TASK_NAMES[int(number)]]()
+            make_policy: Any = ENV_POLICY_MAP[TASK_NAMES[int(number)]]
+            policy = make_policy()
             seen[m, :, GOAL] = goal
             with warnings.catch_warnings(action="ignore"):
                 actions[m] = [policy.get_action(each) for each in seen[m]]

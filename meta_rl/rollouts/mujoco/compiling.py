@@ -10,14 +10,23 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numba
 from llvmlite import ir
 from numba import extending, types
 
-Row: TypeAlias = Any
-"""Numbers in double precision that compiled code indexes: a world's row, say."""
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+@runtime_checkable
+class Row(Protocol):
+    """Numbers in double precision that compiled code indexes: a world's row, say."""
+
+    def __getitem__(self, place: int, /) -> float: ...
+    def __setitem__(self, place: int, number: float, /) -> None: ...
+
+
 Action: TypeAlias = Any
 """An action in single precision, as compiled code indexes it."""
 Addresses: TypeAlias = Any
@@ -40,10 +49,11 @@ OPTIONS: dict[str, Any] = {
 }  # a division by zero gives inf, as in numpy
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: FunctionT) -> FunctionT:
     """Compile a function that task code or the engine calls."""
     with _cache_on_disk(function):
-        return numba.njit(nogil=True, **OPTIONS)(_plain(function))
+        dispatcher: FunctionT = numba.njit(nogil=True, **OPTIONS)(_plain(function))
+    return dispatcher
 
 
 def callback(function: Callable[..., None], kinds: tuple[Any, ...]) -> Any:
