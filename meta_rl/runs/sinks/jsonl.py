@@ -48,7 +48,7 @@ class JsonlSink(Sink):
 
         A last line that a kill cut short goes. Other damaged lines move to `NAME.damaged`.
         """
-        if not self._path.exists():
+        if not self._path.is_file():
             return
         recorded = read_metrics(self._path)
         kept = [line for line in recorded.lines if line.row["meta_iterations"] <= meta_iterations]
