@@ -60,8 +60,8 @@ class JsonlSink(Sink):
                 with aside.open("ab") as file:
                     file.writelines(recorded.damaged)
                 self.notify(
-                    f"warning: {len(recorded.damaged)} damaged lines of {self._path} were moved "
-                    f"to {aside.name}; the run goes on without them"
+                    f"warning: damaged lines of {self._path} were moved to {aside.name} "
+                    f"({len(recorded.damaged)}); the run goes on without them"
                 )
             rewritten = self._path.with_name(self._path.name + ".tmp")
             rewritten.write_bytes(b"".join(line.text for line in kept))
