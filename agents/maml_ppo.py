@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from agents._maml import MAML, MAMLConfig, OptimizerStep, Samples, prepare
+from agents._maml import MAML, MAMLConfig
+from agents._policy import OptimizerStep, Samples, prepare
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
@@ -91,6 +92,7 @@ class MAMLPPO(OptimizerStep, MAML):
         """Descend a loss for some epochs, or until the target divergence."""
         limit = self.config.target_kl
         metrics: Metrics = {}
+        measured: Metrics
         epochs = 0
         for _ in range(self.config.epochs):
             gradient, (value, measured) = grad_and_value(loss, has_aux=True)(self.theta)

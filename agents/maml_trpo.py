@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
+from agents._maml import MAML, MAMLConfig
+from agents._policy import Samples, prepare, thin
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate

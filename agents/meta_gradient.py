@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacfwd
 
-from agents._maml import GradientAdapter, PolicyGradientConfig, Samples, prepare
+from agents._maml import GradientAdapter, PolicyGradientConfig
+from agents._policy import Samples, prepare
 from meta_rl.core.checks import check_above_zero, check_within_unit
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout

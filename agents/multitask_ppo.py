@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from agents._maml import OptimizerStep, PolicyConfig, Samples, prepare
+from agents._policy import OptimizerStep, PolicyConfig, Samples, prepare
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, map_tensors
@@ -62,6 +62,8 @@ class MultitaskPPO(OptimizerStep):
 
     def step(self, samples: Samples) -> Metrics:
         """One Adam step on a minibatch."""
+        gradient: Params
+        metrics: Metrics
         gradient, metrics = grad(self.loss, has_aux=True)(self.theta, samples)
         self.descend(gradient)
         return metrics | {"outer/gradient_norm": ravel(gradient).norm()}

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents import maml_ppo
-from agents._maml import Samples
+from agents._policy import Samples
 from meta_rl.core.checks import check_above_zero
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agents._maml import AdaptationConfig, GradientAdapter, OptimizerStep, Samples, prepare
+from agents._maml import AdaptationConfig, GradientAdapter
+from agents._policy import OptimizerStep, Samples, prepare
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.ppo import clipped_surrogate

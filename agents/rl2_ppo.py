@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, log
+from math import atanh, ceil, log
 from typing import Any
 
 import torch
@@ -103,8 +103,21 @@ class RecurrentPolicy(nn.Module):
         with torch.no_grad():  # begin with the same wide distribution everywhere
             self.head.weight.mul_(0.01)
             self.head.bias[: spec.action_size] = 0.0
-            self.head.bias[spec.action_size :] = log(config.initial_std)
+            self.head.bias[spec.action_size :] = self.unbounded(log(config.initial_std), config)
         self.log_std_bounds = (log(config.min_std), log(config.max_std))
+
+    @staticmethod
+    def unbounded(log_std: float, config: Config) -> float:
+        """Return what `bounded` makes a log deviation of; at a bound, what comes near it."""
+        low, high = log(config.min_std), log(config.max_std)
+        if low == high:
+            return 0.0
+        return atanh(min(max(2 * (log_std - low) / (high - low) - 1, -0.999), 0.999))
+
+    def bounded(self, raw: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """Log deviations within their bounds, smoothly: beyond a hard bound nothing is learned."""
+        low, high = self.log_std_bounds
+        return low + (high - low) / 2 * (1 + raw.tanh())
 
     def forward(
         self, inputs: Float[Tensor, "T B I"], hidden: Float[Tensor, "B H"]
@@ -114,7 +127,7 @@ class RecurrentPolicy(nn.Module):
         if self.choices:
             return choice_of(self.head(remembered), self.choices), last.squeeze(0)
         mean, log_std = self.head(remembered).chunk(2, dim=-1)
-        return Gaussian(mean, log_std.clamp(*self.log_std_bounds)), last.squeeze(0)
+        return Gaussian(mean, self.bounded(log_std)), last.squeeze(0)
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,8 @@ class Trials:
 
         def cut(column: Tensor) -> Tensor:
             padding = column.new_zeros(count * length - len(column), *column.shape[1:])
-            return torch.cat([column, padding]).unflatten(0, (count, length)).transpose(0, 1)
+            padded = torch.cat([column, padding])
+            return padded.view(count, length, *column.shape[1:]).transpose(0, 1)
 
         return map_tensors(cut, self)
 
@@ -233,7 +247,7 @@ class RL2PPO:
         """
         rollout = Rollout.concatenate(batch.rollouts)
         trials = self.prepare(rollout).pieces(self.config.bptt_steps)
-        memory = self.memories(trials)
+        memory = self.memories(trials, self.policy)
 
         def step(which: Int[Tensor, "D"]) -> Metrics:
             which = which.to(self.device)
@@ -267,12 +281,12 @@ class RL2PPO:
         return metrics | {"outer/gradient_norm": norm}, memory
 
     @torch.no_grad()
-    def memories(self, trials: Trials) -> Float[Tensor, "C B H"]:
-        """Return what the policy remembers at the start of each piece."""
+    def memories(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "C B H"]:
+        """Return what a policy remembers at the start of each piece."""
         size = (trials.valid.shape[-1], self.config.memory_size)
         memory = [torch.zeros(size, dtype=trials.inputs.dtype, device=self.device)]
         for inputs in trials.inputs.unbind(1)[:-1]:
-            memory.append(self.policy(inputs, memory[-1])[1])
+            memory.append(policy(inputs, memory[-1])[1])
         return torch.stack(memory)
 
     def play(
@@ -306,9 +320,10 @@ class RL2PPO:
         rollout = packed(Rollout.concatenate(batch.rollouts))
         trials = self.prepare(rollout)
         pieces = trials.pieces(self.config.bptt_steps)
-        memory = self.memories(pieces)
-        # A copy, for a GRU keeps hold of the last parameters that it was called with.
-        policy = deepcopy(self.policy)
+        # A copy, for a GRU keeps hold of the last parameters that it was called with, and in the
+        # precision of the meta-batch.
+        policy = deepcopy(self.policy).to(pieces.inputs.dtype)
+        memory = self.memories(pieces, policy)
 
         def play(theta: Params) -> Distribution:
             acting, _ = self.play(
@@ -319,7 +334,7 @@ class RL2PPO:
         def log_ratio(theta: Params) -> Tensor:
             log_prob = play(theta).log_prob(pieces.action) - pieces.log_prob
             in_order = log_prob.transpose(0, 1).flatten(0, 1)[: len(trials.valid)]
-            return in_order.unflatten(1, rollout.reward.shape[1:])
+            return in_order.reshape(rollout.reward.shape)
 
         return Surrogate(
             theta={name: value.detach() for name, value in policy.named_parameters()},
@@ -334,7 +349,7 @@ class RL2PPO:
 
     def prepare(self, rollout: Rollout) -> Trials:
         """Compute advantages across the trial and close the gaps that padding left."""
-        rollout = packed(rollout)
+        rollout = packed(rollout).masked()
         valid = rollout.valid
         clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
         end = clock == valid.sum(0) - 1
@@ -363,6 +378,7 @@ class RL2PPO:
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, Adam's moments, the running moments and the shuffling's state."""
         return {
+            "log_std": "bounded by tanh",
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -372,6 +388,11 @@ class RL2PPO:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        if "log_std" not in state:
+            raise UserError(
+                "the checkpoint is of an RL2 whose deviation was clipped at its bounds, which "
+                "this one bounds smoothly, so the numbers mean something else: train anew"
+            )
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam would keep the tensors
         self.generator.set_state(state["generator"].cpu())

@@ -4,7 +4,7 @@
 """
 
 import os
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.core.protocols import Split, TaskDistribution
+from meta_rl.core.protocols import EnvDistribution, Split
 from meta_rl.core.types import Tasks
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import from_dict
@@ -53,7 +53,10 @@ def make_vec(
             raise UserError("say how many worlds to make: num_envs, or the tasks themselves")
         num_envs = len(tasks)
     workers = workers if workers is not None else os.cpu_count() or 1
-    return TaskVectorEnv(module.build(config), num_envs, seed, split, tasks, workers)
+    distribution = module.build(config)
+    if not isinstance(distribution, EnvDistribution):
+        raise UserError(f"the family {family} has no simulator to step: it has no make_env")
+    return TaskVectorEnv(distribution, num_envs, seed, split, tasks, workers)
 
 
 class TaskVectorEnv(VectorEnv[Array, Array, Array]):
@@ -69,7 +72,7 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
 
     def __init__(
         self,
-        distribution: TaskDistribution,
+        distribution: EnvDistribution,
         num_envs: int,
         seed: int,
         split: Split,
@@ -79,8 +82,8 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         self.closed = True  # until there is anything to close
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, got {num_envs}")
-        if split not in ("train", "test"):
-            raise UserError(f"split must be train or test, got {split!r}")
+        if split not in get_args(Split):
+            raise UserError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
         spec = distribution.spec
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs

@@ -1,12 +1,13 @@
 """2-D navigation: a point in the plane that must find a goal it is not shown."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -33,14 +34,16 @@ class Config:
     horizon: int = 100
     """Most steps of one episode."""
     test_goals: int = 200
-    """Held-out goals that evaluation covers."""
+    """Held-out goals: the test split, and as many of the train split that evaluation covers."""
+    validation_goals: int = 40
+    """Goals of the validation split, by which the best checkpoint is chosen."""
     goal_seed: int = 0
-    """Fixes the held-out goals, whatever the seed of the run."""
+    """Fixes the goals of all splits, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
         if self.reward not in ("distance", "squared"):
             raise UserError(f"envs.reward must be distance or squared, got {self.reward!r}")
-        for name in ("horizon", "test_goals"):
+        for name in ("horizon", "test_goals", "validation_goals"):
             if getattr(self, name) < 1:
                 raise UserError(f"envs.{name} must be at least 1, got {getattr(self, name)}")
 
@@ -48,7 +51,7 @@ class Config:
 class PointNavigation(SimulatedFamily):
     """Goals uniform in the square [-0.5, 0.5]², metres.
 
-    Task: goal position, drawn anew for every meta-batch; held-out goals are fixed.
+    Task: goal position, drawn anew for every meta-batch; validation and test goals are fixed.
     Observation (2,): position in metres, (0, 0) at first.
     Action (2,): velocity, clipped to [-1, 1] and scaled to 0.1 metres a step.
     Reward: minus the distance to the goal after the move, in metres.
@@ -66,29 +69,39 @@ class PointNavigation(SimulatedFamily):
         self.spec = EnvSpec.box(
             2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family, metrics=("success",)
         )
+        held_out, validation = config.test_goals, config.validation_goals
+        self._first_fresh_index = 2 * held_out + validation
+        self._places: dict[Split, range] = {
+            "test": range(held_out),
+            "train": range(held_out, 2 * held_out),
+            "validation": range(2 * held_out, self._first_fresh_index),
+        }
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
-        """Draw fresh goals; for the test split, some of the held-out ones."""
+        """Draw fresh goals to train on, or some of the fixed ones of another split.
+
+        The index of a fresh goal is a hash of it, above all indices of the splits: a goal that is
+        drawn again has the same index, and another goal has another.
+        """
         if split == "train":
-            return self._goals(count, generator, first_index=self.config.test_goals)
-        if count > self.config.test_goals:
+            goals = _draw(count, generator)
+            index = [self._first_fresh_index + _hash(goal) for goal in goals]
+            return Tasks(self.family, (NAME,) * count, torch.tensor(index), goals)
+        fixed = self._places[split]
+        if count > len(fixed):
             raise UserError(
-                f"{count} tasks are more than the {self.config.test_goals} held-out goals of "
-                f"{self.family}; ask for fewer or raise envs.test_goals"
+                f"{count} tasks are more than the {len(fixed)} {split} goals of {self.family}; "
+                f"ask for fewer or raise envs.{split}_goals"
             )
-        order = torch.randperm(self.config.test_goals, generator=generator)[:count]
-        return self.tasks("test")[order.tolist()]
+        order = torch.randperm(len(fixed), generator=generator)[:count]
+        return self.tasks(split)[order.tolist()]
 
     def tasks(self, split: Split) -> Tasks:
-        """Return as many fixed goals of either split as there are held-out goals."""
-        count = self.config.test_goals
+        """Return the fixed goals of a split; of the train split as many as of the test split."""
+        index = torch.tensor(self._places[split])
         generator = make_generator(self.config.goal_seed, f"point_navigation/{split}")
-        return self._goals(count, generator, first_index=0 if split == "test" else count)
-
-    def _goals(self, count: int, generator: torch.Generator, first_index: int) -> Tasks:
-        goals = torch.rand(count, 2, generator=generator, dtype=torch.float64) - 0.5
-        index = torch.arange(first_index, first_index + count)
-        return Tasks(self.family, (NAME,) * count, index, goals)
+        goals = _draw(len(index), generator)
+        return Tasks(self.family, (NAME,) * len(index), index, goals)
 
     def make_env(self, device: torch.device, workers: int) -> "PointEnv":
         """Make the simulator: a few tensors on the device, no processes."""
@@ -102,6 +115,15 @@ class PointNavigation(SimulatedFamily):
             "test_goals": self.config.test_goals,
             "goal_seed": self.config.goal_seed,
         }
+
+
+def _draw(count: int, generator: torch.Generator) -> Float64[Tensor, "M 2"]:
+    return torch.rand(count, 2, generator=generator, dtype=torch.float64) - 0.5
+
+
+def _hash(goal: Float64[Tensor, "2"]) -> int:
+    """Return 48 bits of a goal, so that JSON's numbers hold an index made of them."""
+    return int.from_bytes(hashlib.blake2b(goal.numpy().tobytes(), digest_size=6).digest(), "little")
 
 
 class PointEnv:

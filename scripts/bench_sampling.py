@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 import gymnasium
 import mujoco
+import numba
 import numpy as np
 import torch
 import tyro
@@ -37,16 +38,20 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that w
 from mujoco import rollout
 from numpy.typing import NDArray
 
-from envs._metaworld_gym import MetaworldFamily
-from envs._native.compiling import compiled
-from envs._native.engine import SUBSTEPS, Simulator, act
-from envs._native.mujoco_memory import STATE, mj_forward, mj_set_state, mj_step
-from envs._native.scene import Scene, Snapshot, scene
-from envs.metaworld import Config, MetaworldDistribution, build
+from envs.metaworld import Config, build
+from envs.metaworld.distribution import MetaworldDistribution
+from envs.metaworld.gymnasium_face import MetaworldFamily
+from envs.metaworld.native.row import FORMAT
+from envs.metaworld.native.scene import scene
 from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.gymnasium.worker import WorldTask
+from meta_rl.rollouts.mujoco.compiling import call_with_3
+from meta_rl.rollouts.mujoco.engine import Simulator
+from meta_rl.rollouts.mujoco.memory import STATE, mj_forward, mj_set_state, mj_step
+from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 
+SUBSTEPS = FORMAT.substeps
 COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1}
 CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45}
 ASYNC, WORKERS, NATIVE = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv"
@@ -228,18 +233,19 @@ class PhysicsContender:
             snapshot.model.address,
             simulator.address,
             snapshot.state,
-            simulator.parts,
-            simulator.mocap_bounds,
+            simulator.functions[0],
+            simulator.addresses,
+            simulator.numbers,
             self._actions[world, :steps],
         )
 
 
-@compiled
-def step_physics(model, data, state, parts, mocap_bounds, actions):  # type: ignore[no-untyped-def]
+@numba.njit(nogil=True)
+def step_physics(model, data, state, act, addresses, numbers, actions):  # type: ignore[no-untyped-def]
     """Play one world from a state, and look at nothing."""
     mj_set_state(model, data, state.ctypes.data, STATE)  # type: ignore[call-overload]
     for t in range(len(actions)):
-        act(parts, mocap_bounds, actions[t])
+        call_with_3(act, addresses.ctypes.data, numbers.ctypes.data, actions[t].ctypes.data)
         for _ in range(SUBSTEPS):
             mj_step(model, data)
         mj_forward(model, data)

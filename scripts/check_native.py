@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from envs._native.parity import DRIVES, Comparison, Parity
 from envs.metaworld import TASK_NAMES, Config, build
+from envs.metaworld.parity import DRIVES, Comparison, Parity
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Gathers the newest evaluations of finished runs into one small JSON file and a table.
+"""Gathers the evaluations of finished runs into one small JSON file and a table.
 
     python scripts/record_results.py OUTPUT.json RUN RUN ... [--splits test train]
                                      [--actions sampled deterministic]
@@ -19,20 +19,20 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from meta_rl.evaluation.comparison import newest_result
+from meta_rl.evaluation.finished import Wanted, choose_evaluation
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)
 class Args:
-    """Gather the newest evaluations of finished runs."""
+    """Gather the evaluations of finished runs."""
 
     output: Annotated[Path, tyro.conf.Positional]
     """JSON file to write."""
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
-    splits: tuple[Literal["test", "train"], ...] = ("test",)
+    splits: tuple[Literal["test", "validation", "train"], ...] = ("test",)
     """Tasks whose evaluations to take."""
     actions: tuple[Literal["sampled", "deterministic"], ...] = ("sampled",)
     """Kinds of actions whose evaluations to take."""
@@ -41,7 +41,10 @@ class Args:
 def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     config, _, seed = run.name.rpartition("-seed")
-    summary = newest_result(run, split, actions).summary()
+    result, remark = choose_evaluation(run, Wanted(split, actions))
+    if remark:
+        print(f"{run.name}: {remark}")
+    summary = result.summary()
     summary.pop("by_task", None)  # the run keeps each goal
     last = read_metrics(RunFolder(run).metrics).rows[-1]
     described = dict(

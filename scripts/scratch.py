@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
-import yaml
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -34,8 +33,8 @@ from meta_rl.core.seeding import derive_seed
 from meta_rl.core.types import EnvSpec
 from meta_rl.evaluation.protocol import choose_tasks, describe_protocol, stage_episodes
 from meta_rl.evaluation.result import EvalResult
+from meta_rl.experiment import strict_yaml
 from meta_rl.experiment.building import build_agent, build_distribution, set_threads
-from meta_rl.experiment.catalog import name_of
 from meta_rl.experiment.config import Experiment, load_experiment, plain, to_dict
 from meta_rl.runs.folder import RunFolder, describe_environment
 from meta_rl.runs.sinks.jsonl import JsonlSink
@@ -57,7 +56,7 @@ class Args:
     or 3."""
     actions: Literal["sampled", "deterministic"] = "sampled"
     """Measure with actions drawn from the policy, or with its mode."""
-    split: Literal["train", "test"] = "test"
+    split: Literal["train", "validation", "test"] = "test"
     """Tasks that agents are trained on, or held-out ones."""
     goals: int | None = None
     """Take only the first so many goals of each task name; none is as the config says."""
@@ -134,7 +133,7 @@ def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
     )
     tasks = choose_tasks(distribution, config.split, config.goals)
     budgets, horizon = budgets_of(args, experiment, distribution.spec), distribution.spec.horizon
-    family, fields = name_of(experiment.envs), plain(asdict(experiment.envs))
+    family, fields = experiment.envs_name, plain(asdict(experiment.envs))
     shape = (1, len(budgets), len(tasks), measured)
     returns, successes = np.zeros(shape), np.zeros(shape)
     learning = envs.make_sb3(family, tasks=tasks[[0]], workers=1, **fields)
@@ -179,7 +178,7 @@ def main(args: Args) -> Path:
     experiment, result = train_and_measure(args)
     path = result.save(folder.evaluations)
     clock.log({}, result.env_steps, result.meta_iterations)
-    (folder.path / "config.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    (folder.path / "config.yaml").write_text(strict_yaml.write(experiment))
     (folder.path / "environment.txt").write_text(describe_environment("python scripts/scratch.py"))
     print(f"written to {path}")
     return folder.path

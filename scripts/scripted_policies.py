@@ -18,17 +18,16 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from envs._metaworld_gym import MetaworldFamily
-from envs._native.engine import Engine
-from envs._native.parity import scripted_policy
-from envs._native.row import OBS, OBSERVATION_SIZE, REWARD, SUCCESS
-from envs._native.scene import scene
 from envs.metaworld import MAX_HORIZON, TASK_NAMES, Config, build
+from envs.metaworld.gymnasium_face import MetaworldFamily
+from envs.metaworld.native.row import FORMAT, REWARD, SUCCESS
+from envs.metaworld.native.scene import scene
+from envs.metaworld.parity import scripted_policy
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.gymnasium.worker import WorldTask
+from meta_rl.rollouts.mujoco.engine import Engine
 
 GOAL = slice(36, 39)
-OBSERVATION = slice(OBS, OBS + OBSERVATION_SIZE)
 
 
 @dataclass(frozen=True)
@@ -101,17 +100,21 @@ def compare(name: str, goals: int) -> dict[str, Any]:
         theirs.append(play([scripted_policy(name)], obs[None], place[None], step_one))
 
     its_scene = scene(name, "v2", tasks.params.shape[1])
-    engine = Engine(threads=1)
+    engine = Engine(FORMAT, threads=1)
     engine.place([(its_scene, its_scene.snapshot(task.params)) for task in tasks])
 
     def step_all(action: NDArray[np.float32]) -> tuple[Any, Any, Any]:
         engine.actions[:] = action
         engine.step()
         outputs = engine.outputs
-        return engine.rows[:, OBSERVATION].copy(), outputs[:, REWARD], outputs[:, SUCCESS] > 0
+        return (
+            engine.rows[:, FORMAT.observation].copy(),
+            outputs[:, REWARD],
+            outputs[:, SUCCESS] > 0,
+        )
 
     policies = [scripted_policy(name) for _ in range(goals)]
-    first = engine.rows[:, OBSERVATION].copy()
+    first = engine.rows[:, FORMAT.observation].copy()
     returns, succeeded = play(policies, first, np.array(places), step_all)
     engine.close()
     their_returns = np.concatenate([each for each, _ in theirs])

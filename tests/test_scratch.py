@@ -6,7 +6,7 @@ import pytest
 
 import envs
 from meta_rl.core.errors import UserError
-from meta_rl.evaluation.comparison import load_run
+from meta_rl.evaluation.finished import Wanted, load_run
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.runs.folder import RunFolder
 
@@ -60,7 +60,7 @@ def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     ).all()
     compared = meta_rl("compare", "runs/small", folder, "--format", "csv").succeeds()
     assert "small-sb3_ppo" in compared.out and "probability_of_improvement" in compared.out
-    assert load_run(folder, "test", "sampled").wall_time_s > 0
+    assert load_run(folder, Wanted()).wall_time_s > 0
     made_with = RunFolder(folder).environment()
     assert made_with["command"].startswith("python scripts/scratch.py")
     assert "stable_baselines3" in made_with

@@ -47,7 +47,12 @@ def with_flags(
         return experiment
     import tyro
 
+    from meta_rl.commands._help import explain
     from meta_rl.experiment.config import Experiment
+
+    sections = (experiment.agent, experiment.envs, experiment.evaluation, experiment.tracking)
+    for section in (experiment, *sections):
+        explain(type(section), hidden=("None", ""))
 
     # tyro reads the flags off the concrete sections; type checkers see only their placeholders.
     kind: Any = Experiment[type(experiment.agent), type(experiment.envs)]  # type: ignore[misc]

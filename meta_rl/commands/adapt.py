@@ -4,11 +4,11 @@ import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
+from meta_rl.commands._vocabulary import File, OneTask, check_at_least, load_agent, parse
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import check_file, check_folder
 
 if TYPE_CHECKING:
     from meta_rl.deployment.rounds import Report, Round
@@ -18,8 +18,8 @@ LIMIT_UNTIL_STABLE = 20
 """Rounds after which `--until-stable` gives up, unless `--rounds` says."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(OneTask):
     """Adapts a run's policy to one task while it acts, and writes the adapted policy as files.
 
     The policy plays the task, learns from what it saw, and plays again, as one robot would. The
@@ -28,43 +28,27 @@ class Arguments:
     with `torch.export.load`, without this project; FILE.jsonl tells of every round.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
-    """The run's folder."""
-    task: str | None = None
-    """Name of the task, e.g. reach-v3; may be left out where the split has only one."""
-    goal: str | None = None
-    """Which of the task's goals: its index, or a goal of your own as numbers, e.g.
-    --goal=-0.1,0.8,0.2; none takes the first."""
     env: str | None = None
-    """Adapt to a Gymnasium environment instead: module:attribute, path/to/file.py:attribute, or an
-    id that Gymnasium knows."""
-    split: Literal["train", "test"] = "test"
-    """Tasks trained on, or held-out ones."""
-    episodes: int | None = None
-    """Episodes to learn from in each round; none means as many as in training."""
+    """Gymnasium environment to adapt to instead of a task: module:attribute,
+    path/to/file.py:attribute, or an id that Gymnasium knows."""
     rounds: int | None = None
-    """Times the policy plays and adapts; with --until-stable the most of them."""
+    """Times that the policy plays and adapts, at least 1; with --until-stable, at most so many.
+    Without it 1, or 20 with --until-stable."""
     until_stable: bool = False
-    """Adapt until several rounds in a row bring no improvement; keep what played the best one."""
+    """Adapt until three rounds in a row bring no improvement; keep the policy of the best round."""
     watch: int = 0
-    """Then execute for so many rounds, and adapt again whenever the return drops."""
+    """Rounds to execute afterwards, at least 0. When the return drops, the policy adapts again."""
     freeze_memory: bool = False
-    """Let an adapted policy with a memory (RL²) learn nothing more while it acts."""
-    checkpoint: Literal["latest", "best"] = "latest"
-    """Which of the run's checkpoints: the newest, or the best by evaluation while training."""
-    output: str | None = None
-    """File of the adapted policy; none means RUN/adapted/TASK-GOAL.pt."""
-    video: str | None = None
-    """Film the first and the last round's first episode: an .mp4, or a .png for a strip of
+    """Write a policy with a memory (RL²) that learns nothing more while it acts."""
+    output: File = None
+    """File of the adapted policy, FILE.pt. Without it, RUN/adapted/TASK-GOAL.pt."""
+    video: File = None
+    """Film of the first episode of the first and the last round: an .mp4, or a .png strip of
     pictures."""
-    seed: int = 0
-    """Seed of the actions' noise and of the environment."""
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("episodes", 1), ("watch", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name} must be at least {least}, got {value}")
+        super().__post_init__()
+        check_at_least(0, self, "watch")
         if self.env is not None and (self.task is not None or self.goal is not None):
             raise UserError("--env is a task of its own; leave out --task and --goal")
         if self.output is not None and Path(self.output).suffix != ".pt":
@@ -73,23 +57,21 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Adapt to one task."""
-    given = tyro.cli(Arguments, args=arguments, prog="meta-rl adapt")
+    given = parse(Arguments, arguments, "adapt")
     import torch
 
     from meta_rl.core.seeding import Streams
     from meta_rl.deployment import policy_file as adapted
     from meta_rl.deployment import task_choice as targets
     from meta_rl.deployment.rounds import OnlineAdaptation, Round
-    from meta_rl.experiment.catalog import name_of
-    from meta_rl.reports.film import Take, check_ending, filming, playable, write_film
+    from meta_rl.reports.film import Take, check_film, filming, playable, write_film
     from meta_rl.rollouts.collector import RolloutCollector, last_action_and_reward
-    from meta_rl.runs.folder import RunFolder
-    from meta_rl.runs.trained import load_trained
 
     if given.video:
-        check_ending(Path(given.video))
-    folder = RunFolder(Path(given.run))
-    trained = load_trained(folder, given.checkpoint)
+        check_film(Path(given.video), "choose another --video")
+    if given.output:
+        check_files(Path(given.output))
+    folder, trained = load_agent(given)
     agent, experiment = trained.agent, trained.experiment
     spec, device = trained.distribution.spec, trained.device
     if given.env is not None:
@@ -101,6 +83,7 @@ def main(arguments: list[str]) -> int:
     distribution = playable(target.distribution)
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
+    check_files(path)
     log = Log(path.with_suffix(".jsonl"), target.label)
     episodes, rounds = budget(given, trained)
     with closing(distribution.make_env(device, workers=1)) as env:
@@ -129,6 +112,7 @@ def main(arguments: list[str]) -> int:
     program = adapted.save(
         path,
         agent,
+        experiment.agent_name,
         experiment.agent,
         known.context,
         last_action_and_reward(known.remembered, spec, torch.Size((1, 1)), device),
@@ -137,7 +121,7 @@ def main(arguments: list[str]) -> int:
         {
             "task": target.label,
             "run": str(folder.path),
-            "agent": name_of(experiment.agent),
+            "agent": experiment.agent_name,
             "checkpoint": given.checkpoint,
             "meta_iterations": trained.meta_iterations,
             "protocol": target.protocol,
@@ -152,6 +136,13 @@ def main(arguments: list[str]) -> int:
     print(f"program: {program}")
     print(f"adapted policy: {path}")
     return 0
+
+
+def check_files(policy: Path) -> None:
+    """Raise a UserError unless the policy's file, its program and its log can be written."""
+    for ending in (".pt", ".pt2", ".jsonl"):
+        check_file(policy.with_suffix(ending), "choose another --output")
+    check_folder(policy.parent, "choose another --output")  # written beside, then put in place
 
 
 def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import tyro
-
+from meta_rl.commands._vocabulary import File, Folder, SomeRuns, parse, read_runs
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import check_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from meta_rl.evaluation.comparison import Group
 
 Format: TypeAlias = Literal["markdown", "csv", "latex"]
+PICTURES = ("adaptation", "profiles", "tasks", "sample_efficiency")
+"""Names of the pictures in --figures."""
 FORMATS: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Sets runs side by side, by the newest evaluation of each: tables and pictures.
+@dataclass(frozen=True, kw_only=True)
+class Arguments(SomeRuns):
+    """Sets runs side by side, by one evaluation of each: tables and pictures.
 
     Runs that differ by their seed alone are one group, a row of the tables. Its interquartile mean
     (IQM), mean and median have 95 % bootstrap intervals; the probability of improvement tells how
@@ -29,50 +31,49 @@ class Arguments:
     different protocols are refused.
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders of the runs."""
-    split: Literal["train", "test"] = "test"
-    """Results on tasks trained on, or on held-out ones."""
-    actions: Literal["sampled", "deterministic"] = "sampled"
-    """Results of actions drawn from the policy, or of its mode."""
     stage: int | None = None
-    """Stage of adaptation: 0 is before any, -1 the last; none shows several, and compares and draws
-    the last."""
+    """Stage of adaptation: 0 is before any, -1 the last. Without it, tables show several, and
+    pictures and pairs take the last."""
     by_task: bool = False
-    """Also show the mean of each task name, or of each goal where there is one name."""
+    """Also show the mean of each task name, or of each goal if there is one name."""
     resampling: Literal["whole-runs", "rliable"] = "whole-runs"
-    """What intervals draw anew: runs, each with all of its tasks, and tasks within each name; or,
-    as the library rliable does, runs for each task apart, which is too sure of a meta-policy."""
+    """Unit of the bootstrap: whole-runs draws runs with all of their tasks, then tasks within each
+    name. rliable draws runs for each task apart, as that library does; its intervals are too
+    narrow for meta-policies."""
     format: Format | None = None
-    """Write the tables as text of this kind; none shows them on the terminal."""
-    output: str | None = None
-    """File of the tables; its ending, .md, .csv or .tex, tells the format where none is given."""
-    figures: str | None = None
-    """Folder for all pictures, as PNG; none writes the adaptation curves alone, as comparison.png
-    in the folder that holds the first run."""
+    """Format of the tables as text. Without it, that of --output's ending, or tables for the
+    terminal."""
+    output: File = None
+    """File of the tables: .md, .csv or .tex, or any name if --format is given. Without it, they
+    are printed."""
+    figures: Folder = None
+    """Folder for all pictures, as PNG. Without it, only the adaptation curves are drawn, to
+    comparison.png beside the first run."""
     metrics: tuple[str, ...] = ()
-    """Metrics of training, as in metrics.jsonl, in the sample-efficiency curves of --figures;
-    none means success and return after adaptation."""
-    allow_different_protocols: bool = False
-    """Compare all the same, with a warning that names what differs."""
+    """Metrics of training, as named in metrics.jsonl, for the learning curves of --figures.
+    Without it, success and return after adaptation."""
 
 
 def main(arguments: list[str]) -> int:
     """Compare runs."""
-    given = tyro.cli(Arguments, args=arguments, prog="meta-rl compare")
-    if not given.runs:
-        raise UserError("name at least one run folder: meta-rl compare RUN RUN ...")
+    given = parse(Arguments, arguments, "compare")
     kind = given.format or _format_of(given.output)
-    from meta_rl.evaluation.comparison import group_runs, load_run
+    if given.output is not None:
+        check_file(Path(given.output), "choose another --output")
+    if given.figures is not None:
+        for name in PICTURES:
+            check_file(Path(given.figures) / f"{name}.png", "choose another --figures")
+    from meta_rl.evaluation.comparison import group_runs
     from meta_rl.reports import comparison_tables as tables
 
-    paths = dict.fromkeys(Path(run) for run in given.runs)
-    groups = group_runs([load_run(path, given.split, given.actions) for path in paths])
-    remarks = tables.check_protocols(groups, given.allow_different_protocols)
+    runs, remarks = read_runs(given, "compare")
+    groups = group_runs(runs)
+    remarks += tables.check_protocols(groups, given.allow_different_protocols)
     _check_stage(groups, given.stage)
     options = tables.Options(given.stage, given.by_task, given.resampling)
     rows = tables.aggregate_rows(groups, options)
     remarks += tables.remarks_on(groups, rows, options)
+    pictures = _pictures(groups, given)
     found = tables.tables_of(groups, rows, options)
     if kind is None:
         for table in found:
@@ -88,9 +89,15 @@ def main(arguments: list[str]) -> int:
         else:
             _write_text(text, Path(given.output))
             remarks.append(f"tables: {given.output}")
-    for path, figure in _pictures(groups, given).items():
-        _write_picture(figure, path)
-        remarks.append(f"picture: {path}")
+    for path, figure in pictures.items():
+        try:
+            _write_picture(figure, path)
+        except UserError as error:
+            if given.figures is not None:
+                raise
+            remarks.append(f"warning: {error}")  # nobody asked for it
+        else:
+            remarks.append(f"picture: {path}")
     # A table on stdout may go to a program: remarks stay out of its way.
     print(*remarks, sep="\n", file=sys.stderr if kind and not given.output else sys.stdout)
     return 0
@@ -125,17 +132,23 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
 
     curves = figures.adaptation_curves(groups, resampling=given.resampling)
     if given.figures is None:
-        return {Path(given.runs[0]).parent / "comparison.png": curves}
+        return {_beside(groups[0].runs[0].path) / "comparison.png": curves}
     stage = -1 if given.stage is None else given.stage
     quantity = shared_quantities(groups)[0]
-    pictures = {
-        "adaptation": curves,
-        "profiles": figures.performance_profiles(groups, quantity, stage, given.resampling),
-        "tasks": figures.heat_map(groups, quantity, stage),
-    }
-    if metrics := training_metrics(groups, given.metrics):
-        pictures["sample_efficiency"] = figures.sample_efficiency(groups, metrics)
-    return {Path(given.figures) / f"{name}.png": figure for name, figure in pictures.items()}
+    metrics = training_metrics(groups, given.metrics)
+    drawn = (
+        curves,
+        figures.performance_profiles(groups, quantity, stage, given.resampling),
+        figures.heat_map(groups, quantity, stage),
+        figures.sample_efficiency(groups, metrics) if metrics else None,
+    )
+    paths = (Path(given.figures) / f"{name}.png" for name in PICTURES)
+    return {path: figure for path, figure in zip(paths, drawn, strict=True) if figure is not None}
+
+
+def _beside(run: Path) -> Path:
+    """Return the folder that holds a run, also where the run is named by dots."""
+    return run.parent if run.name not in ("", "..") else run.resolve().parent
 
 
 def _write_text(text: str, path: Path) -> None:
@@ -151,4 +164,6 @@ def _write_picture(figure: "Figure", path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error}; choose another --figures") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose another --figures"
+        ) from error

@@ -2,34 +2,50 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from meta_rl.core.errors import UserError, did_you_mean
+import tyro
+
+from meta_rl.commands._vocabulary import Device, check_at_least, parse_known, tell_device
+from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from meta_rl.diagnosis.doctor import Evidence, Finding
+    from meta_rl.diagnosis.evidence import Evidence
+    from meta_rl.diagnosis.finding import Finding
     from meta_rl.experiment.config import Experiment
 
-HELP = """\
-usage: meta-rl doctor CONFIG|RUN [--iterations N] [--checkpoint latest|best] [--json]
-                      [--field value ...]
 
-Looks for silent failures: runs a few real meta-iterations and says what is wrong in them.
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Looks for silent failures: runs a few real meta-iterations and says what is wrong in them.
 
-  CONFIG         a YAML file, or the name of one in configs/: its agent is examined untrained
-  RUN            a run folder: its agent is examined as trained, and its metrics.jsonl is read;
-                 nothing is written there
-  --iterations   meta-iterations to run (3)
-  --checkpoint   which of the run's checkpoints (latest)
-  --json         prints the findings as JSON
-  --field value  changes any field of the config, as in `meta-rl train`; a smaller
-                 --meta-batch-size is quicker, but tells less about the gain of adaptation
+    A config is examined with an untrained agent, a run with its trained agent and its
+    metrics.jsonl; nothing is written there. Any field of the config is a flag too, as in
+    `meta-rl train`; `meta-rl doctor CONFIG --help` lists them. A smaller --meta-batch-size is
+    quicker, but tells less about the gain of adaptation.
 
-A table shows each check with what it measured and its healthy range. Notes are worth knowing;
-alarms are faults, each with what to try. Exit code: 0 without alarms, 3 with any.
-"""
+    A table shows each check with its measured value and the healthy range. Notes are worth
+    knowing; alarms are faults, each with what to try. Exit code: 0 without alarms, 3 with any.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG|RUN")]
+    """Run folder, YAML file, or name of a config in configs/."""
+    iterations: int = 3
+    """Meta-iterations to run, at least 1."""
+    checkpoint: str | None = None
+    """Checkpoint of a run to load: latest, best (by evaluations while training), or a .pt file.
+    Without it, latest."""
+    device: Device = None
+    """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the config; if a run
+    was trained on one that this machine lacks, its GPU, else its CPU."""
+    json: bool = False
+    """Print the findings as JSON."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "iterations")
+
 
 FOUND = 3
 """Exit code of a faulty experiment; 1 and 2 are taken by errors and by the usage."""
@@ -39,61 +55,51 @@ MARKS = {"healthy": "ok", "note": "note", "alarm": "ALARM", "skipped": "-"}
 
 def main(arguments: list[str]) -> int:
     """Examine an experiment and print the findings."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if arguments else 2
-    if arguments[0].startswith("-"):
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         raise UserError("the config or run comes first: meta-rl doctor CONFIG|RUN [--field value]")
-    source, *flags = arguments
-    as_json = "--json" in flags
-    flags = [word for word in flags if word != "--json"]
-    from meta_rl.commands._flags import take
+    # After a config, --help is about its fields.
+    helps = [word for word in arguments[1:] if word in ("-h", "--help")]
+    own = arguments[:1] + [word for word in arguments[1:] if word not in helps]
+    given, flags = parse_known(Arguments, own, "doctor")
     from meta_rl.diagnosis.doctor import diagnose
 
-    flags, iterations = take(flags, "--iterations")
-    flags, checkpoint = take(flags, "--checkpoint")
-    try:
-        count = int(iterations or 3)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise UserError(f"--iterations must be a whole number of at least 1, got {iterations}")
-    experiment, evidence = _examine(source, flags, count, checkpoint)
+    experiment, evidence = _examine(given, [*flags, *helps])
     findings = diagnose(evidence)
     alarms = [found for found in findings if found.status == "alarm"]
-    if as_json:
-        _print_json(source, experiment, count, findings)
+    if given.json:
+        _print_json(given.source, experiment, given.iterations, findings)
     else:
-        _print_table(f"{experiment.name}: {count} meta-iterations", findings)
+        _print_table(f"{experiment.name}: {given.iterations} meta-iterations", findings)
     return FOUND if alarms else 0
 
 
-def _examine(
-    source: str, flags: list[str], iterations: int, checkpoint_name: str | None
-) -> "tuple[Experiment[Any, Any], Evidence]":
+def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any], Evidence]":
     from meta_rl.commands._flags import experiment_of, with_flags
-    from meta_rl.diagnosis.doctor import examine, recorded_updates
-    from meta_rl.experiment.building import resolve_device
+    from meta_rl.diagnosis.evidence import examine, recorded_updates
+    from meta_rl.experiment.building import device_to_read_on, resolve_device
     from meta_rl.runs import checkpoint
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import check_same_sections
 
-    if not Path(source).is_dir():
-        if checkpoint_name is not None:
-            raise UserError(f"--checkpoint is for run folders, and {source} is none")
-        experiment = experiment_of(source, flags, "meta-rl doctor CONFIG")
-        return experiment, examine(experiment, iterations)
-    which = checkpoint_name or "latest"
-    if which not in ("latest", "best"):
-        hint = did_you_mean(which, ["latest", "best"])
-        raise UserError(f"--checkpoint must be latest or best, got {which!r}; {hint}")
-    folder = RunFolder(Path(source))
-    experiment = with_flags(folder.experiment(), flags, "meta-rl doctor RUN")
-    device = resolve_device(experiment.device)
-    state = checkpoint.load(folder.checkpoints / f"{which}.pt", device)
+    if not Path(given.source).is_dir():
+        if given.checkpoint is not None:
+            raise UserError(f"--checkpoint is for run folders, and {given.source} is none")
+        on = [] if given.device is None else ["--device", given.device]
+        experiment = experiment_of(given.source, [*flags, *on], "meta-rl doctor CONFIG")
+        return experiment, examine(experiment, given.iterations)
+    folder = RunFolder(Path(given.source))
+    file = folder.checkpoint(given.checkpoint or "latest")
+    stored = folder.experiment()
+    if given.device is None:
+        device = device_to_read_on(stored.device)
+        tell_device(stored.device, device, as_data=given.json)
+    else:
+        device = resolve_device(given.device)
+    experiment = with_flags(replace(stored, device=str(device)), flags, "meta-rl doctor RUN")
+    state = checkpoint.load(file, device)
     check_same_sections(state, experiment)
     recorded = recorded_updates(folder.metrics)
-    return experiment, examine(experiment, iterations, state["agent"], recorded)
+    return experiment, examine(experiment, given.iterations, state["agent"], recorded)
 
 
 def _print_json(

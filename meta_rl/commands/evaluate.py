@@ -3,12 +3,15 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from meta_rl.commands._vocabulary import Actions, OneRun, Split, check_at_least, load_agent, parse
 from meta_rl.core.errors import Interrupted, UserError
+from meta_rl.core.outputs import check_file, check_folder
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import EvaluationConfig
@@ -16,74 +19,68 @@ if TYPE_CHECKING:
     from meta_rl.runs.trained import TrainedAgent
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(OneRun):
     """Measures how a run's policy adapts: before, between and after adaptation.
 
     Every task, goal and copy counts. The result is printed and goes to the run's evaluations/, as
     JSON (means, intervals, each goal) and npz (every episode). What is not given is as in the run's
     config. An evaluation that was interrupted goes on when the same command is given again.
 
-    As Meta-World does it, 10 episodes to adapt from and then 3 to measure:
+    To adapt from 10 episodes and then measure 3:
     meta-rl evaluate RUN --copies 10 --evaluation-episodes 3 for MAML, whose 10 copies of a task
     teach one policy; --copies 1 --adaptation-steps 10 --evaluation-episodes 3 for RL², whose
     copies are trials of their own.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
-    """The run's folder."""
-    checkpoint: str = "latest"
-    """Which of the run's checkpoints: latest, best (by evaluation while training), or a file."""
-    split: Literal["train", "test"] | None = None
-    """Tasks trained on, or held-out ones."""
+    split: Split | None = None
+    """Split to measure on: train, validation, or test for held-out tasks. Without it, as in the
+    config: test, unless it says otherwise."""
     goals: int | None = None
-    """Take only the first so many goals of each task name."""
+    """First goals of each task name to measure on, at least 1. Without it here and in the config,
+    all."""
     adaptation_steps: int | None = None
-    """Times the agent adapts; performance is measured before, between and after."""
+    """Times that the agent adapts, at least 0. Performance is measured before, between and
+    after."""
     copies: int | None = None
-    """Copies of each task's environment, which play side by side."""
+    """Copies of each task's environment that play side by side, at least 1."""
     evaluation_episodes: int | None = None
-    """Measure each stage by so many episodes of its own that nothing is learned from; if neither
-    the command nor the config says how many, sampled actions are measured by the episodes that
-    the agent adapts from."""
-    actions: Literal["sampled", "deterministic", "both"] | None = None
-    """Measure with actions drawn from the policy, or with its mode, or write a result of each;
-    adaptation always draws."""
+    """Episodes of each stage that measure it alone, at least 1; nothing is learned from them.
+    Without it here and in the config, sampled actions are measured by the episodes that the agent
+    adapts from."""
+    actions: Literal[Actions, "both"] | None = None
+    """Measure with actions drawn from the policy, or with its mode, or write one result for each.
+    Adaptation always draws."""
     seed: int | None = None
-    """Seed of the actions' noise; each task has noise of its own."""
+    """Seed of the action noise, at least 0. Each task has noise of its own."""
     by_task: bool = False
-    """Print a row for each task and goal, too."""
-    device: str | None = None
-    """Where the policy lives: cpu, cuda or cuda:N."""
+    """Also print a row for each task and goal."""
     threads: int | None = None
-    """CPU threads of torch."""
+    """CPU threads of torch; 0 leaves the number to torch."""
     workers: int | None = None
     """Threads of the native simulator, or processes of Gymnasium environments; 0 means one for
     each CPU core."""
     tasks_at_once: int | None = None
-    """Tasks to play together: fewer take less memory; none takes as many as fit. An interrupted
-    evaluation loses at most these."""
-    legacy_metaworld: bool = False
-    """Count as metaworld's own evaluation code does, on its own environments. Not comparable with
-    any other result here, and flattering: it ends an episode at success and counts, for each task
-    name, the first episodes to finish. Written to the run's legacy_metaworld/."""
+    """Tasks to play together, at least 1. Fewer need less memory; results stay the same up to
+    rounding. Without it, as many as fit. An interruption loses at most these."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|FILE.json")] = None
+    """Folder for the result's files, or the name of its .json file; its .npz goes beside it.
+    Without it, RUN/evaluations."""
+    counted_by: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Let other code evaluate the agent, which the run's task family offers under this name. Its
+    figures compare with no other result here. Written to RUN/other_counts."""
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate a run."""
-    given = tyro.cli(Arguments, args=arguments, prog="meta-rl evaluate")
-    if given.tasks_at_once is not None and given.tasks_at_once < 1:
-        raise UserError(f"--tasks-at-once must be at least 1, got {given.tasks_at_once}")
-    if given.legacy_metaworld and given.by_task:
-        raise UserError(
-            "metaworld's own count knows no goals: give --legacy-metaworld or --by-task"
-        )
+    given = parse(Arguments, arguments, "evaluate")
+    check_at_least(1, given, "tasks_at_once")
+    if given.counted_by is not None and given.by_task:
+        raise UserError("the counts of others know no goals: give --counted-by or --by-task")
     from meta_rl.experiment.building import set_threads
-    from meta_rl.runs.folder import RunFolder
-    from meta_rl.runs.trained import load_trained
 
-    folder = RunFolder(Path(given.run))
-    trained = load_trained(folder, given.checkpoint, given.device)
+    place = None if given.counted_by is not None else place_of(given)
+    folder, trained = load_agent(given)
 
     def chosen(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(given, name)) is not None}
@@ -96,24 +93,32 @@ def main(arguments: list[str]) -> int:
         **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
     )
     actions = given.actions or evaluation.actions
-    measure = measure_as_metaworld if given.legacy_metaworld else measure_all
+    measure = partial(measure_all, place) if given.counted_by is None else measure_otherwise
     for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
         measure(folder, trained, replace(evaluation, actions=kind), given)
     return 0
 
 
 def measure_all(
-    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
+    place: Path | None,
+    folder: "RunFolder",
+    trained: "TrainedAgent",
+    config: "EvaluationConfig",
+    given: Arguments,
 ) -> None:
-    """Evaluate, write the result and print it."""
+    """Evaluate, print the result and write it to its place, if there is one."""
     from meta_rl.commands._show import show_by_task, show_result
     from meta_rl.evaluation.measuring import evaluate
     from meta_rl.experiment.building import worker_count
 
     experiment = trained.experiment
-    unfinished = folder.evaluations / f"partial-{identity(folder, trained, config, given)}.npz"
+    unfinished = None
+    if place is not None:
+        beside = place.parent if place.suffix == ".json" else place
+        beside.mkdir(parents=True, exist_ok=True)
+        unfinished = beside / f"partial-{identity(folder, trained, config, given)}.npz"
     collector = trained.distribution.make_collector(trained.device, worker_count(experiment))
-    if unfinished.exists():
+    if unfinished is not None and unfinished.exists():
         print(f"going on from {unfinished}", flush=True)
     try:
         result = evaluate(
@@ -129,26 +134,56 @@ def measure_all(
             unfinished,
         )
     except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped; the same command goes on after the tasks that were measured"
-        ) from None
+        goes_on = "the same command goes on after the tasks that were measured"
+        raise Interrupted(f"stopped; {goes_on if unfinished else 'nothing was kept'}") from None
     finally:
         collector.close()
     result = replace(result, checkpoint=given.checkpoint)
-    path = result.save(folder.evaluations)
-    unfinished.unlink(missing_ok=True)
     title = f"{experiment.name}: adaptation to {config.split} tasks, {config.actions} actions"
     show_result(result, title)
     if given.by_task:
         show_by_task(result)
-    selected_here = experiment.evaluation.every > 0 and experiment.evaluation.split == config.split
-    if given.checkpoint == "best" and selected_here:
+    chosen_on = experiment.evaluation.choose_on if experiment.evaluation.every > 0 else None
+    if given.checkpoint == "best" and chosen_on == config.split:
         print(
             f"warning: this checkpoint was selected as the best on {config.split} tasks, the very "
-            f"ones it is measured on, which flatters it; train with --evaluation.split train to "
-            f"select on others"
+            f"ones it is measured on, which flatters it; train with "
+            f"--evaluation.choose-on validation to select on others"
         )
-    print(f"written to {path}")
+    if place is not None:
+        path = result.save_as(place) if place.suffix == ".json" else result.save(place)
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+        print(f"written to {path}")
+
+
+def place_of(given: Arguments) -> Path | None:
+    """Return the folder or .json file for the result, or None, with a warning, if there is none.
+
+    A place that was asked for must be writable; the default one need not be.
+    """
+    from meta_rl.runs.folder import RunFolder
+
+    if given.output is None:
+        folder = RunFolder(Path(given.run)).evaluations
+        try:
+            check_folder(folder, "give another place with --output")
+        except UserError as error:
+            print(f"warning: {error}. The result is only printed")
+            return None
+        return folder
+    output, advice = Path(given.output), "choose another --output"
+    if output.suffix != ".json":
+        check_folder(output, advice)
+        return output
+    if given.actions == "both":
+        raise UserError(
+            f"--actions both makes two results, so --output must name a folder, not {output}"
+        )
+    for ending in (".json", ".npz"):
+        check_file(output.with_suffix(ending), advice)
+    check_folder(output.parent, advice)  # written beside, then put in place
+    return output
 
 
 def identity(
@@ -167,30 +202,35 @@ def identity(
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def measure_as_metaworld(
+def measure_otherwise(
     folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
 ) -> None:
-    """Let metaworld's own code evaluate the agent, say what it flatters, and write its result."""
-    legacy = getattr(trained.distribution, "legacy_evaluation", None)
-    if legacy is None:
+    """Let code that the family offers evaluate the agent, and write and print what it says."""
+    from meta_rl.core.protocols import OtherwiseCounted
+
+    name, family = str(given.counted_by), trained.distribution.family
+    offered = trained.distribution
+    counts = offered.other_counts() if isinstance(offered, OtherwiseCounted) else {}
+    if name not in counts:
         raise UserError(
-            f"--legacy-metaworld counts as metaworld does, but the run's tasks are of the family "
-            f"{trained.distribution.family}; leave the flag away"
+            f"--counted-by {name}: the run's tasks are of the family {family}, which "
+            f"{'offers ' + ', '.join(counts) if counts else 'offers no other count'}; "
+            f"leave the flag away for our own"
         )
     copies = config.copies or trained.experiment.envs_per_task
     summary = {
         "env_steps": trained.env_steps,
         "meta_iterations": trained.meta_iterations,
         "checkpoint": given.checkpoint,
-        **legacy(trained.agent, trained.device, config, copies),
+        **counts[name](trained.agent, trained.device, config, copies),
     }
     print(f"warning: {summary['warning']}")
-    for name, success in summary["success_by_name"].items():
-        print(f"{name:<32}success {success:.3f} by metaworld's own count")
+    for task, success in summary["success_by_name"].items():
+        print(f"{task:<32}success {success:.3f}, counted by {name}")
     print(f"mean success {summary['success']:.3f}, mean return {summary['episode_return']:.1f}")
     options = hashlib.sha256(json.dumps(summary["options"]).encode()).hexdigest()[:12]
     kind = f"{config.split}-{config.actions}-{options}"
-    path = folder.legacy_metaworld / f"legacy-{trained.env_steps}-{kind}.json"
+    path = folder.other_counts / f"{name}-{trained.env_steps}-{kind}.json"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(summary, indent=2) + "\n")

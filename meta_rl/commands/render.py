@@ -2,63 +2,42 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
-from meta_rl.core.errors import UserError
+from meta_rl.commands._vocabulary import Actions, File, OneTask, load_agent, parse
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(OneTask):
     """Films a run's policy on one task, before and after it adapts to it.
 
-    The episodes play side by side and in step. Drawing needs no display. A task that the run does
-    not hold may be one of the same family that has the same observations and actions: any of
-    Meta-World's 50, for a policy trained on Meta-World.
+    The episodes play side by side and in step. Drawing needs no display. --task may also name a
+    task that the run does not hold, if its family has it with the same observations and actions.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
-    """The run's folder."""
-    task: str
-    """Name of the task, e.g. reach-v3; the error of a wrong one lists the run's names."""
-    goal: str | None = None
-    """Which of the task's goals: its index, or numbers of your own, e.g. --goal=-0.1,0.8,0.2; none
-    takes the first."""
-    split: Literal["train", "test"] = "test"
-    """Tasks trained on, or held-out ones."""
-    episodes: int | None = None
-    """Episodes to learn from in each round; none means as many as in training."""
     rounds: int = 1
-    """Times the policy adapts; each is filmed."""
-    actions: Literal["sampled", "deterministic"] = "sampled"
-    """Film actions drawn from the policy, or its mode."""
-    checkpoint: Literal["latest", "best"] = "latest"
-    """Which of the run's checkpoints: the newest, or the best by evaluation while training."""
-    output: str | None = None
-    """An .mp4, or a .png for a strip of pictures; none means RUN/videos/TASK-GOAL.mp4."""
-    seed: int = 0
-    """Seed of the actions' noise."""
+    """Times that the policy adapts, at least 1; each is filmed."""
+    actions: Actions = "sampled"
+    """Film actions drawn from the policy, or its mode. It learns from drawn actions."""
+    output: File = None
+    """File of the film: an .mp4, or a .png strip of pictures. Without it,
+    RUN/videos/TASK-GOAL.mp4."""
 
 
 def main(arguments: list[str]) -> int:
     """Film an adaptation."""
-    given = tyro.cli(Arguments, args=arguments, prog="meta-rl render")
-    for name in ("rounds", "episodes"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(given, name)}")
+    given = parse(Arguments, arguments, "render")
     from meta_rl.deployment.task_choice import family_task
-    from meta_rl.reports.film import check_ending, film_adaptation, write_film
-    from meta_rl.runs.folder import RunFolder
-    from meta_rl.runs.trained import load_trained
+    from meta_rl.reports.film import check_film, film_adaptation, write_film
 
-    folder = RunFolder(Path(given.run))
+    advice = "choose another --output"
     if given.output:
-        check_ending(Path(given.output))
-    trained = load_trained(folder, given.checkpoint)
+        check_film(Path(given.output), advice)
+    folder, trained = load_agent(given)
     target = family_task(trained.distribution, given.task, given.goal, given.split)
     if target.distribution is not trained.distribution:
         print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+    path = Path(given.output) if given.output else folder.videos / f"{target.file_name}.mp4"
+    check_film(path, advice)
     trained, tasks = replace(trained, distribution=target.distribution), target.tasks
     takes = film_adaptation(trained, tasks, given.rounds, given.episodes, given.actions, given.seed)
     for take in takes:
@@ -68,6 +47,5 @@ def main(arguments: list[str]) -> int:
             f"{target.label}  {take.caption}: return {end.return_so_far:.2f}{told} "
             f"({end.steps} steps)"
         )
-    path = Path(given.output) if given.output else folder.videos / f"{target.file_name}.mp4"
     print(f"film: {write_film(takes, path, f'{trained.experiment.name}, {target.label}')}")
     return 0

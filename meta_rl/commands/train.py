@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     trainer = Trainer(experiment, folder, resume, overwrite, adaptation_curves, sinks)
     result = trainer.run()
     if result is not None:
-        show_result(result, f"{experiment.name}: adaptation to {experiment.evaluation.split} tasks")
+        show_result(result, f"{experiment.name}: adaptation to {result.protocol['split']} tasks")
     print(f"run folder: {folder.path}")
     return 0
 

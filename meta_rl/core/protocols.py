@@ -25,7 +25,8 @@ from meta_rl.core.types import (
     TimeStep,
 )
 
-Split: TypeAlias = Literal["train", "test"]
+Split: TypeAlias = Literal["train", "validation", "test"]
+"""Tasks to train on, to choose by while training, and to measure at the end."""
 
 Noises: TypeAlias = Streams | TaskStreams
 """Where a rollout's chance comes from: the actions' noise, and the simulator's seed."""
@@ -110,7 +111,11 @@ class Collector(Protocol):
 
 @runtime_checkable
 class TaskDistribution(Protocol):
-    """A family of tasks with a train and a test split. Sampling never touches a simulator."""
+    """A family of tasks in three disjoint splits. Sampling never touches a simulator.
+
+    Validation tasks are drawn like the family's own, from a seed of their own: they take nothing
+    from the train split, and say nothing of the test split.
+    """
 
     family: str
     spec: EnvSpec
@@ -150,6 +155,20 @@ class OpenDistribution(TaskDistribution, Protocol):
 
     def beyond(self, name: str) -> "TaskDistribution | None":
         """Return a distribution with tasks of that name and the same spec, or None."""
+        ...
+
+
+@runtime_checkable
+class OtherwiseCounted(TaskDistribution, Protocol):
+    """A distribution on which other code than ours can evaluate agents, by its own counting."""
+
+    def other_counts(self) -> "Mapping[str, Callable[..., dict[str, Any]]]":
+        """Return evaluations by name, for `meta-rl evaluate --counted-by NAME`.
+
+        Each is called with an agent, a device, an `EvaluationConfig` and the copies of a task, and
+        returns plain data: `success`, `episode_return` and `success_by_name`, the `options` that
+        they depend on, and a `warning` that says why they compare with no other result.
+        """
         ...
 
 

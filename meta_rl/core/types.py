@@ -148,6 +148,15 @@ class Rollout(TimeStep):
         """Where an episode ends, for whichever reason."""
         return self.valid & (self.terminated | self.truncated)
 
+    def masked(self) -> "Rollout":
+        """Return the rollout with zeros where padding may hold anything, also NaN."""
+
+        def mask(column: Tensor) -> Tensor:
+            valid = self.valid.view(*self.valid.shape, *[1] * (column.dim() - self.valid.dim()))
+            return torch.where(valid, column, torch.zeros_like(column))
+
+        return map_tensors(mask, self)
+
     @classmethod
     def concatenate(cls, rollouts: Sequence["Rollout"]) -> "Rollout":
         """Join rollouts of the same worlds along time."""

@@ -110,6 +110,7 @@ class AdaptedPolicy:
 def save(
     path: Path,
     agent: MetaAgent,
+    agent_name: str,
     agent_config: Any,
     context: Context,
     memory: tuple[Tensor, Tensor],
@@ -125,7 +126,7 @@ def save(
         "python": platform.python_version(),
     }
     state = {
-        "agent_name": catalog.name_of(agent_config),
+        "agent_name": agent_name,
         "agent_config": plain(asdict(agent_config)),
         "agent": agent.state_dict(),
         "context": context,

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from meta_rl.core.errors import UserError
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import (
     AGGREGATES,
@@ -22,7 +21,7 @@ from meta_rl.evaluation.statistics import (
 )
 from meta_rl.experiment.identity import learning_part
 from meta_rl.runs.folder import RunFolder
-from meta_rl.runs.metrics import read_metrics
+from meta_rl.runs.metrics import RecordedMetrics, read_metrics
 
 Quantity: TypeAlias = str
 """The name of a score."""
@@ -36,6 +35,16 @@ class Run:
     experiment: Mapping[str, Any]
     """The experiment as plain data."""
     result: EvalResult
+    remarks: tuple[str, ...] = ()
+    """What readers must know of how it was read."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, also where the path is `.`; what cannot be printed is escaped."""
+        return "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in self.path.resolve().name
+        )
 
     @property
     def seed(self) -> int:
@@ -46,9 +55,18 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged while training: the lines of metrics.jsonl, none if it is not there.
 
-        Damaged lines are left out.
+        Damaged lines are left out; `damaged_lines` counts them.
         """
-        return read_metrics(RunFolder(self.path).metrics).rows
+        return self._recorded.rows
+
+    @property
+    def damaged_lines(self) -> int:
+        """How many lines of metrics.jsonl cannot be read."""
+        return len(self._recorded.damaged)
+
+    @cached_property
+    def _recorded(self) -> RecordedMetrics:
+        return read_metrics(RunFolder(self.path).metrics)
 
     @property
     def wall_time_s(self) -> float | None:
@@ -108,25 +126,6 @@ class Group:
         return np.stack([run.result.scores[quantity][:, stage].mean((0, 2)) for run in self.runs])
 
 
-def load_run(path: Path, split: str, actions: str) -> Run:
-    """Read a run's experiment and its newest evaluation."""
-    result = newest_result(path, split, actions)
-    return Run(path, RunFolder(path).description(), result)
-
-
-def newest_result(run: Path, split: str, actions: str) -> EvalResult:
-    """Read the evaluation of a run that was made last."""
-    if not run.is_dir():
-        raise UserError(f"no run folder {run}")
-    found = list(RunFolder(run).evaluations.glob(f"*-{split}-{actions}-*.json"))
-    if not found:
-        raise UserError(
-            f"{run} has no evaluation on {split} tasks with {actions} actions; make one with "
-            f"`meta-rl evaluate {run} --split {split} --actions {actions}`"
-        )
-    return EvalResult.load(max(found, key=lambda path: path.stat().st_mtime))
-
-
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Gather runs that differ by their seed alone, in the order given.
 
@@ -168,7 +167,7 @@ def _labels(gathered: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _name(members: Sequence[Run]) -> str:
-    names = [run.path.name.removesuffix(f"-seed{run.seed}") for run in members]
+    names = [run.name.removesuffix(f"-seed{run.seed}") or run.name for run in members]
     return max(names, key=names.count)
 
 

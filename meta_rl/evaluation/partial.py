@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,8 @@ class Cells:
         }
         self.measured: NDArray[np.bool_] = np.zeros(shape[2], dtype=np.bool_)
         if path is not None:
-            # A file that cannot be read costs nothing but to measure again.
-            unreadable = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-            with contextlib.suppress(*unreadable):
+            # A damaged file costs nothing but to measure again, whatever its readers stumble over.
+            with contextlib.suppress(Exception):
                 self._load(path)
 
     @property
@@ -54,7 +52,7 @@ class Cells:
             self._save(self.path)
 
     def _load(self, path: Path) -> None:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             scores = {name: kept[name] for name in self.scores}
             measured = kept["measured"]
         shapes = {name: cells.shape for name, cells in scores.items()}

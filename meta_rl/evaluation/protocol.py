@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
 from meta_rl.core.types import Tasks
 from meta_rl.experiment.config import EvaluationConfig
 from meta_rl.rollouts.adaptation import phase_at
 
+BEST_IS_CHOSEN_ON = "best_is_chosen_on"
+"""Key of a run's protocol: the split that best.pt is chosen on; None if there is no choice."""
 SUCCESS_RULE = "an episode succeeds if any of its steps does"
 
 
@@ -53,8 +56,9 @@ def describe_protocol(
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:
-    """Return a short hash of a protocol."""
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
+    """Return a short hash of a protocol, but for what does not change a checkpoint's numbers."""
+    decisive = {key: value for key, value in protocol.items() if key != BEST_IS_CHOSEN_ON}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def choose_tasks(distribution: TaskDistribution, split: Split, goals: int | None) -> Tasks:
@@ -69,6 +73,19 @@ def choose_tasks(distribution: TaskDistribution, split: Split, goals: int | None
         if seen[name] <= goals:
             rows.append(row)
     return tasks[rows]
+
+
+def check_choosing(distribution: TaskDistribution, split: Split) -> None:
+    """Refuse a validation split that shares tasks with the test split: choosing on it flatters."""
+    if split == "validation":
+        held_out = {task.label for task in distribution.tasks("test")}
+        shared = [task.label for task in distribution.tasks(split) if task.label in held_out]
+        if shared:
+            raise UserError(
+                f"the validation and test splits of {distribution.family} share {len(shared)} "
+                f"tasks ({', '.join(shared[:3])}, ...): have tasks('validation') return others, or "
+                f"choose checkpoints with --evaluation.choose-on train"
+            )
 
 
 def stage_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """What an evaluation found: every episode of every cell, written to files and read back."""
 
+import io
 import json
-import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.statistics import estimate, mean
+from meta_rl.runs import checkpoint
+
+
+def now() -> str:
+    """Return the time in UTC, as evaluations say when they were made: ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class EvalResult:
     """Which checkpoint was measured: the newest, the best by evaluation while training, a file."""
     seed: int = 0
     """Seed of the actions' noise."""
+    made_at: str | None = field(default_factory=now)
+    """When it was measured, in UTC (ISO 8601); None in files older than this field."""
 
     @property
     def fingerprint(self) -> str:
@@ -74,6 +83,7 @@ class EvalResult:
             "meta_iterations": self.meta_iterations,
             "checkpoint": self.checkpoint,
             "seed": self.seed,
+            "made_at": self.made_at,
             "tasks": len(self.names),
             "cells_per_stage": int(np.prod(self.shape) // len(stages)),
             "scores": [asdict(score) for score in self.judged_by],
@@ -108,9 +118,11 @@ class EvalResult:
         return columns, rows
 
     def metrics(self) -> dict[str, float]:
-        """Return the stages' means under the names that logs use."""
+        """Return the stages' means as logs name them: by the split, `evaluation/` for test."""
+        split = self.protocol["split"]
+        section = "evaluation" if split == "test" else split
         return {
-            f"evaluation/{score.label}/stage_{stage}": float(
+            f"{section}/{score.label}/stage_{stage}": float(
                 self.scores[score.name][:, stage].mean((0, 2)).mean()
             )
             for stage in range(len(self.adaptation_episodes))
@@ -129,30 +141,36 @@ class EvalResult:
     def save(self, folder: Path) -> Path:
         """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz."""
         kind = f"{self.protocol['split']}-{self.protocol['actions']}-seed{self.seed}"
-        stem = f"{self.env_steps}-{kind}-{self.fingerprint}"
-        path = folder / f"{stem}.json"
+        return self.save_as(folder / f"{self.env_steps}-{kind}-{self.fingerprint}.json")
+
+    def save_as(self, path: Path) -> Path:
+        """Write the JSON file `path`, and beside it all cells as npz; each whole or not at all."""
+        content = io.BytesIO()
+        columns: dict[str, Any] = {
+            "names": np.array(self.names),
+            "index": np.array(self.index),
+            "adaptation_episodes": np.array(self.adaptation_episodes),
+            **self.scores,
+        }
+        np.savez_compressed(content, **columns)
+        summary = json.dumps(self.summary(), indent=2, allow_nan=False) + "\n"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            columns: dict[str, Any] = {
-                "names": np.array(self.names),
-                "index": np.array(self.index),
-                "adaptation_episodes": np.array(self.adaptation_episodes),
-                **self.scores,
-            }
-            np.savez_compressed(folder / f"{stem}.npz", **columns)
-            path.write_text(json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write the evaluation {path}: {error}") from error
+        checkpoint.write(content.getbuffer(), path.with_suffix(".npz"), "the evaluation")
+        checkpoint.write(summary.encode(), path, "the evaluation")
         return path
 
     @classmethod
     def load(cls, path: Path) -> "EvalResult":
         """Read what `save` wrote: the JSON file at `path`, and the npz beside it."""
+        summary = read_summary(path)
+        cells_path = path.with_suffix(".npz")
         try:
-            summary = json.loads(path.read_text())
-            judged_by = _judged_by(summary)
-            with path.with_suffix(".npz").open("rb") as file, np.load(file) as cells:
-                return cls(
+            with cells_path.open("rb") as file, np.load(file, allow_pickle=False) as cells:
+                judged_by = _judged_by(summary)
+                result = cls(
                     names=tuple(cells["names"].tolist()),
                     index=tuple(cells["index"].tolist()),
                     scores={score.name: cells[score.name] for score in judged_by},
@@ -161,13 +179,34 @@ class EvalResult:
                     protocol=summary["protocol"],
                     env_steps=summary["env_steps"],
                     meta_iterations=summary["meta_iterations"],
-                    checkpoint=summary.get("checkpoint", "latest"),  # older files say neither
+                    checkpoint=summary.get("checkpoint", "latest"),  # older files say neither,
                     seed=summary.get("seed", 0),
+                    made_at=summary.get("made_at"),  # nor when they were made
                 )
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"cannot read the evaluation {path}: {type(error).__name__}: {error}; make it again"
-            ) from error
+            _, stages, tasks, _ = result.shape
+            sizes = (len(result.adaptation_episodes), len(result.names), len(result.index))
+            shapes = {cells.shape for cells in result.scores.values()}
+            if sizes != (stages, tasks, tasks) or len(shapes) > 1:
+                raise ValueError("its arrays do not fit together")
+        except Exception as error:  # whatever numpy and zipfile stumble over in a damaged file
+            raise _unreadable(cells_path, error) from error
+        return result
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read the JSON file of an evaluation: what `EvalResult.summary` returned."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict) or not isinstance(summary.get("protocol"), dict):
+            raise ValueError("it is not the summary of an evaluation")
+        for name in ("env_steps", "meta_iterations"):
+            if not isinstance(summary.get(name), int):
+                raise ValueError(f"it lacks {name}")
+        if summary.get("made_at") is not None:
+            datetime.fromisoformat(summary["made_at"])
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return summary
 
 
 def _judged_by(summary: Mapping[str, Any]) -> tuple[Score, ...]:
@@ -175,3 +214,15 @@ def _judged_by(summary: Mapping[str, Any]) -> tuple[Score, ...]:
     if "scores" in summary:
         return tuple(Score(**score) for score in summary["scores"])
     return (RETURN,) if summary["protocol"]["success_rule"] is None else (SUCCESS, RETURN)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+    elif path.is_file() and path.stat().st_size == 0:
+        reason = "it is empty"
+    return UserError(
+        f"cannot read the evaluation {path}: {reason}; make it again with `meta-rl evaluate`, or "
+        f"delete it"
+    )

@@ -23,7 +23,23 @@ def resolve_device(name: str) -> torch.device:
             f"device {name} was asked for, but torch {torch.__version__} sees no CUDA GPU; use "
             f"--device cpu, or install a CUDA build of torch"
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {name} was asked for, but torch sees {torch.cuda.device_count()} GPU(s), "
+            f"counted from cuda:0; use one of them, or --device cpu"
+        )
     return device
+
+
+def device_to_read_on(trained_on: str) -> torch.device:
+    """Return where a finished run's agent can live on this machine.
+
+    That is the device it was trained on; where there is none, a GPU; where there is none, the CPU.
+    """
+    try:
+        return resolve_device(trained_on)
+    except UserError:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def set_threads(experiment: Experiment[Any, Any]) -> None:
@@ -39,13 +55,13 @@ def worker_count(experiment: Experiment[Any, Any]) -> int:
 
 def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:
     """Make the task distribution."""
-    module = catalog.load("envs", catalog.name_of(experiment.envs))
+    module = catalog.load("envs", experiment.envs_name)
     distribution: TaskDistribution = module.build(experiment.envs)
     return distribution
 
 
 def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.device) -> MetaAgent:
     """Make the agent with its initial parameters."""
-    module = catalog.load("agents", catalog.name_of(experiment.agent))
+    module = catalog.load("agents", experiment.agent_name)
     agent: MetaAgent = module.build(experiment.agent, spec, device, experiment.seed)
     return agent

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from meta_rl.core.errors import UserError, did_you_mean
 
@@ -27,7 +27,7 @@ def allow_plugin(module: str) -> None:
 
 
 def names(package: Package) -> list[str]:
-    """List the modules of a package without importing them."""
+    """List the modules and packages of a package without importing them."""
     return sorted(
         path.stem if path.suffix == ".py" else path.name
         for path in (ROOT / package).iterdir()
@@ -76,12 +76,6 @@ def _complete(module: ModuleType) -> ModuleType:
         if not hasattr(module, part):
             raise UserError(f"{module.__name__} has no {part}; see CONTRIBUTING.md")
     return module
-
-
-def name_of(config: Any) -> str:
-    """Return the catalog's name of the module that a Config comes from."""
-    module = type(config).__module__
-    return module if module in _plugins else module.rpartition(".")[2]
 
 
 def config_names() -> list[str]:

@@ -5,12 +5,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
-import yaml
+import tyro
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.experiment import catalog
+from meta_rl.experiment import catalog, strict_yaml
 
 VERSION = 1
 """Version of the config format that this code reads."""
@@ -50,8 +50,12 @@ class EvaluationConfig:
 
     every: int = 0
     """Meta-iterations between evaluations while training; 0 evaluates at the end only."""
-    split: Literal["train", "test"] = "test"
-    """Which tasks: those trained on, or held-out ones."""
+    choose_on: Literal["train", "validation", "test"] = "validation"
+    """Split that evaluations while training measure, and that best.pt is chosen on: train,
+    validation or test."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Split that `meta-rl evaluate` measures unless its --split names another. Training always
+    ends with an evaluation of the test split."""
     goals: int | None = None
     """Take only the first so many goals of each task name; none takes all."""
     adaptation_steps: int = 1
@@ -79,6 +83,10 @@ class EvaluationConfig:
 class Experiment(Generic[AgentT, EnvsT]):
     """One training run: an agent, a task distribution and a budget."""
 
+    agent_name: Annotated[str, tyro.conf.Suppress]
+    """Name of the agent's module in the catalog; configs say it as `agent: {name: ...}`."""
+    envs_name: Annotated[str, tyro.conf.Suppress]
+    """Name of the family's module in the catalog; configs say it as `envs: {name: ...}`."""
     agent: AgentT
     """The learning algorithm."""
     envs: EnvsT
@@ -146,10 +154,7 @@ def load_experiment(
         envs_name: Take this family with its defaults if the file names another.
     """
     path = catalog.config_path(source)
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    data = strict_yaml.read(path)
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold `key: value` lines such as `agent: {{name: maml_trpo}}`")
     for section, name in (("agent", agent_name), ("envs", envs_name)):
@@ -173,6 +178,10 @@ def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any
             f"{source} is a config of version {version}, but this is meta-rl for version "
             f"{VERSION}; see docs/architecture.md for what changed, or install the other"
         )
+    evaluation = data.get("evaluation")
+    if isinstance(evaluation, Mapping) and "split" in evaluation:
+        # before there was `choose_on`, the checkpoint was chosen on what was measured
+        data["evaluation"] = {"choose_on": evaluation["split"], **evaluation}
     sections: dict[str, Any] = {}
     packages: tuple[tuple[str, catalog.Package], ...] = (("agent", "agents"), ("envs", "envs"))
     for section, package in packages:
@@ -181,12 +190,13 @@ def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any
         module = catalog.load(package, name)
         rest = {key: value for key, value in content.items() if key != "name"}
         sections[section] = from_dict(module.Config, rest, section, source)
+        sections[f"{section}_name"] = name
     return from_dict(Experiment, data, "", source, sections)
 
 
 def _section_name(content: Any, section: str, source: object) -> str:
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-        example = "maml_trpo" if section == "agent" else "metaworld"
+        example = "maml_trpo" if section == "agent" else "point_navigation"
         raise UserError(f"{source} must say `{section}: {{name: {example}}}` or the like")
     return str(content["name"])
 
@@ -202,7 +212,7 @@ def from_dict(
 
     Args:
         where: Dotted path of the section, for errors.
-        given: Fields that are made already.
+        given: Fields that are made already, so that the data must not hold them.
     """
     if not isinstance(data, Mapping):
         raise UserError(f"{source}: {where} must hold `key: value` lines, got {data!r}")
@@ -211,9 +221,10 @@ def from_dict(
     values = dict(given or {})
     for key, value in data.items():
         path = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            hint = did_you_mean(str(key), list(known))
-            raise UserError(f"{source}: unknown key {path!r}; {hint}There are: {', '.join(known)}")
+        if key not in known or key in (given or {}):
+            free = [name for name in known if name not in (given or {})]
+            hint = did_you_mean(str(key), free)
+            raise UserError(f"{source}: unknown key {path!r}; {hint}There are: {', '.join(free)}")
         values[str(key)] = _convert(hints[key], value, path, source)
     missing = [
         name
@@ -236,8 +247,6 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
         (hint,) = (argument for argument in arguments if argument is not type(None))
         return _convert(hint, value, path, source)
     if origin is Literal:
-        if value is False and "off" in arguments:
-            return "off"  # YAML 1.1 reads a bare `off` as false
         if value in arguments:
             return value
         raise UserError(
@@ -247,15 +256,15 @@ def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str):
             return tuple(_convert(arguments[0], item, path, source) for item in value)
     elif hint is float:
-        # YAML 1.1 reads 1e-3, without a dot, as a string.
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             try:
                 return float(value)
-            except ValueError:
+            except OverflowError:
                 pass
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     kind = "a list" if origin is tuple else f"{'an' if hint is int else 'a'} {hint.__name__}"
+    kind += " (true or false)" if hint is bool else ""
     raise UserError(f"{source}: {path} must be {kind}, got {value!r}")
 
 
@@ -263,7 +272,7 @@ def to_dict(experiment: Experiment[Any, Any]) -> dict[str, Any]:
     """Return an experiment as plain data, with the names of its agent and family."""
     data: dict[str, Any] = {"version": experiment.version} | asdict(experiment)
     for section in ("agent", "envs"):
-        data[section] = {"name": catalog.name_of(getattr(experiment, section)), **data[section]}
+        data[section] = {"name": data.pop(f"{section}_name"), **data[section]}
     as_lists: dict[str, Any] = plain(data)
     return as_lists
 
@@ -277,4 +286,4 @@ def plain(value: Any) -> Any:
 
 def save_experiment(experiment: Experiment[Any, Any], path: Path) -> None:
     """Write the whole experiment, defaults included."""
-    path.write_text(yaml.safe_dump(to_dict(experiment), sort_keys=False))
+    path.write_text(strict_yaml.write(to_dict(experiment)), encoding="utf-8")

@@ -21,10 +21,19 @@ def fit(
     valid: Bool[Tensor, "M B"],
     ridge: float = 1e-5,
 ) -> Float[Tensor, "M F"]:
-    """Ridge regression of the returns on the features, one solve for all tasks."""
-    weighted = phi * valid.unsqueeze(-1)
-    gram = weighted.mT @ phi + ridge * torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
-    moment = weighted.mT @ target.to(phi.dtype).unsqueeze(-1)
+    """Ridge regression of the returns on the features, one solve for all tasks.
+
+    A task with no more valid steps than features, such as a bandit's, would be interpolated, which
+    leaves no advantage: its baseline is the mean return.
+    """
+    phi = torch.where(valid.unsqueeze(-1), phi, 0.0)  # padding may hold anything
+    target = torch.where(valid, target.to(phi.dtype), 0.0)
+    few = valid.sum(1) <= phi.shape[-1]
+    constant = torch.zeros_like(phi)
+    constant[..., -1] = phi[..., -1]
+    phi = torch.where(few.view(-1, 1, 1), constant, phi)
+    gram = phi.mT @ phi + ridge * torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
+    moment = phi.mT @ target.unsqueeze(-1)
     weights, failed = torch.linalg.solve_ex(gram, moment)
     # Rewards that are not finite are the trainer's to report: here they must not raise.
     return torch.where(failed.view(-1, 1) > 0, torch.nan, weights.squeeze(-1))
@@ -59,8 +68,11 @@ def baseline_advantage(
         values = predict(features(by_task(states), by_task(clock)), weights)
         return from_by_task(values, copies=reward.shape[2])
 
+    obs, next_obs = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (obs, next_obs))
+    reward = torch.where(valid, reward, 0.0)
     last = terminated | truncated
-    target = by_task(discounted_return(reward, last, gamma))
+    to_go = discounted_return(reward, last, gamma)
+    target = by_task(to_go)
     weights = fit(features(by_task(obs), by_task(step)), target, by_task(valid))
     value = value_of(obs, step)
     next_value = torch.cat([value[1:], value[-1:]])
@@ -68,7 +80,50 @@ def baseline_advantage(
         next_value = torch.where(last, value_of(next_obs, step + 1), next_value)
     else:  # then no value beyond an episode's end is ever used
         terminated = last
-    return gae(reward, value, next_value, terminated, truncated, gamma, lambda_)
+    advantage = gae(reward, value, next_value, terminated, truncated, gamma, lambda_)
+    return torch.where(returns_vary(to_go.detach(), reward, step, valid), advantage, 0.0)
+
+
+ROUNDING = 1e-6
+"""Relative spread of float32 numbers below which they are taken for equal."""
+
+
+def returns_vary(
+    to_go: Float[Tensor, "T M N"],
+    reward: Float[Tensor, "T M N"],
+    step: Int[Tensor, "T M N"],
+    valid: Bool[Tensor, "T M N"],
+) -> Bool[Tensor, "1 M 1"]:
+    """Return for which tasks what was done has made a difference to the return.
+
+    It has not if the returns from each step of the clock on are the same in all episodes, up to
+    rounding: what a baseline leaves of them is noise, and must not be scaled up to a signal. Of a
+    single episode only the rewards can tell. What is not finite varies, so that it is noticed.
+    """
+    tasks, clock = valid.shape[1], by_task(step).clamp(max=len(step) - 1)
+    kept, values = by_task(valid), by_task(to_go)
+
+    def by_clock(fill: float, reduce: str) -> Tensor:
+        start = torch.full((tasks, len(step)), fill, device=values.device, dtype=values.dtype)
+        masked = torch.where(kept, values, fill)
+        return start.scatter_reduce(1, clock, masked, reduce)
+
+    high, low = by_clock(-torch.inf, "amax"), by_clock(torch.inf, "amin")
+    seen = high >= low
+    spread = torch.where(seen, high - low, 0.0).amax(1)
+    largest = torch.where(kept, values.abs(), 0.0).amax(1)
+    single = kept.sum(1) == seen.sum(1)
+    rewards = by_task(reward)
+    reward_high = torch.where(kept, rewards, -torch.inf).amax(1)
+    reward_low = torch.where(kept, rewards, torch.inf).amin(1)
+    reward_spread = reward_high - reward_low
+    reward_size = torch.where(kept, rewards.abs(), 0.0).amax(1)
+    varies = torch.where(
+        single, reward_spread > ROUNDING * reward_size, spread > ROUNDING * largest
+    )
+    broken = (kept & ~torch.isfinite(values)).any(1)
+    varies = varies | broken
+    return varies.view(1, -1, 1)
 
 
 def normalize_by_task(
@@ -76,8 +131,8 @@ def normalize_by_task(
 ) -> Float[Tensor, "T M N"]:
     """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
     count = valid.sum((0, 2), keepdim=True)
-    mean = (advantage * valid).sum((0, 2), keepdim=True) / count
-    centred = (advantage - mean) * valid
+    mean = torch.where(valid, advantage, 0.0).sum((0, 2), keepdim=True) / count
+    centred = torch.where(valid, advantage - mean, 0.0)
     variance = (centred**2).sum((0, 2), keepdim=True) / count
     # Where all are equal they become 0, and the root must not have an infinite slope.
     std = torch.where(variance > 0, variance, 1.0).sqrt()

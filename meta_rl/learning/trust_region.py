@@ -31,13 +31,20 @@ def unravel(vector: Float[Tensor, "D"], like: Params) -> Params:
 def conjugate_gradient(
     product: Product, b: Float[Tensor, "D"], iterations: int, tolerance: float = 1e-10
 ) -> Float[Tensor, "D"]:
-    """Solve A x = b for a symmetric positive definite A given as a product."""
+    """Solve A x = b for a symmetric positive definite A given as a product.
+
+    Args:
+        iterations: At most so many.
+        tolerance: Stop once the squared residual is so small a part of the squared b: whatever
+            the loss's scale, further steps only add float32's rounding.
+    """
     x = torch.zeros_like(b)
     residual = b.clone()
     direction = b.clone()
     squared = residual @ residual
+    enough = tolerance * squared
     for _ in range(iterations):
-        if squared < tolerance:
+        if squared <= enough:
             break
         image = product(direction)
         step = squared / (direction @ image)

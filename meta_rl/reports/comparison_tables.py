@@ -42,7 +42,13 @@ class Options:
 
 
 def check_protocols(groups: Sequence[Group], allow: bool) -> list[str]:
-    """Refuse different protocols, or return a warning where they are allowed."""
+    """Refuse different protocols, or return a warning where they are allowed.
+
+    Groups without a score in common are refused in any case.
+    """
+    if not shared_quantities(groups):
+        scores = "; ".join(f"{group.label}: {', '.join(group.quantities)}" for group in groups)
+        raise UserError(f"the runs have no score in common ({scores}); compare fewer of them")
     differing = differing_fields([group.first.protocol for group in groups])
     if not differing:
         return []
@@ -95,6 +101,13 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
         checkpoints = sorted({run.result.checkpoint for run in group.runs})
         if len(checkpoints) > 1:
             remarks.append(f"warning: {group.label} mixes {' and '.join(checkpoints)} checkpoints")
+        for run in group.runs:
+            remarks += run.remarks
+            if run.damaged_lines:
+                remarks.append(
+                    f"warning: {run.name}: {run.damaged_lines} damaged lines of metrics.jsonl are "
+                    f"left out"
+                )
     return remarks
 
 

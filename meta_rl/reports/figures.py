@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ from meta_rl.evaluation.statistics import (
     mean,
     performance_profile,
 )
+from meta_rl.reports.names import as_it_stands, label_ticks
 
 LABELS: dict[Quantity, str] = {
     "success": "share of episodes that succeed",
@@ -110,7 +112,8 @@ def sample_efficiency(
                     low, high = _interval_over_seeds(values)
                     axis.fill_between(x / unit, low, high, alpha=0.2, color=style["color"])
             axis.set_xlabel(title)
-            axis.set_ylabel(metric)
+            shown, font = as_it_stands(metric)
+            axis.set_ylabel(shown, **font)
             axis.grid(alpha=0.3)
     figure.suptitle("training, 95 % intervals over seeds", fontsize="medium")
     _legend(figure, axes)
@@ -163,9 +166,9 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
     low, high = (0.0, 1.0) if quantity == "success" else (np.nanmin(cells), np.nanmax(cells))
     image = axis.imshow(cells, aspect="auto", vmin=low, vmax=high)
     figure.colorbar(image, ax=axis)
-    axis.set_yticks(range(len(groups)), [_legend_of(group) for group in groups], fontsize="small")
+    label_ticks(axis.yaxis, [_legend_of(group) for group in groups])
     if readable:
-        axis.set_xticks(range(len(rows)), rows, rotation=90, fontsize="small")
+        label_ticks(axis.xaxis, rows, rotation=90)
         for y, x in np.argwhere(np.isfinite(cells)):
             value = cells[y, x]
             color = "black" if value > (low + high) / 2 else "white"
@@ -184,7 +187,11 @@ def logged(
     rows: Sequence[Mapping[str, Any]], counter: str, metric: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a counter and a metric where the metric was logged; what is not finite is left out."""
-    points = [(row[counter], value) for row in rows if (value := row.get(metric)) is not None]
+    points = [
+        (row[counter], value)
+        for row in rows
+        if (value := row.get(metric)) is not None and counter in row
+    ]
     x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return x, y
 
@@ -234,15 +241,30 @@ def _legend_of(group: Group) -> str:
 
 
 def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
-    lines, labels = axes[0][0].get_legend_handles_labels()
-    if lines:
-        # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
-        width = 5 * max(map(len, labels)) + 40
-        columns = max(1, int(72 * figure.get_figwidth() // width))
-        # Two rows have their place; further ones would take it from the axes, 14 points each.
-        beyond = max(0, ceil(len(lines) / columns) - 2)
-        figure.set_figheight(figure.get_figheight() + 14 / 72 * beyond)
-        figure.legend(lines, labels, loc="outside lower center", ncols=columns, fontsize="small")
+    """Name the groups under the panels, whatever characters their names have."""
+    lines: dict[str, Line2D] = {}
+    for axis in axes.ravel().tolist():
+        for line in axis.lines:
+            lines.setdefault(str(line.get_label()), line)
+    if not lines:
+        return
+    # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
+    width = 5 * max(map(len, lines)) + 40
+    columns = max(1, int(72 * figure.get_figwidth() // width))
+    # Two rows have their place; further ones would take it from the axes, 14 points each.
+    beyond = max(0, ceil(len(lines) / columns) - 2)
+    figure.set_figheight(figure.get_figheight() + 14 / 72 * beyond)
+    # matplotlib leaves out labels that begin with an underscore, but not texts that come later.
+    legend = figure.legend(
+        list(lines.values()),
+        ["group"] * len(lines),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize="small",
+    )
+    for text, label in zip(legend.get_texts(), lines, strict=True):
+        shown, font = as_it_stands(label)
+        text.set(text=shown, **font)
 
 
 def _finish(
@@ -251,7 +273,8 @@ def _finish(
     tasks = dict.fromkeys(_tasks_of(group) for group in groups)
     over = " and ".join(resampled_in(groups, resampling))
     intervals = f"95 % intervals over {over}" if over else "no intervals"
-    figure.suptitle(f"{' / '.join(tasks)}, {intervals}", fontsize="medium", wrap=True)
+    shown, font = as_it_stands(f"{' / '.join(tasks)}, {intervals}")
+    figure.suptitle(shown, fontsize="medium", wrap=True, **font)
     _legend(figure, axes)
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import check_file, check_folder
 from meta_rl.core.protocols import DrawingTaskEnv, EnvDistribution, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import Phase, Picture, Step, Tasks
@@ -24,7 +25,7 @@ from meta_rl.runs.trained import TrainedAgent
 PICTURES_PER_EPISODE = 125
 """How many pictures an episode of full length gets, about."""
 FRAMES_PER_SECOND = 20
-"""At that rate, 125 pictures of a Meta-World episode show it in its own time, 80 steps a second."""
+"""At that rate, 125 pictures show 500 steps of 1/80 s each in their own time."""
 HOLD_S = 1.0
 """How long the last pictures stay, in seconds."""
 FONT_SIZE, LINE, MARGIN = 18, 26, 10
@@ -193,6 +194,13 @@ def check_ending(path: Path) -> None:
     """Raise a UserError unless a film can be written to a file of that name."""
     if path.suffix not in (".mp4", ".png"):
         raise UserError(f"a film is an .mp4, or a .png strip of pictures, not {path.name!r}")
+
+
+def check_film(path: Path, advice: str) -> None:
+    """Raise a UserError unless a film can be written to that file; leave nothing behind."""
+    check_ending(path)
+    check_file(path, advice)
+    check_folder(path.parent, advice)  # a film is written beside it first, then put in its place
 
 
 def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:

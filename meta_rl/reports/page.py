@@ -149,15 +149,30 @@ def inline_svg(drawing: Drawing, name: str, alt: str) -> Markup:
     width = float(root.attrib.pop("width").removesuffix("pt"))
     # The page's columns decide, within what keeps text readable; a box around scrolls the rest.
     style = f"min-width: {0.75 * width:.0f}px; max-width: {1.4 * width:.0f}px"
+    used = {
+        found
+        for element in root.iter()
+        for key, value in element.attrib.items()
+        if key != "id"
+        for found in re.findall(r"(?:^|url\()#([^)]+)", value)
+    }
+    for element in root.iter():
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        # Attributes alone: texts hold names, which may look like any of these.
+        for key, value in element.attrib.items():
+            element.set(key, _for_page(key, value, name))
     root.attrib |= {"role": "img", "aria-label": alt, "style": style}
-    text = ElementTree.tostring(root, encoding="unicode")
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    text = re.sub(
-        r' id="([^"]+)"',
-        lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "",
-        text,
-    )
-    text = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", text)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _for_page(key: str, value: str, name: str) -> str:
+    """Return an attribute of a drawing as an element of a page has it."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key.endswith("href"):
+        return re.sub("^#", f"#{name}-", value)
+    value = value.replace("url(#", f"url(#{name}-")
     # matplotlib names its own font in every text; without it the page's is taken.
-    text = re.sub(r"font-family: [^;]+; ", "", text)
-    return Markup(text.replace(INK, "currentColor"))
+    value = re.sub(r"font-family: [^;]+; ", "", value)
+    return value.replace(INK, "currentColor")

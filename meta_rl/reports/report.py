@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import yaml
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 
@@ -20,14 +19,15 @@ from meta_rl.evaluation.comparison import (
     title_of,
 )
 from meta_rl.evaluation.statistics import performance_profile
+from meta_rl.experiment import strict_yaml
 from meta_rl.reports import comparison_tables, figures
 from meta_rl.reports.comparison_tables import Options, told, told_time, training_metrics
 from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
 from meta_rl.reports.tables import TextTable
 from meta_rl.runs.folder import RunFolder
 
-MAIN_PACKAGES = ("torch", "numpy", "mujoco", "metaworld", "gymnasium", "numba", "scipy")
-"""Packages that results depend on, shown before all others."""
+MAIN_PACKAGES = ("torch", "numpy", "gymnasium", "numba", "scipy")
+"""Packages that all results depend on, shown before all others; protocols name further ones."""
 
 
 def make_page(
@@ -44,7 +44,7 @@ def make_page(
     """
     protocol = groups[0].first.protocol
     where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
-    tasks = "held-out" if protocol["split"] == "test" else "training"
+    tasks = {"train": "training", "test": "held-out"}.get(protocol["split"], protocol["split"])
     runs = [run for group in groups for run in group.runs]
     with rc_context(STYLE):
         sections = [
@@ -122,7 +122,7 @@ def _each_run(groups: Sequence[Group]) -> TextTable:
         "Mean over tasks",
         ["run", "seed", "episodes learned from", *(title_of(quantity) for quantity in quantities)],
         [
-            [run.path.name, str(run.seed), str(episodes)]
+            [run.name, str(run.seed), str(episodes)]
             + [_number(run.result.scores[quantity][:, stage].mean()) for quantity in quantities]
             for group in groups
             for run in group.runs
@@ -172,7 +172,7 @@ def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:
     rows = []
     for run in (run for group in groups for run in group.runs):
         ends = [figures.logged(run.metrics, "env_steps", metric)[1][-1:] for metric in metrics]
-        rows.append([run.path.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
+        rows.append([run.name, *(_number(end[0]) if len(end) else "–" for end in ends)])
     return TextTable("The last meta-iteration", ["run", *metrics], rows)
 
 
@@ -277,7 +277,7 @@ def _settings(groups: Sequence[Group]) -> Section:
         folded=[
             Folded(
                 f"All settings of {group.label}",
-                text=yaml.safe_dump(dict(group.runs[0].experiment), sort_keys=False),
+                text=strict_yaml.write(dict(group.runs[0].experiment)),
             )
             for group in groups
         ],
@@ -313,8 +313,10 @@ def _provenance(runs: Sequence[Run]) -> Section:
     def all_of(key: str) -> str:
         return " / ".join(dict.fromkeys(environment.get(key, "–") for environment in made_with))
 
+    named = [key for run in runs for key in run.result.protocol if key in made_with[0]]
+    main = dict.fromkeys((*MAIN_PACKAGES, *named))
     packages = sorted(
-        set().union(*made_with) - {"command", "commit", "system", "python", *MAIN_PACKAGES},
+        set().union(*made_with) - {"command", "commit", "system", "python", *main},
         key=str.lower,
     )
     return Section(
@@ -325,7 +327,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
                 ["run", "commit", "meta-iterations", "env steps", "wall time"],
                 [
                     [
-                        run.path.name,
+                        run.name,
                         environment.get("commit", "–"),
                         f"{run.result.meta_iterations:,}",
                         f"{run.result.env_steps:,}",
@@ -338,7 +340,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
             TextTable(
                 "Versions",
                 ["software", "version"],
-                [[name, all_of(name)] for name in ("system", "python", *MAIN_PACKAGES)],
+                [[name, all_of(name)] for name in ("system", "python", *main)],
                 left=2,
             ),
         ],

@@ -12,13 +12,17 @@ TextFormat: TypeAlias = Literal["markdown", "latex"]
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     character: f"\\{character}" for character in "&%$#_{}"
 }
+LATEX |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 """How LaTeX writes the characters that mean something to it."""
 
 
 def console() -> Console:
-    """Return a console that does not fold tables where nobody watches the width."""
-    found = Console()
-    return found if found.is_terminal else Console(width=200)
+    """Return a console that does not fold tables where nobody watches the width.
+
+    It prints text as it stands: names may hold brackets and colons, which are rich's markup.
+    """
+    found = Console(markup=False, emoji=False)
+    return found if found.is_terminal else Console(width=200, markup=False, emoji=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class TextTable:
 
     def _markdown(self) -> str:
         sides = ["---" if number < self.left else "--:" for number in range(len(self.columns))]
-        lines = [" | ".join(cells) for cells in (self.columns, sides, *self.rows)]
+        rows = [[cell.replace("|", r"\|") for cell in cells] for cells in self.rows]
+        columns = [column.replace("|", r"\|") for column in self.columns]
+        lines = [" | ".join(cells) for cells in (columns, sides, *rows)]
         return "\n".join([f"**{self.title}**", "", *(f"| {line} |" for line in lines), ""])
 
     def _latex(self) -> str:
@@ -70,4 +76,6 @@ class TextTable:
 
 
 def _escaped(cell: str) -> str:
-    return "".join(LATEX.get(character, character) for character in cell)
+    escaped = "".join(LATEX.get(character, character) for character in cell)
+    # After the line break \\ a bracket would begin the break's length.
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped

@@ -14,10 +14,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from meta_rl.core.errors import UserError
-from meta_rl.experiment import catalog
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
 from meta_rl.runs.lock import RunLock
 
@@ -53,7 +51,10 @@ class RunFolder:
         if which in ("latest", "best"):
             return self.checkpoints / f"{which}.pt"
         if not which.endswith(".pt"):
-            raise UserError(f"checkpoint must be latest, best or a .pt file, got {which!r}")
+            hint = did_you_mean(which, ["latest", "best"]).strip()
+            raise UserError(
+                f"checkpoint must be latest, best or a .pt file, got {which!r}; {hint}".rstrip("; ")
+            )
         return Path(which)
 
     @property
@@ -62,9 +63,9 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
-    def legacy_metaworld(self) -> Path:
-        """Evaluations counted by metaworld's own code, apart from ours."""
-        return self.path / "legacy_metaworld"
+    def other_counts(self) -> Path:
+        """Evaluations counted by the code of others, apart from ours: nothing else reads them."""
+        return self.path / "other_counts"
 
     @property
     def rejected(self) -> Path:
@@ -148,11 +149,11 @@ class RunFolder:
 
     def _config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
         try:
-            data = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            if not path.is_file():
+                raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+            data = strict_yaml.read(path)
+        except OSError as error:
             raise UserError(f"cannot read {path}: {error}") from error
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it must hold `key: value` lines")
@@ -170,7 +171,8 @@ class RunFolder:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
-        return dict(re.split("==| ", line, maxsplit=1) for line in lines if line)
+        pairs = (re.split("==| ", line, maxsplit=1) for line in lines)
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}  # a line may be cut short
 
 
 def describe_environment(program: str = "meta-rl") -> str:

@@ -8,7 +8,13 @@ import torch
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
-from meta_rl.experiment.building import build_agent, build_distribution, resolve_device, set_threads
+from meta_rl.experiment.building import (
+    build_agent,
+    build_distribution,
+    device_to_read_on,
+    resolve_device,
+    set_threads,
+)
 from meta_rl.experiment.config import Experiment, plain, to_dict
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
@@ -34,9 +40,17 @@ class TrainedAgent:
 
 
 def load_trained(folder: RunFolder, which: str, device_name: str | None = None) -> TrainedAgent:
-    """Load a run's agent from its `latest` or `best` checkpoint, or from another file of it."""
+    """Load a run's agent from its `latest` or `best` checkpoint, or from another file of it.
+
+    Args:
+        device_name: Where the agent is to live; None means where it was trained, if this machine
+            has that device, else its GPU or CPU.
+    """
     experiment = folder.experiment()
-    device = resolve_device(device_name or experiment.device)
+    if device_name is None:
+        device = device_to_read_on(experiment.device)
+    else:
+        device = resolve_device(device_name)
     set_threads(experiment)
     state = checkpoint.load(folder.checkpoint(which), device)
     check_same_sections(state, experiment)

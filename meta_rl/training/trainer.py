@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.episodes import episode_scores
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.protocols import MetaAgent, Split
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Metrics, Rollout, Score, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Metrics, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
-from meta_rl.evaluation.protocol import fingerprint, make_protocol
+from meta_rl.evaluation.protocol import (
+    BEST_IS_CHOSEN_ON,
+    check_choosing,
+    fingerprint,
+    make_protocol,
+)
 from meta_rl.evaluation.result import EvalResult
-from meta_rl.experiment import catalog
 from meta_rl.experiment.building import (
     build_agent,
     build_distribution,
@@ -27,14 +30,15 @@ from meta_rl.experiment.building import (
     set_threads,
     worker_count,
 )
-from meta_rl.experiment.config import EvaluationConfig, Experiment, to_dict
-from meta_rl.rollouts.adaptation import Adaptation, NotFinite, episodes_in
+from meta_rl.experiment.config import Experiment, to_dict
+from meta_rl.rollouts.adaptation import Adaptation, NotFinite
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.interruption import Interruption
+from meta_rl.training.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +102,9 @@ class Trainer:
             # Asks for a meta-batch once, so that one too large is refused before anything is made.
             scratch = torch.Generator().manual_seed(0)
             self.distribution.sample(experiment.meta_batch_size, "train", scratch)
-            self.protocol = self._protocol(experiment.evaluation)
+            if experiment.evaluation.every:
+                check_choosing(self.distribution, experiment.evaluation.choose_on)
+            self.protocol = self._protocol()
             self.counters = Counters()
             if state is None:
                 self.lock = folder.create(experiment, self.protocol, overwrite)
@@ -141,22 +147,22 @@ class Trainer:
             self.sinks.start(self._beginning())
             if self.sinks.state_dict() != before["sinks"]:
                 self.save(self._state())
-            result: EvalResult | None = None
+            watched: EvalResult | None = None
             for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
                 before = self._state()
                 metrics = self.meta_iteration(before)
-                values, result = self._fetch(metrics), None
+                values, watched = self._fetch(metrics), None
                 if self._due(self.experiment.evaluation.every):
-                    result = self._evaluate_or_warn()
-                    values |= result.metrics() if result else {}
+                    watched = self._watch_or_warn()
+                    values |= watched.metrics() if watched else {}
                 self._log(values)
                 if self._due(self.experiment.checkpoint_every):
                     self.save(self._state())
             before = self._state()
             self.save(before)
-            if result is None:
-                result = self.evaluate()
-                self._log(result.metrics())
+            result, values = self._finish(watched)
+            if values:
+                self._log(values)
             self._record_final(result)
             succeeded = True
             return result
@@ -250,30 +256,52 @@ class Trainer:
             )
         return metrics
 
-    def evaluate(self) -> EvalResult:
-        """Measure adaptation, write the result, and keep the best checkpoint."""
+    def evaluate(self, split: Split) -> EvalResult:
+        """Measure adaptation to the tasks of a split, and write the result."""
         experiment = self.experiment
         result = evaluate(
             self.agent,
             self.distribution,
             self.collector,
             self.device,
-            experiment.evaluation,
+            replace(experiment.evaluation, split=split),
             experiment.evaluation.copies or experiment.envs_per_task,
             experiment.meta_batch_size,
             self.counters.env_steps,
             self.counters.meta_iterations,
         )
         result.save(self.folder.evaluations)
+        return result
+
+    def watch(self) -> EvalResult:
+        """Measure on the split to choose by, and keep the checkpoint if it is the best."""
+        result = self.evaluate(self.experiment.evaluation.choose_on)
         if self.counters.best is None or result.rank() > self.counters.best:
             self.counters.best = result.rank()
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         return result
 
-    def _evaluate_or_warn(self) -> EvalResult | None:
+    def _finish(self, watched: EvalResult | None) -> tuple[EvalResult, dict[str, float]]:
+        """Return the final evaluation, of the test split, and what is new in it to be logged.
+
+        Args:
+            watched: The evaluation while training of this very state, if there was one.
+        """
+        values: dict[str, float] = {}
+        if self.experiment.evaluation.every == 0:  # nothing to choose from: the last is the best
+            checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
+        elif watched is None:
+            watched = self.watch()
+            values |= watched.metrics()
+        if watched is not None and watched.protocol["split"] == "test":
+            return watched, values
+        result = self.evaluate("test")
+        return result, values | result.metrics()
+
+    def _watch_or_warn(self) -> EvalResult | None:
         """Evaluate while training, which goes on if there is nothing to measure."""
         try:
-            return self.evaluate()
+            return self.watch()
         except UserError as error:
             self.sinks.say(f"no evaluation after {self.counters.meta_iterations}: {error}")
             return None
@@ -311,9 +339,13 @@ class Trainer:
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
         self.sinks.load_state_dict(state["sinks"])
 
-    def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
+    def _protocol(self) -> dict[str, Any]:
+        """Return the protocol of the final evaluation, and by which split `best` is chosen."""
+        config = self.experiment.evaluation
         copies = config.copies or self.experiment.envs_per_task
-        return make_protocol(self.agent, self.distribution, config, copies)
+        final = replace(config, split="test")
+        protocol = make_protocol(self.agent, self.distribution, final, copies)
+        return {**protocol, BEST_IS_CHOSEN_ON: config.choose_on if config.every else None}
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.counters.meta_iterations % every == 0
@@ -362,26 +394,7 @@ class Trainer:
             run = Run(self.folder.path, to_dict(self.experiment), result)
             curves = self.draw([Group(self.experiment.name, (run,))])
             self.sinks.log_figure("evaluation/adaptation", curves)
-        agent = catalog.name_of(self.experiment.agent)
         path = self.folder.checkpoints / "latest.pt"
-        self.sinks.log_artifact(path, f"{agent}-{self.experiment.name}", "checkpoint")
-
-
-def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
-    """Return the mean of each score in each phase, in the first and in the last.
-
-    Whatever else the simulator reports is counted over a phase.
-    """
-    metrics: Metrics = {}
-    judged = {score.quantity for score in scores}
-    for k, experience in enumerate(batch.experience):
-        found = episode_scores(experience, scores, episodes_in(experience))
-        ends = [("before", 0), ("after", len(batch.experience) - 1)]
-        for label in [f"phase_{k}", *(name for name, which in ends if which == k)]:
-            for score in scores:
-                metrics[f"{score.label}/{label}"] = found[score.name].mean()
-        for name, happened in experience.metrics.items():
-            if name not in judged and isinstance(experience, Rollout):
-                counted = torch.where(experience.valid, happened, 0.0)
-                metrics[f"{name}/phase_{k}"] = counted.sum()
-    return metrics
+        self.sinks.log_artifact(
+            path, f"{self.experiment.agent_name}-{self.experiment.name}", "checkpoint"
+        )

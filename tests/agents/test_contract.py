@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from envs.point_navigation import Config, PointEnv, PointNavigation
 from meta_rl.core.protocols import Inspectable, MetaAgent
 from meta_rl.core.seeding import SharedNoise, Streams
-from meta_rl.core.types import MetaBatch, Phase, TimeStep
-from meta_rl.diagnosis.doctor import compare, probe
+from meta_rl.core.types import MetaBatch, Phase, TimeStep, map_tensors
+from meta_rl.diagnosis.maths import compare, probe
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import EvaluationConfig
@@ -344,3 +344,35 @@ def test_an_evaluation_does_not_depend_on_how_many_tasks_are_played_together(
         np.testing.assert_array_equal(other.scores["success"], alone.scores["success"])
     assert alone.scores["success"].any()
     assert len(np.unique(alone.scores["episode_return"])) > 1
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf")])
+def test_what_padding_holds_does_not_reach_an_update(
+    name, build_agent, junk, monkeypatch, identical
+):
+    monkeypatch.setattr(PointEnv, "REACHED", 0.2)  # so that episodes have many lengths
+    family = PointNavigation(Config(horizon=8, test_goals=5))
+    results = []
+    for filling in (0.0, junk):
+        agent = build_agent(name, family.spec)
+        tasks = family.sample(TASKS, "train", torch.Generator().manual_seed(0))
+        batch, _ = play(agent, Player(family, CPU, Streams(0, CPU)), tasks)
+        padded = tuple(filled(rollout, filling) for rollout in batch.rollouts)
+        assert not all(rollout.valid.all() for rollout in padded)
+        adapted = agent.adapt(agent.begin(tasks, COPIES, True), padded[0])
+        metrics = agent.meta_update(replace(batch, experience=padded))
+        results.append((adapted, metrics, copied(agent.state_dict())))
+    assert identical(*results)
+
+
+def filled(rollout, value):
+    """Put a number wherever padding is."""
+
+    def fill(column):
+        if not column.is_floating_point():
+            return column
+        extra = column.dim() - rollout.valid.dim()
+        valid = rollout.valid.view(*rollout.valid.shape, *[1] * extra)
+        return torch.where(valid, column, value)
+
+    return map_tensors(fill, rollout)

@@ -9,7 +9,7 @@ from playing import Player
 from torch.func import functional_call
 
 from agents import fine_tune, maml_trpo, multitask_ppo, random, scripted
-from agents._maml import prepare
+from agents._policy import prepare
 from envs import metaworld
 from envs.point_navigation import Config, PointNavigation
 from meta_rl.core.errors import UserError

@@ -5,7 +5,8 @@ import torch
 from playing import Player
 
 from agents import maml_ppo, maml_trpo, promp
-from agents._maml import MAML, MAMLConfig, Samples, prepare
+from agents._maml import MAML, MAMLConfig
+from agents._policy import Samples, prepare
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError

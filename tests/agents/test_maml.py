@@ -8,7 +8,8 @@ from playing import Player
 from torch.func import functional_call, hessian, jacrev
 
 from agents import maml_ppo, maml_trpo
-from agents._maml import MAML, MAMLConfig, Samples, prepare, thin
+from agents._maml import MAML, MAMLConfig
+from agents._policy import Samples, prepare, thin
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError

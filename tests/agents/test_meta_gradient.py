@@ -8,7 +8,7 @@ import torch
 from playing import Player
 
 from agents import meta_gradient
-from agents._maml import prepare
+from agents._policy import prepare
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError

@@ -7,7 +7,7 @@ from playing import Player
 from torch.func import grad, hessian
 
 from agents import maml_ppo, promp
-from agents._maml import Samples
+from agents._policy import Samples
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import log
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_s
 
     trials = agent.prepare(rollout)
     pieces = trials.pieces(bptt_steps)
-    memory = agent.memories(pieces)
+    memory = agent.memories(pieces, agent.policy)
     log_ratio = recomputed(agent, pieces, memory) - pieces.log_prob
 
     assert trials.valid.sum() == rollout.valid.sum() == pieces.valid.sum()
@@ -174,7 +175,7 @@ def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
         with torch.no_grad():
             return agent.policy(inputs, torch.zeros(TASKS * COPIES, 8))[1]
 
-    memory = agent.memories(pieces)
+    memory = agent.memories(pieces, agent.policy)
     length, count, _ = pieces.valid.shape
     assert count > 3 and not memory[0].any()
     for piece in range(1, count):
@@ -186,7 +187,7 @@ def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
     for passes in range(1, count):  # each pass brings one more piece up to date
         _, memory = agent.play(pieces, memory, agent.policy)
         torch.testing.assert_close(memory[passes], whole_trial(passes * length))
-    torch.testing.assert_close(memory, agent.memories(pieces))
+    torch.testing.assert_close(memory, agent.memories(pieces, agent.policy))
 
 
 def test_trials_are_packed_without_gaps_and_in_order(early_ends):
@@ -259,6 +260,29 @@ def test_initial_std_must_lie_within_its_bounds():
         UserError, match=r"initial_std must lie between min_std 0.05 and max_std 1.5"
     ):
         Config(initial_std=2.0)
+
+
+def test_the_deviation_begins_as_configured_and_can_always_come_back_from_its_bounds():
+    config = Config(initial_std=0.7, min_std=0.1, max_std=2.0)
+    agent = build(config, FAMILY.spec, CPU, 0)
+    policy, _ = agent.policy(torch.zeros(1, 1, 6), torch.zeros(1, config.memory_size))
+    torch.testing.assert_close(policy.log_std.exp(), torch.full((1, 1, 2), 0.7), rtol=0.05, atol=0)
+    assert agent.policy.bounded(torch.tensor(agent.policy.unbounded(log(0.7), config))).exp() == (
+        pytest.approx(0.7, rel=1e-5)
+    )
+    for raw in (-3.0, 3.0):  # far beyond either bound
+        value = torch.tensor(raw, requires_grad=True)
+        bounded = agent.policy.bounded(value)
+        (slope,) = torch.autograd.grad(bounded, value)
+        assert log(0.1) < bounded.item() < log(2.0) and slope > 1e-3
+
+
+def test_a_checkpoint_with_hard_bounds_is_refused():
+    agent = build(Config(encoder_sizes=(8,), memory_size=8), FAMILY.spec, CPU, 0)
+    state = agent.state_dict()
+    del state["log_std"]
+    with pytest.raises(UserError, match=r"deviation was clipped at its bounds.*train anew"):
+        agent.load_state_dict(state)
 
 
 class TwoDoors(PointNavigation):

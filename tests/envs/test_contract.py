@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import fields, is_dataclass, replace
+from itertools import combinations
+from typing import get_args
 
 import pytest
 import torch
 
-from meta_rl.core.protocols import Expert, TaskDistribution, TaskEnv
+from meta_rl.core.protocols import Expert, Split, TaskDistribution, TaskEnv
 from meta_rl.experiment import catalog
 
 CPU = torch.device("cpu")
@@ -82,7 +84,7 @@ def test_it_is_a_family_with_its_default_config(name):
 
 def test_sampling_is_reproducible_and_of_the_right_size(name):
     family = build(name)
-    for split in ("train", "test"):
+    for split in get_args(Split):
         for count in (1, 5):
             tasks = family.sample(count, split, generator())
             assert len(tasks) == count == len(keys(tasks))
@@ -98,16 +100,26 @@ def test_sampling_is_reproducible_and_of_the_right_size(name):
 
 def test_held_out_tasks_are_fixed_and_apart_from_those_of_training(name):
     family, again = build(name), build(name)
-    train, test = family.tasks("train"), family.tasks("test")
-    for split, tasks in (("train", train), ("test", test)):
+    splits = {split: family.tasks(split) for split in get_args(Split)}
+    for split, tasks in splits.items():
         same = again.tasks(split)
         assert same.names == tasks.names and torch.equal(same.params, tasks.params)
+        assert torch.equal(same.index, tasks.index)
         assert len(keys(tasks)) == len(tasks) > 0
-    assert not keys(train) & keys(test)
-    with_params = [{(t.name, t.params) for t in tasks} for tasks in (train, test)]
-    assert not with_params[0] & with_params[1]
-    assert keys(family.sample(3, "test", generator())) <= keys(test)
-    assert not keys(family.sample(5, "train", generator())) & keys(test)
+    for one, other in combinations(splits.values(), 2):
+        assert not keys(one) & keys(other)
+        goals, others = ({(task.name, task.params) for task in tasks} for tasks in (one, other))
+        assert not goals & others
+    for split in ("test", "validation"):
+        assert keys(family.sample(3, split, generator())) <= keys(splits[split])
+        assert not keys(family.sample(5, "train", generator())) & keys(splits[split])
+
+
+def test_an_index_never_means_two_tasks_however_many_are_drawn(name):
+    family, draws, known = build(name), generator(), {}
+    for _ in range(20):
+        for task in family.sample(5, "train", draws):
+            assert known.setdefault(task.label, task.params) == task.params
 
 
 def test_its_protocol_is_plain_and_stable_and_says_the_horizon(name):

@@ -128,13 +128,18 @@ def test_held_out_goals_are_fixed_by_goal_seed_and_not_by_the_run():
         assert torch.equal(drawn.params, held_out.params[drawn.index])
 
 
-def test_the_fixed_train_goals_are_not_the_held_out_ones():
-    family = build(Config())
+def test_a_goal_keeps_its_index_and_other_goals_have_others():
+    family = build(Config(test_goals=3, validation_goals=2))
+    generator = torch.Generator().manual_seed(0)
+    draws = [family.sample(500, "train", generator) for _ in range(4)]
 
-    train, test = family.tasks("train"), family.tasks("test")
-
-    assert not set(map(tuple, train.params.tolist())) & set(map(tuple, test.params.tolist()))
-    assert not set(train.index.tolist()) & set(test.index.tolist())
+    indices = [index for tasks in draws for index in tasks.index.tolist()]
+    assert len(set(indices)) == 2000  # over all draws of a run, not only within one
+    assert min(indices) >= 8 and max(indices) < 2**53  # above the splits, exact in JSON
+    again = family.sample(500, "train", torch.Generator().manual_seed(0))
+    assert torch.equal(again.index, draws[0].index)
+    fixed = [family.tasks(split).index.tolist() for split in ("test", "train", "validation")]
+    assert fixed == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
 def test_train_goals_are_uniform_in_the_square():
@@ -182,5 +187,7 @@ def test_an_unknown_reward_is_a_user_error_that_names_the_known_ones():
 
 
 def test_more_held_out_goals_than_there_are_is_a_user_error():
-    with pytest.raises(UserError, match="5 tasks are more than the 4 held-out goals"):
+    with pytest.raises(UserError, match="5 tasks are more than the 4 test goals"):
         build(Config(test_goals=4)).sample(5, "test", torch.Generator())
+    with pytest.raises(UserError, match=r"ask for fewer or raise envs\.validation_goals"):
+        build(Config(validation_goals=4)).sample(5, "validation", torch.Generator())

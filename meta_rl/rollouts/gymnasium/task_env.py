@@ -6,16 +6,10 @@ import logging
 import multiprocessing
 import os
 import pickle
-import signal
-import sys
-import time
-import types
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing import connection, reduction
-from multiprocessing.context import SpawnProcess
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -26,6 +20,16 @@ from torch import Tensor
 from meta_rl.core.errors import NonFiniteAction, UserError
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 from meta_rl.rollouts.gymnasium import worker as gymnasium_worker
+from meta_rl.rollouts.gymnasium.processes import (
+    FAREWELL_S,
+    Worker,
+    WorkerDied,
+    fate,
+    light_children,
+    pickled,
+    shut_down,
+)
+from meta_rl.rollouts.gymnasium.staging import Staging
 from meta_rl.rollouts.gymnasium.worker import (
     DONE,
     DRAW,
@@ -50,24 +54,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_S = 1.0
 """How often a silent worker is checked for being alive, should its pipe not tell."""
-FAREWELL_S = 2.0
-"""How long workers may take to exit by themselves before they are killed."""
-
-
-class WorkerDied(UserError):  # noqa: N818
-    """A worker process ended, by an exception or by a signal, while it was needed."""
-
-
-@dataclass
-class Worker:
-    """A worker process as the parent sees it."""
-
-    number: int
-    process: SpawnProcess
-    pipe: connection.Connection
 
 
 class GymnasiumTaskEnv:
@@ -88,7 +76,7 @@ class GymnasiumTaskEnv:
     ) -> None:
         if workers < 1:
             raise UserError(f"workers must be at least 1, got {workers}")
-        self._pickled_family = _pickle(family)
+        self._pickled_family = pickled(family)
         self._needs_main = type(family).__module__ == "__main__"
         self._metric_names = tuple(family.metric_names)
         self._spec = spec
@@ -188,7 +176,7 @@ class GymnasiumTaskEnv:
         """End the worker processes and release the shared memory."""
         workers, self._workers = self._workers, []
         try:
-            _shut_down(workers)
+            shut_down(workers)
         finally:  # also when Ctrl-C was pressed again
             self._release_staging()
 
@@ -240,7 +228,7 @@ class GymnasiumTaskEnv:
             name=f"environment worker {number}",
             daemon=True,
         )
-        with there, _light_children(self._needs_main):
+        with there, light_children(self._needs_main):
             process.start()
         return Worker(number, process, here)
 
@@ -276,9 +264,9 @@ class GymnasiumTaskEnv:
         worker.process.join(FAREWELL_S)
         if failure is not None and failure.user_error:
             raise UserError(failure.message)
-        fate = _fate(worker.process.exitcode)
+        ended = fate(worker.process.exitcode)
         where = f"environment worker {worker.number} (pid {worker.process.pid})"
-        what = f"{where} {fate} while {doing}{self._busy_with(worker)}"
+        what = f"{where} {ended} while {doing}{self._busy_with(worker)}"
         if failure is None:
             advice = "if memory ran out, use fewer workers or fewer worlds"
             raise WorkerDied(f"{what}; {advice}, then resume from the last checkpoint")
@@ -331,57 +319,6 @@ class GymnasiumTaskEnv:
             raise
 
 
-class Staging:
-    """The shared memory as tensors, page-locked where a GPU copies from it."""
-
-    def __init__(self, block: Block, device: torch.device) -> None:
-        self.block = block
-        self.rows = torch.from_numpy(block.rows)
-        self.actions = torch.from_numpy(block.actions)
-        self._device = device
-        self._copied = _cuda_event() if device.type == "cuda" else None
-        self._locked = device.type == "cuda" and self._lock_pages()
-
-    def to_device(self) -> Tensor:
-        """Return a copy of the rows on the device, without waiting for it."""
-        rows = self.rows.to(self._device, non_blocking=True, copy=True)
-        if self._copied is not None:
-            self._copied.record(torch.cuda.current_stream(self._device))
-        return rows
-
-    def wait(self) -> None:
-        """Wait until all copies are done."""
-        if self._copied is not None:
-            self._copied.synchronize()
-
-    def release(self) -> None:
-        """Unlock the pages; the memory itself goes with the last reference."""
-        self.wait()
-        if self._locked:
-            _cudart().cudaHostUnregister(self._address)
-            self._locked = False
-
-    @property
-    def _address(self) -> int:
-        return int(self.block.current.ctypes.data)
-
-    def _lock_pages(self) -> bool:
-        """Page-lock the memory and return whether that worked; it only makes copies faster."""
-        size_bytes = self.block.layout.size_bytes
-        error = _cudart().cudaHostRegister(self._address, size_bytes, 0)
-        if int(error) != 0:
-            logger.info("cannot page-lock %d bytes: CUDA error %s", size_bytes, error)
-        return int(error) == 0
-
-
-def _cuda_event() -> torch.cuda.Event:
-    return torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-
-def _cudart() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
-
-
 def _shares(worlds: int, workers: int) -> list[range]:
     """Cut the worlds into contiguous shares of nearly equal size."""
     cuts = [worlds * number // workers for number in range(workers + 1)]
@@ -397,62 +334,3 @@ def _world_seeds(seed: int, tasks: Sequence[WorldTask]) -> list[int]:
         seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         copies[task.name, task.index] += 1
     return seeds
-
-
-def _fate(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "closed its pipe"
-    if exit_code >= 0:
-        return f"exited with code {exit_code}"
-    try:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"was killed by signal {-exit_code}"
-
-
-def _pickle(family: GymnasiumFamily) -> bytes:
-    try:
-        return pickle.dumps(family)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{type(family).__name__} cannot be sent to worker processes: {error}; define it and "
-            f"all it holds at the top level of a module"
-        ) from error
-
-
-@contextlib.contextmanager
-def _light_children(needs_main: bool) -> Iterator[None]:
-    """Let processes that are spawned meanwhile start with little.
-
-    They get one thread for linear algebra, and Ctrl-C and SIGHUP blocked. Unless the family is
-    defined in the main module, they do not import that one either: it would bring torch.
-    """
-    environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    main = sys.modules["__main__"]
-    if not needs_main:
-        sys.modules["__main__"] = types.ModuleType("__main__")
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        sys.modules["__main__"] = main
-        for name, value in environment.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _shut_down(workers: Sequence[Worker]) -> None:
-    """Let workers exit because their pipes close; kill those that do not."""
-    for worker in workers:
-        worker.pipe.close()
-    deadline = time.monotonic() + FAREWELL_S
-    for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.exitcode is None:
-            worker.process.kill()
-            worker.process.join()
-        worker.process.close()

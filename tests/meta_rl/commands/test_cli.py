@@ -15,22 +15,6 @@ from meta_rl.experiment import catalog
 from meta_rl.runs import checkpoint
 
 
-@pytest.fixture(scope="module")
-def trained(small_config, tmp_path_factory):
-    """A folder with a finished small run in runs/small; tests work in copies of it."""
-    from meta_rl.commands.cli import main
-
-    folder = tmp_path_factory.mktemp("trained")
-    assert main(["train", str(small_config()), "--runs", str(folder / "runs")]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(trained, tmp_path, run_at):
-    shutil.copytree(trained / "runs", tmp_path / "runs")
-    return run_at(tmp_path / "runs" / "small")
-
-
 def test_help_and_lists_need_no_torch(environment, tmp_path):
     script = """
 import sys
@@ -107,7 +91,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("compare", ["name at least one run folder: meta-rl compare RUN RUN"]),
         ("compare none", ["no run folder none"]),
         ("compare none --output x.png", ["'x.png' must end in .md, .csv, .tex", "--figures FOLD"]),
-        ("compare .", [". has no evaluation on test tasks", "`meta-rl evaluate . --split test"]),
+        ("compare .", [". is not a run folder: it has no config.yaml"]),
     ],
 )
 def test_a_mistake_is_answered_with_one_message_that_helps(meta_rl, small_config, words, phrases):
@@ -136,7 +120,14 @@ def test_a_bad_config_file_is_named(meta_rl, tmp_path, content, phrases):
 
 @pytest.mark.parametrize(
     "words",
-    ["train SMALL --sed 1", "train SMALL --seed x", "evaluate runs/small --goal 1", "adapt"],
+    [
+        "train SMALL --sed 1",
+        "train SMALL --seed x",
+        "evaluate runs/small --goal 1",
+        "adapt",
+        "doctor",
+        "doctor SMALL --iterations x",
+    ],
 )
 def test_tyro_explains_flags_that_do_not_exist(meta_rl, small_config, words):
     outcome = meta_rl(*words.replace("SMALL", str(small_config())).split())
@@ -237,15 +228,10 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
         "--workers -1": "workers must be at least 0, got -1",
         "--checkpoint newest": "checkpoint must be latest, best or a .pt file, got 'newest'",
         "--checkpoint none.pt": "no checkpoint none.pt",
-        "--legacy-metaworld --by-task": "give --legacy-metaworld or --by-task",
-        "--legacy-metaworld": "the run's tasks are of the family point_navigation; leave the flag",
+        "--counted-by metaworld --by-task": "give --counted-by or --by-task",
+        "--counted-by metaworld": "of the family point_navigation, which offers no other count;",
     }.items():
         meta_rl("evaluate", "runs/small", *words.split()).fails_with(told)
-    shutil.rmtree(run.path / "evaluations")
-    (run.path / "evaluations").touch()
-    meta_rl("evaluate", "runs/small").fails_with(
-        "cannot write the unfinished evaluation runs/small/evaluations/partial-"
-    )
 
 
 def test_compare_refuses_different_protocols_and_names_them(meta_rl, run, tmp_path):

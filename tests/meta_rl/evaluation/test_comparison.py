@@ -12,8 +12,9 @@ import yaml
 from matplotlib.colors import to_rgb
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.types import RETURN, SUCCESS
-from meta_rl.evaluation.comparison import Group, group_runs, improvement, load_run, newest_result
+from meta_rl.core.types import RETURN, SUCCESS, Score
+from meta_rl.evaluation.comparison import Group, group_runs, improvement
+from meta_rl.evaluation.finished import Wanted, choose_evaluation, load_run
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.catalog import ROOT
 from meta_rl.experiment.config import load_experiment
@@ -46,7 +47,7 @@ def runs(trained, tmp_path):
 
 
 def load(runs, *names):
-    return [load_run(runs / name, "test", "sampled") for name in names]
+    return [load_run(runs / name, Wanted()) for name in names]
 
 
 def put_scores(run, names, success, **protocol):
@@ -68,7 +69,7 @@ def put_scores(run, names, success, **protocol):
 
 def test_a_saved_evaluation_is_read_back_whole(runs):
     (path,) = (runs / "maml-seed0" / "evaluations").glob("*.json")
-    result = newest_result(runs / "maml-seed0", "test", "sampled")
+    result, _ = choose_evaluation(runs / "maml-seed0", Wanted())
     assert result.summary() == json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as cells:
         np.testing.assert_array_equal(result.scores["success"], cells["success"])
@@ -200,6 +201,13 @@ def test_latex_escapes_what_means_something_to_it():
     text = TextTable("t", ["group_a", "95 %"], [["a&b {1}", r"50 \$"]]).text("latex")
     assert r"group\_a & 95 \% \\" in text
     assert r"a\&b \{1\} & 50 \textbackslash{}\$ \\" in text
+    text = TextTable("t", ["[a]"], [["[x] [y]"], ["*"], ["a|b<c>"]]).text("latex")
+    assert [line for line in text.splitlines() if line.endswith(r"\\")] == [
+        r"{[}a] \\",
+        r"{[}x] [y] \\",
+        r"{*} \\",
+        r"a\textbar{}b\textless{}c\textgreater{} \\",
+    ]
 
 
 def test_a_breakdown_is_by_name_or_by_goal_where_there_is_one_name(meta_rl, runs):
@@ -387,3 +395,99 @@ def test_seeds_share_a_name_that_other_settings_do_not(small_config):
 
     assert shared_name(one) == shared_name(seed) != shared_name(other)
     assert re.fullmatch(r"nav-[0-9a-f]{8}", shared_name(one))
+
+
+def test_runs_without_a_common_score_are_refused(meta_rl, runs):
+    (path,) = (runs / "slower-seed0" / "evaluations").glob("*.json")
+    result = EvalResult.load(path)
+    accuracy = Score("accuracy", "accuracy", "correct", "mean")
+    scores = {"accuracy": result.scores["success"]}
+    replace(result, scores=scores, judged_by=(accuracy,)).save_as(path)
+    both = (runs / "maml-seed0", runs / "slower-seed0", "--allow-different-protocols")
+    for command in ("compare", "report"):
+        meta_rl(command, *both).fails_with(
+            "no score in common (maml: success, episode_return; slower: accuracy)"
+        )
+
+
+NAMES = [
+    *("_ablation", "__", "$x", "a$\\frac{1$", "50% & more", "#1 {x}", "~^_", "ünïcödé", "a|b"),
+    *("[red]x[/red]", "[/]", ":smile:", "<b>bold</b>", "a&amp;b", "'quoted\"", ' id="x"'),
+    *("#010203", "url(#x)", "日本語", "😀", "-seed0"),
+]
+
+
+@pytest.fixture
+def named(runs):
+    """One group for each name; all have metrics of training."""
+    run = load(runs, "maml-seed0")[0]
+    write_metrics(run.path, [{"env_steps": 1, "wall_time_s": 1, "success/after": 0}])
+    return [Group(name, (replace(run),)) for name in NAMES]
+
+
+def legend_of(figure):
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def drawn(name):
+    """A name as pictures have it: letters that no font of this machine has are escaped."""
+    from meta_rl.reports.names import as_it_stands
+
+    return as_it_stands(f"{name}, 1 seed")[0]
+
+
+def test_every_group_is_in_the_legend_under_its_own_name(named, tmp_path):
+    for picture in (
+        figures.adaptation_curves(named),
+        figures.sample_efficiency(named, ["success/after"]),
+        figures.performance_profiles(named, "success"),
+    ):
+        assert legend_of(picture) == [drawn(name) for name in NAMES]
+        picture.savefig(tmp_path / "picture.png")
+    heat = figures.heat_map(named)
+    heat.savefig(tmp_path / "picture.png")
+    assert [t.get_text() for t in heat.axes[0].get_yticklabels()] == [drawn(n) for n in NAMES]
+    for name in NAMES[:-4]:
+        assert drawn(name) == f"{name}, 1 seed"
+
+
+def test_a_group_that_only_a_later_panel_shows_is_in_the_legend(runs):
+    write_metrics(runs / "maml-seed0", [{"env_steps": 1, "wall_time_s": 1, "a": 0, "b": 1}])
+    write_metrics(runs / "slower-seed0", [{"env_steps": 1, "wall_time_s": 1, "b": 1}])
+    groups = group_runs(load(runs, "maml-seed0", "slower-seed0"))
+    picture = figures.sample_efficiency(groups, ["a", "b"])
+    assert legend_of(picture) == ["maml, 1 seed", "slower, 1 seed"]
+
+
+def test_a_page_shows_every_group_under_its_own_name(named):
+    from xml.etree import ElementTree
+
+    from meta_rl.reports.page import inline_svg
+
+    picture = figures.performance_profiles(named, "success")
+    root = ElementTree.fromstring(str(inline_svg(picture, "profile", "x")))
+    texts = {"".join(element.itertext()) for element in root.iter() if element.tag.endswith("text")}
+    assert {drawn(name) for name in NAMES} <= texts
+
+
+def test_tables_show_names_as_they_stand(capsys):
+    from meta_rl.reports.tables import TextTable
+
+    table = TextTable("t", ["group"], [[name] for name in NAMES])
+    table.print()
+    shown = capsys.readouterr().out
+    assert all(f"│ {name} " in shown for name in NAMES)
+    lines = table.text("markdown").splitlines()[4:]
+    assert [line.replace(r"\|", "").count("|") for line in lines] == [2] * len(NAMES)
+
+
+@pytest.mark.parametrize("name", ["_ablation", "$x", "[red]", "line\nbreak", "bad\udcff"])
+def test_a_run_of_any_name_is_compared_and_reported(meta_rl, runs, name, tmp_path):
+    shutil.copytree(runs / "maml-seed0", runs / name)
+    told = meta_rl("compare", runs / name, runs / "slower-seed0", "--figures", "pictures")
+    shown = name.replace("\n", r"\n").replace("\udcff", r"\udcff")
+    assert f"│ {shown} " in told.succeeds().out
+    meta_rl("report", runs / name, runs / "slower-seed0").succeeds()
+    assert f">{shown}</th>" in (tmp_path / "report.html").read_text()

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def test_every_module_says_what_the_catalog_needs(package):
     for name in catalog.names(package):
         module = catalog.load(package, name)
         assert callable(module.build)
-        assert catalog.name_of(module.Config()) == name
+        assert dataclasses.is_dataclass(module.Config())
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all():
@@ -74,6 +75,18 @@ def test_an_allowed_plugin_is_imported_and_keeps_its_whole_name(plugin):
 
     module = catalog.load("envs", "own_package.family")
 
+    assert module.__name__ == "own_package.family"
+
+
+def test_a_package_that_keeps_its_config_in_a_module_has_the_package_s_name(plugin):
+    (plugin / "family").mkdir()
+    (plugin / "family" / "__init__.py").write_text("from own_package.family.config import *")
+    (plugin / "family" / "config.py").write_text(PLUGIN)
+    catalog.allow_plugin("own_package.family")
+
+    module = catalog.load("envs", "own_package.family")
+
+    assert module.Config.__module__ == "own_package.family.config"
     assert catalog.name_of(module.Config()) == "own_package.family"
 
 

@@ -2,12 +2,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from agents import maml_ppo, rl2_ppo
 from envs import point_navigation
 from meta_rl.core.errors import UserError
-from meta_rl.experiment import catalog
+from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import (
     Experiment,
     experiment_from_dict,
@@ -29,18 +28,23 @@ def test_every_config_loads_and_comes_back_from_its_own_yaml(name, tmp_path):
 
     save_experiment(experiment, tmp_path / "config.yaml")
 
-    again = experiment_from_dict(yaml.safe_load((tmp_path / "config.yaml").read_text()), "x.yaml")
+    again = experiment_from_dict(strict_yaml.read(tmp_path / "config.yaml"), "x.yaml")
     assert again == experiment
     assert experiment.name == f"{name}-seed0"
 
 
 def test_what_is_not_given_has_its_default():
-    assert made() == Experiment(agent=maml_ppo.Config(), envs=point_navigation.Config())
+    assert made() == Experiment(
+        agent_name="maml_ppo",
+        envs_name="point_navigation",
+        agent=maml_ppo.Config(),
+        envs=point_navigation.Config(),
+    )
 
 
 def test_values_take_the_form_that_their_field_wants():
     experiment = made(
-        agent={"name": "rl2_ppo", "learning_rate": "1e-3", "target_kl": None, "gamma": 1},
+        agent={"name": "rl2_ppo", "learning_rate": 1e-3, "target_kl": None, "gamma": 1},
         tracking={"mode": "off", "tags": ["a", "b"]},
         evaluation={"goals": 3, "copies": None},
     )
@@ -48,12 +52,6 @@ def test_values_take_the_form_that_their_field_wants():
     assert isinstance(experiment.agent.gamma, float)
     assert experiment.tracking.tags == ("a", "b")
     assert (experiment.evaluation.goals, experiment.evaluation.copies) == (3, None)
-
-
-def test_a_bare_off_in_yaml_switches_tracking_off():
-    data = PLAIN | yaml.safe_load("tracking: {mode: off}")
-    assert data["tracking"]["mode"] is False  # as YAML 1.1 has it
-    assert experiment_from_dict(data, "x.yaml").tracking.mode == "off"
 
 
 @pytest.mark.parametrize(
@@ -72,10 +70,13 @@ def test_a_bare_off_in_yaml_switches_tracking_off():
         ({"name": 3}, "name must be a str, got 3"),
         ({"agent": {"name": "maml_ppo", "inner_lr": [1]}}, r"agent.inner_lr must be a float, got"),
         (
-            {"agent": {"name": "maml_ppo", "inner_lr": "x"}},
-            "agent.inner_lr must be a float, got 'x'",
+            {"agent": {"name": "maml_ppo", "inner_lr": "1e-3"}},
+            "agent.inner_lr must be a float, got '1e-3'",
         ),
-        ({"agent": {"name": "maml_ppo", "first_order": 1}}, "first_order must be a bool, got 1"),
+        (
+            {"agent": {"name": "maml_ppo", "first_order": 1}},
+            "first_order must be a bool .true or false., got 1",
+        ),
         ({"agent": {"name": "maml_ppo", "hidden_sizes": 8}}, "hidden_sizes must be a list, got 8"),
         (
             {"agent": {"name": "maml_ppo", "hidden_sizes": ["8"]}},
@@ -86,8 +87,12 @@ def test_a_bare_off_in_yaml_switches_tracking_off():
         ({"tracking": {"mode": True}}, "must be one of auto, online, offline, off, got True"),
         ({"evaluation": [1]}, r"evaluation must hold `key: value` lines, got \[1\]"),
         ({"agent": "maml_ppo"}, r"x.yaml must say `agent: \{name: maml_trpo\}` or the like"),
-        ({"envs": {"horizon": 3}}, r"x.yaml must say `envs: \{name: metaworld\}` or the like"),
+        (
+            {"envs": {"horizon": 3}},
+            r"must say `envs: \{name: point_navigation\}` or the like",
+        ),
         ({"agent": {"name": "maml_trop"}}, "no 'maml_trop' in agents/; did you mean 'maml_trpo'?"),
+        ({"agent_name": "maml_ppo"}, "unknown key 'agent_name'; There are: .*"),
         ({"version": 2}, "x.yaml is a config of version 2, but this is meta-rl for version 1; see"),
         ({"version": 0, "old_key": 1}, "config of version 0"),
     ],
@@ -150,7 +155,10 @@ def test_a_number_out_of_range_is_named_with_its_bound(changes, message):
         (b"just words", "must hold `key: value` lines"),
         (b"", "must hold `key: value` lines"),
         (b"\xff\xfe\x00", "cannot read .*codec can't decode"),
-        (b"agent: !!python/object/apply:os.system [touch executed]", "cannot read .*constructor"),
+        (
+            b"agent: !!python/object/apply:os.system [touch executed]",
+            "cannot read .*line 1: the tag .*os.system is not allowed",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_mapping_in_yaml_is_refused(content, message, tmp_path, monkeypatch):

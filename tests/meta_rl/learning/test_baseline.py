@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from meta_rl.learning.baseline import baseline_advantage, features, fit, normalize_by_task, predict
+from meta_rl.learning.baseline import (
+    baseline_advantage,
+    features,
+    fit,
+    normalize_by_task,
+    predict,
+    returns_vary,
+)
+from meta_rl.learning.returns import discounted_return
 
 CLOCK = torch.arange(30).repeat(2, 2)  # two episodes of 30 steps for each of two tasks
 RIDGE_ERROR = 2e-3
@@ -187,3 +195,97 @@ def test_normalized_advantages_have_mean_0_and_deviation_1_over_each_task_s_vali
 
 def test_equal_advantages_normalize_to_zero():
     assert (normalize_by_task(torch.full((4, 1, 2), 3.0), all_true(4, 1, 2)) == 0).all()
+
+
+def test_a_task_of_no_more_steps_than_features_has_its_mean_return_for_a_baseline():
+    phi, _ = random_steps()
+    few = all_true(2, 60)
+    few[0, phi.shape[-1] :] = False  # as many steps as features would be interpolated
+    target = torch.randn(2, 60, generator=torch.Generator().manual_seed(1))
+
+    fitted = predict(phi, fit(phi, target, few))
+
+    mean = target[0, : phi.shape[-1]].mean()
+    torch.testing.assert_close(fitted[0], mean.expand(60), atol=1e-5, rtol=0)
+    assert fitted[1].std() > 0.01
+
+
+def played(reward, valid=None):
+    """Three copies that play 40 steps of each of two tasks, with the given rewards (T, M, N)."""
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(40, 2, 3, 1, generator=generator)
+    valid = all_true(40, 2, 3) if valid is None else valid
+    last = torch.zeros(40, 2, 3, dtype=torch.bool)
+    last[-1] = True
+    return {
+        "obs": obs,
+        "next_obs": obs.roll(-1, 0),
+        "step": torch.arange(40).view(40, 1, 1).expand(40, 2, 3),
+        "reward": reward,
+        "terminated": torch.zeros_like(last),
+        "truncated": last,
+        "valid": valid,
+        "gamma": 0.99,
+        "lambda_": 1.0,
+        "bootstrap_at_horizon": False,
+    }
+
+
+def test_where_returns_do_not_vary_no_action_has_an_advantage():
+    reward = torch.full((40, 2, 3), -0.1)
+    reward[5, 1, 1] = -0.2  # the second task tells something
+    advantage = baseline_advantage(**played(reward))
+    assert (advantage[:, 0] == 0).all() and advantage[:, 1].std() > 1e-3
+    assert (normalize_by_task(advantage, all_true(40, 2, 3))[:, 0] == 0).all()
+
+
+def test_rounding_of_rewards_is_no_variation():
+    reward = torch.full((40, 2, 3), 0.3) * (1 + 1e-8 * torch.arange(3).float())
+    reward[:, :, 1] = torch.nextafter(reward[:, :, 1], torch.tensor(1.0))
+    assert (baseline_advantage(**played(reward)) == 0).all()
+
+
+def test_a_reward_of_the_time_alone_tells_nothing_of_actions():
+    reward = torch.linspace(-1, 1, 40).view(40, 1, 1).expand(40, 2, 3).clone()
+    assert (baseline_advantage(**played(reward)) == 0).all()
+
+
+def test_ends_at_different_times_are_a_difference():
+    reward = torch.full((40, 1, 2), -1.0)
+    valid, last = all_true(40, 1, 2), torch.zeros(40, 1, 2, dtype=torch.bool)
+    last[-1, 0, 0] = last[9, 0, 1] = True
+    valid[10:, 0, 1] = False
+    step = torch.arange(40).view(40, 1, 1).expand(40, 1, 2)
+    to_go = discounted_return(reward, last, 0.99)
+    assert returns_vary(to_go, reward, step, valid).item()
+
+
+def test_a_single_episode_is_judged_by_its_rewards():
+    step, valid = torch.arange(40).view(40, 1, 1), all_true(40, 1, 1)
+    last = step == 39
+    for reward, varies in ((torch.ones(40, 1, 1), False), (torch.rand(40, 1, 1), True)):
+        to_go = discounted_return(reward, last, 0.99)
+        assert returns_vary(to_go, reward, step, valid).item() is varies
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf")])
+def test_what_padding_holds_reaches_neither_advantages_nor_gradients(junk):
+    generator = torch.Generator().manual_seed(3)
+    reward = torch.randn(40, 2, 3, generator=generator)
+    valid = all_true(40, 2, 3)
+    valid[30:, 0, 1] = False
+    clean = played(torch.where(valid, reward, 0.0), valid)
+    clean["truncated"] = clean["truncated"].clone()
+    clean["truncated"][29, 0, 1] = True
+    dirty = dict(clean)
+    dirty["reward"] = torch.where(valid, reward, junk)
+    for name in ("obs", "next_obs"):
+        dirty[name] = torch.where(valid.unsqueeze(-1), clean[name], junk)
+    found = []
+    for given in (clean, dirty):
+        gamma = torch.tensor(0.99, requires_grad=True)
+        advantage = normalize_by_task(baseline_advantage(**(given | {"gamma": gamma})), valid)
+        (slope,) = torch.autograd.grad((advantage**3).sum(), gamma)
+        found.append((advantage.detach()[valid], slope))
+        assert (advantage[~valid] == 0).all()
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

@@ -4,6 +4,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.func import functional_call, grad, vmap
 
 from meta_rl.core.distributions import Gaussian
+from meta_rl.core.seeding import SharedNoise
 from meta_rl.learning.policy import MLPPolicy, by_task, for_each_task, from_by_task
 
 CPU = torch.device("cpu")
@@ -93,12 +94,12 @@ def test_samples_have_the_distribution_s_mean_and_deviation_and_follow_the_gener
         torch.tensor([[1.0, -2.0]]).expand(20_000, 2), torch.tensor([[0.5, 2.0]]).log()
     )
 
-    samples = policy.sample(torch.Generator().manual_seed(0))
+    samples = policy.sample(SharedNoise(torch.Generator().manual_seed(0)))
 
     # Standard errors: σ / √20000 = 0.014 at most for the mean, 0.01 for the deviation.
     torch.testing.assert_close(samples.mean(0), torch.tensor([1.0, -2.0]), atol=0.06, rtol=0)
     torch.testing.assert_close(samples.std(0), torch.tensor([0.5, 2.0]), atol=0.05, rtol=0)
-    assert torch.equal(samples, policy.sample(torch.Generator().manual_seed(0)))
+    assert torch.equal(samples, policy.sample(SharedNoise(torch.Generator().manual_seed(0))))
 
 
 def test_without_a_generator_a_sample_is_the_mean():

@@ -74,6 +74,23 @@ def test_conjugate_gradient_is_exact_after_as_many_iterations_as_distinct_eigenv
     torch.testing.assert_close(x, torch.tensor([0.5, 1.0, 0.6, 0.8, 1.0]))
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
+def test_how_far_conjugate_gradient_goes_does_not_depend_on_the_scale_of_b(scale):
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    A, b = root @ root.T + torch.eye(12), torch.randn(12, generator=generator).double()
+    calls = []
+
+    def product(v):
+        calls.append(v)
+        return A @ v
+
+    expected = conjugate_gradient(product, b, 12)
+    needed = len(calls)
+    torch.testing.assert_close(conjugate_gradient(product, scale * b, 12) / scale, expected)
+    assert len(calls) == 2 * needed
+
+
 def test_the_curvature_product_is_the_dense_product_and_the_divergence_s_hessian():
     theta = random_theta()
     states = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meta_rl.commands.cli import main
-from meta_rl.evaluation.comparison import load_run
+from meta_rl.evaluation.finished import Wanted, load_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -140,7 +140,7 @@ def test_the_page_may_not_load_even_what_someone_adds_to_it(chromium, opened):
 def test_results_are_the_evaluations(opened, runs):
     rows = table(opened(), "Mean over seeds and tasks")
 
-    seeds = [load_run(run, "test", "sampled").result for run in runs]
+    seeds = [load_run(run, Wanted()).result for run in runs]
     assert rows[0] == ["group", "episodes learned from", "success", "return", "seeds"]
     assert [row[:2] for row in rows[1:]] == [
         *(["maml_ppo", "0"], ["maml_ppo", "2"]),

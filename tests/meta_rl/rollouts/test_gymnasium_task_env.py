@@ -353,7 +353,7 @@ def test_a_family_that_cannot_be_pickled_and_no_workers_are_user_errors():
 
 
 def test_the_module_of_a_worker_does_not_import_torch():
-    imports = "import sys, meta_rl.rollouts.gymnasium.worker, envs._metaworld_gym"
+    imports = "import sys, meta_rl.rollouts.gymnasium.worker, envs.metaworld.gymnasium_face"
     code = f"{imports}; print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(

@@ -1,13 +1,19 @@
+import json
 import sys
 import textwrap
 
 import pytest
 import torch
+import yaml
 
+from envs.point_navigation import PointNavigation
+from meta_rl.core.errors import UserError
+from meta_rl.core.types import all_finite
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import load_experiment
 from meta_rl.runs.folder import RunFolder
-from meta_rl.training.trainer import Trainer, all_finite, summarize
+from meta_rl.training.summary import summarize
+from meta_rl.training.trainer import Trainer
 
 WORLDS = '''
 """Reach a point on a line. A file `fault` beside this module makes it fail."""
@@ -278,16 +284,82 @@ def test_a_run_folder_holds_what_describes_and_continues_the_run(
     }
     environment = (run.path / "environment.txt").read_text()
     assert "python 3." in environment and "commit " in environment and "torch==" in environment
-    assert [row["meta_iterations"] for row in run.rows] == [1, 2]
-    for row in run.rows:
-        assert {"return/before", "return/after", "evaluation/return/stage_1"} < row.keys()
+    *watched, final = run.rows
+    assert [row["meta_iterations"] for row in run.rows] == [1, 2, 2]
+    assert "evaluation/return/stage_1" in final
+    for row in watched:
+        assert {"return/before", "return/after", "validation/return/stage_1"} < row.keys()
     steps = [row["env_steps"] for row in run.rows]
     stems = {path.stem.rpartition("-")[0] for path in (run.path / "evaluations").glob("*.json")}
-    assert stems == {f"{count}-test-sampled-seed0" for count in steps}
+    assert stems == {f"{count}-validation-sampled-seed0" for count in steps} | {
+        f"{steps[-1]}-test-sampled-seed0"
+    }
     best = torch.load(run.path / "checkpoints" / "best.pt", weights_only=True)
     quantities = ("success", "return")
-    scores = [[row[f"evaluation/{name}/stage_1"] for name in quantities] for row in run.rows]
+    scores = [[row[f"validation/{name}/stage_1"] for name in quantities] for row in watched]
     assert best["meta_iterations"] == 1 + scores.index(max(scores))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "watched", "chosen_on"),
+    [
+        ({"every": 2}, {"validation"}, "validation"),  # the last state is watched, too
+        ({"every": 1, "choose_on": "train"}, {"train"}, "train"),
+        ({"every": 1, "split": "train"}, {"train"}, "train"),  # configs before `choose_on`
+        ({"every": 1, "choose_on": "test"}, set(), "test"),
+        ({}, set(), None),
+    ],
+)
+def test_training_ends_with_the_test_split_whatever_is_watched_and_compares_at_once(
+    meta_rl, small_config, tmp_path, evaluation, watched, chosen_on
+):
+    config = small_config(meta_iterations=3, envs={"validation_goals": 2}, evaluation=evaluation)
+    meta_rl("train", config).succeeds()
+    run = tmp_path / "runs" / "small"
+
+    made = [json.loads(path.read_text()) for path in (run / "evaluations").glob("*.json")]
+    finished = [each for each in made if each["meta_iterations"] == 3]
+    assert {each["protocol"]["split"] for each in finished} == watched | {"test"}
+    assert {each["protocol"]["split"] for each in made} == watched | {"test"}
+    protocol = json.loads((run / "protocol.json").read_text())
+    assert protocol["split"] == "test" and protocol["best_is_chosen_on"] == chosen_on
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = sum("evaluation/return/stage_1" in row for row in rows)
+    assert logged == (3 if chosen_on == "test" else 1)
+    assert (run / "checkpoints" / "best.pt").is_file()
+    assert "small" in meta_rl("compare", run).succeeds().out
+    meta_rl("report", run).succeeds()
+
+
+def test_a_family_whose_validation_tasks_are_its_test_tasks_is_refused(
+    small_config, tmp_path, monkeypatch
+):
+    held_out = PointNavigation.tasks
+    monkeypatch.setattr(PointNavigation, "tasks", lambda family, split: held_out(family, "test"))
+    experiment = load_experiment(str(small_config(evaluation={"every": 1})))
+    with pytest.raises(UserError, match=r"validation and test splits of point_navigation share 3"):
+        Trainer(experiment, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_before_there_was_a_validation_split_evaluates_and_goes_on(
+    meta_rl, small_config, tmp_path
+):
+    meta_rl("train", small_config(evaluation={"every": 1, "split": "train"})).succeeds()
+    run = tmp_path / "runs" / "small"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["envs"]["validation_goals"], config["evaluation"]["choose_on"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in ("latest", "best"):
+        path = run / "checkpoints" / f"{name}.pt"
+        state = torch.load(path, weights_only=True)
+        state["config"] = config
+        torch.save(state, path)
+
+    for split in ("train", "validation", "test"):
+        told = meta_rl("evaluate", run, "--split", split, "--checkpoint", "best").succeeds().out
+        assert ("warning" in told) == (split == "train")
+    meta_rl("train", "--resume", run, "--meta-iterations", 3).succeeds()
 
 
 def test_a_summary_names_the_first_and_the_last_phase(small_config, tmp_path):

@@ -1,0 +1,48 @@
+"""faucet-close-v3: turn a faucet's handle off, towards negative x."""
+
+from envs.metaworld.native.row import OBJECT, OBJECT_START, TARGET, TCP, TCP_START, TaskRow
+from envs.metaworld.native.shaping import (
+    distance,
+    indicator,
+    near_goal_bonus,
+    report,
+    tolerance_gaussian,
+    tolerance_long_tail,
+)
+from meta_rl.rollouts.mujoco.compiling import Row
+from meta_rl.rollouts.mujoco.row import body_quaternion, site
+
+task = TaskRow()
+task.object(
+    position=site("handleStartClose"),
+    offset=(0.0, 0.0, -0.01),
+    quaternion=body_quaternion("faucetBase"),
+)
+MAX_PULL_DIST = task.constant("maxPullDist")
+
+
+def reward_v2(x: Row, out: Row) -> None:
+    """Reward nearness to the handle, and the handle's nearness to the goal."""
+    target_to_obj = distance(x, OBJECT, TARGET)
+    margin = abs(distance(x, OBJECT_START, TARGET) - 0.07)
+    in_place = tolerance_long_tail(target_to_obj, 0.0, 0.07, margin)
+    tcp_to_obj = distance(x, OBJECT, TCP)
+    margin = abs(distance(x, OBJECT_START, TCP_START) - 0.01)
+    reach = tolerance_gaussian(tcp_to_obj, 0.0, 0.01, margin)
+    success = indicator(target_to_obj <= 0.07)
+    reward = 2.0 * (2.0 * reach + 3.0 * in_place)
+    if success > 0.0:
+        reward = 10.0
+    near = indicator(tcp_to_obj <= 0.01)
+    report(out, reward, success, near, 1.0, reach, in_place, target_to_obj)
+
+
+def reward_v1(x: Row, out: Row) -> None:
+    """Reward reaching the handle, and from there its way to the goal."""
+    pull_dist = distance(x, OBJECT, TARGET)
+    reach_dist = distance(x, OBJECT, TCP)
+    pull_reward = 0.0
+    if reach_dist < 0.05:
+        pull_reward = 1000.0 * (x[MAX_PULL_DIST] - pull_dist) + near_goal_bonus(pull_dist)
+    success = indicator(pull_dist <= 0.07)
+    report(out, max(pull_reward, 0.0) - reach_dist, success, 1.0, 1.0, 0.0, 0.0, pull_dist)

@@ -1,0 +1,144 @@
+"""What commands share: one parser, and one way to name runs, tasks, devices and outputs.
+
+A command's arguments inherit the flags that it has in common with others, so that a flag has one
+name, one meaning and one help text.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
+
+import tyro
+
+from meta_rl.commands._help import explain
+from meta_rl.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from meta_rl.evaluation.comparison import Run
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import TrainedAgent
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+"""As `meta_rl.core.protocols.Split`, which would load torch for a help page."""
+Actions: TypeAlias = Literal["sampled", "deterministic"]
+File: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Folder: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+Device: TypeAlias = Annotated[str | None, tyro.conf.arg(metavar="DEVICE")]
+ArgumentsT = TypeVar("ArgumentsT")
+
+STYLE = (tyro.conf.FlagCreatePairsOff,)
+"""How flags look: `--by-task` has no `--no-by-task` beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRun:
+    """Flags of commands that load one run's policy."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, such as runs/NAME."""
+    checkpoint: str = "latest"
+    """Checkpoint to load: latest, best (by evaluations while training), or a .pt file."""
+    device: Device = None
+    """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the run's config; if
+    this machine lacks that one, its GPU, else its CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneTask(OneRun):
+    """Flags of commands that adapt a run's policy to one task."""
+
+    task: str | None = None
+    """Name of the task; a wrong one is answered with all names. Not needed if there is only one."""
+    goal: str | None = None
+    """Goal of the task: an index from 0, or numbers of your own, such as --goal=-0.1,0.8,0.2.
+    Without it, the first goal."""
+    split: Split = "test"
+    """Split that has the task: train, validation, or test for held-out tasks."""
+    episodes: int | None = None
+    """Episodes to learn from in each round, at least 1. Without it, as many as in training."""
+    seed: int = 0
+    """Seed of the action noise and of the environment."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "episodes", "rounds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeRuns:
+    """Flags of commands that read the evaluations of several runs."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = ()
+    """Run folders, such as runs/*. Paths that are no run folders are skipped."""
+    split: Split = "test"
+    """Evaluations on this split of the tasks: train, validation, or test for held-out tasks."""
+    actions: Actions = "sampled"
+    """Evaluations with actions drawn from the policy, or with its mode."""
+    checkpoint: Literal["latest", "best"] | None = None
+    """Evaluations of this checkpoint only. Without it, the evaluation with the most env steps of
+    training counts, and of several the last one made."""
+    skip_broken: bool = False
+    """Leave out runs that are damaged or not evaluated, with a warning, instead of stopping."""
+    allow_different_protocols: bool = False
+    """Accept evaluations of different protocols, with a warning that names the differences."""
+
+
+def parse(kind: type[ArgumentsT], words: list[str], command: str) -> ArgumentsT:
+    """Read a command's arguments off the command line; ends the process on mistakes and help."""
+    text = explain(kind)
+    prog = f"meta-rl {command}"
+    return tyro.cli(kind, args=words, prog=prog, description=text, config=STYLE)
+
+
+def parse_known(
+    kind: type[ArgumentsT], words: list[str], command: str
+) -> tuple[ArgumentsT, list[str]]:
+    """Read a command's arguments, and return the words that are none beside them."""
+    text = explain(kind)
+    prog = f"meta-rl {command}"
+    known, rest = tyro.cli(
+        kind, args=words, prog=prog, description=text, config=STYLE, return_unknown_args=True
+    )
+    return known, rest
+
+
+def check_at_least(least: int, given: object, *names: str) -> None:
+    """Refuse flags with numbers below the least; None, and a flag that is not there, is none."""
+    for name in names:
+        value = getattr(given, name, None)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def load_agent(given: OneRun) -> "tuple[RunFolder, TrainedAgent]":
+    """Load a run's policy on a device that this machine has, and tell which if it is another."""
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import load_trained
+
+    folder = RunFolder(Path(given.run))
+    trained = load_trained(folder, given.checkpoint, given.device)
+    tell_device(trained.experiment.device, trained.device)
+    return folder, trained
+
+
+def tell_device(trained_on: str, device: "torch.device", as_data: bool = False) -> None:
+    """Say where a policy lives if it was trained elsewhere.
+
+    Args:
+        as_data: The command's output is for programs, so the word goes to stderr.
+    """
+    if str(device) != trained_on:
+        stream = sys.stderr if as_data else sys.stdout
+        print(f"note: the run was trained on {trained_on}; here on {device}", file=stream)
+
+
+def read_runs(given: SomeRuns, command: str) -> "tuple[list[Run], list[str]]":
+    """Read runs with the evaluation that speaks for each, and say what was left out."""
+    if not given.runs:
+        raise UserError(f"name at least one run folder: meta-rl {command} RUN RUN ...")
+    from meta_rl.evaluation.finished import Wanted, load_runs
+
+    wanted = Wanted(given.split, given.actions, given.checkpoint)
+    return load_runs(map(Path, given.runs), wanted, given.skip_broken)

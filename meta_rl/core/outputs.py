@@ -1,0 +1,64 @@
+"""Checks of the places that output goes to, made before any work is done for it."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from meta_rl.core.errors import UserError
+
+
+def check_file(path: Path, advice: str) -> None:
+    """Raise a UserError unless a file can be written to `path`; leave nothing behind.
+
+    Folders that do not exist are fine if they can be made. A file that exists must be a file, and
+    keeps its content.
+
+    Args:
+        advice: What to do otherwise, such as `choose another --output`.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder, not a file; {advice}")
+        if not path.exists():
+            _try_folder(path.parent)
+        elif path.is_file():  # opening a pipe would wait for its reader
+            with path.open("ab"):
+                pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
+def check_folder(path: Path, advice: str) -> None:
+    """Raise a UserError unless files can be written to the folder `path`; leave nothing behind.
+
+    Args:
+        advice: What to do otherwise, such as `choose another --figures`.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"cannot write to {path}: it is a file, not a folder; {advice}")
+        _try_folder(path)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}; {advice}") from error
+
+
+def _try_folder(path: Path) -> None:
+    """Make the folder and a file in it, and remove both again.
+
+    Permissions are not asked for: they do not tell of read-only disks, nor of what root may do.
+    """
+    missing: list[Path] = []
+    while not path.exists() and path != path.parent:
+        missing.append(path)
+        path = path.parent
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir()
+            made.append(path)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()

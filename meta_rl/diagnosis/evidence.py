@@ -1,0 +1,148 @@
+"""What a few meta-iterations show, gathered with the trainer's own code."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Inspectable
+from meta_rl.core.types import EnvSpec, MetaBatch, Rollout
+from meta_rl.diagnosis.maths import Maths, compare, probe
+from meta_rl.experiment.config import Experiment
+from meta_rl.runs.folder import RunFolder
+from meta_rl.training.trainer import Rejected, Trainer
+
+Row: TypeAlias = Mapping[str, float | int | None]
+"""The metrics of one meta-update by name; null where the log could not hold the number."""
+
+
+@dataclass
+class Evidence:
+    """What the trial meta-iterations showed, and what the run had logged before them."""
+
+    spec: EnvSpec
+    recorded: list[Row] = field(default_factory=list)
+    """Metrics of the run's own meta-updates."""
+    rows: list[Row] = field(default_factory=list)
+    """Metrics of the trial updates that were not rejected."""
+    batches: list[MetaBatch] = field(default_factory=list)
+    """Whole meta-batches."""
+    broken: list[Rollout] = field(default_factory=list)
+    """Rollouts of the meta-batches that were rejected before they were whole."""
+    rejected: list[str] = field(default_factory=list)
+    """Why trial updates were rejected."""
+    maths: Maths | None = None
+    """Of the last trial meta-iteration, if the agent offers it."""
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """All experience."""
+        return [rollout for batch in self.batches for rollout in batch.rollouts] + self.broken
+
+    def mean(self, metric: str) -> float | None:
+        """Return a metric's mean over the trial updates; none if the agent does not report it."""
+        values = [value for row in self.rows if (value := row.get(metric)) is not None]
+        return sum(values) / len(values) if values else None
+
+    def share(self, happened: Callable[[Rollout], Shaped[Tensor, "T M N"]]) -> float:
+        """Return the share of steps at which something happened."""
+        count = sum(float((happened(r).double() * r.valid).sum()) for r in self.rollouts)
+        return count / self.steps if self.rollouts else math.nan
+
+    @property
+    def steps(self) -> int:
+        """Environment steps."""
+        return sum(int(rollout.valid.sum()) for rollout in self.rollouts)
+
+    @property
+    def episodes(self) -> int:
+        """Whole episodes."""
+        return sum(int(rollout.last.sum()) for rollout in self.rollouts)
+
+    def gains(self) -> NDArray[np.float64]:
+        """Return what adaptation added to the mean return, for each task of the batches."""
+        if any(len(batch.rollouts) < 2 for batch in self.batches) or not self.batches:
+            return np.zeros(0)
+        pairs = [(_mean_return(b.rollouts[-1]), _mean_return(b.rollouts[0])) for b in self.batches]
+        return torch.cat([after - before for after, before in pairs]).cpu().double().numpy()
+
+
+def _mean_return(rollout: Rollout) -> Float[Tensor, "M"]:
+    """Mean over a task's episodes."""
+    return (rollout.reward * rollout.valid).sum((0, 2)) / rollout.last.sum((0, 2))
+
+
+def examine(
+    experiment: Experiment[Any, Any],
+    iterations: int,
+    agent_state: Mapping[str, Any] | None = None,
+    recorded: Sequence[Row] = (),
+) -> Evidence:
+    """Run some meta-iterations in a temporary folder and keep what they show.
+
+    Args:
+        agent_state: An agent's state to start from; none starts untrained.
+        recorded: What the run had logged.
+    """
+    with _trial(experiment) as trainer:
+        agent = trainer.agent
+        if agent_state is not None:
+            agent.load_state_dict(agent_state)
+        evidence = Evidence(trainer.distribution.spec, list(recorded))
+        for number in range(iterations):
+            before = pytree.tree_map(
+                lambda x: x.clone() if isinstance(x, Tensor) else x, agent.state_dict()
+            )
+            try:
+                batch = trainer.collect()
+            except Rejected as problem:
+                evidence.broken += problem.batch.rollouts
+                evidence.rejected.append(str(problem))
+                continue
+            evidence.batches.append(batch)
+            # The last one: normalizers and optimizers are no longer at their start.
+            if isinstance(agent, Inspectable) and number == iterations - 1:
+                evidence.maths = compare(agent.surrogate(probe(batch)))
+            try:
+                metrics = trainer.update(batch)
+                evidence.rows.append({name: float(value) for name, value in metrics.items()})
+            except Rejected as problem:
+                agent.load_state_dict(before)
+                evidence.rejected.append(str(problem))
+    return evidence
+
+
+@contextmanager
+def _trial(experiment: Experiment[Any, Any]) -> Iterator[Trainer]:
+    """Make a trainer whose run folder is a temporary one."""
+    untracked = replace(experiment, tracking=replace(experiment.tracking, mode="off"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(untracked, RunFolder(Path(folder) / "run"))
+        try:
+            yield trainer
+        finally:
+            trainer.collector.close()
+
+
+def recorded_updates(path: Path) -> list[Row]:
+    """Read the meta-updates from a run's metrics.jsonl."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        # A run that goes on, or was killed, may have written half of its last line.
+        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; is it the run's own log?") from error
+    # The line of the final evaluation is none of an update.
+    return [row for row in rows if "train/rejected_in_a_row" in row]

@@ -1,0 +1,241 @@
+"""Steps worlds of one or several scenes on a given number of threads."""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from meta_rl.rollouts.mujoco.compiling import (
+    call_with_2,
+    call_with_3,
+    call_with_4,
+    compiled,
+    read_double,
+    read_int32,
+    take_number,
+    write_int32,
+)
+from meta_rl.rollouts.mujoco.memory import (
+    DIVERGED,
+    STATE,
+    WARNING_BYTES,
+    WARNING_NUMBER,
+    load_functions,
+    mj_forward,
+    mj_get_state,
+    mj_set_state,
+    mj_step,
+    offsets,
+)
+from meta_rl.rollouts.mujoco.row import WorldFormat
+from meta_rl.rollouts.mujoco.scene import Scene, Snapshot, field_address
+from meta_rl.rollouts.mujoco.threads import Helper
+
+logger = logging.getLogger(__name__)
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Simulator:
+    """One `mjData` of one scene, for one thread, and what its compiled code indexes."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._data = mujoco.MjData(scene.model)  # the addresses below are of its parts
+        self.address = int(self._data._address)
+        self.warnings = self.address + offsets().warnings
+        binding = scene.bind(self._data)
+        self.addresses, self.numbers = binding.addresses, binding.numbers
+        self.copies = np.array(
+            [
+                [field_address(self._data, place.field, place.start), where, place.size]
+                for where, place in scene.sensed().items()
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 3)
+        code = scene.code
+        self.functions = np.array([code.act, code.observe, code.reward])
+
+
+class Workplace:
+    """Simulators of some scenes, a set for each thread, as arrays that compiled code indexes.
+
+    Axes: R threads, C scenes. Where scenes differ in how much they have, zeros fill up.
+    """
+
+    def __init__(self, simulators: Sequence[Sequence[Simulator]]) -> None:
+        def stack(name: str) -> Array:
+            return np.array([[getattr(each, name) for each in row] for row in simulators])
+
+        def fill(name: str) -> Array:
+            arrays = [[getattr(each, name) for each in row] for row in simulators]
+            most = max(len(array) for row in arrays for array in row)
+
+            def padded(array: Array) -> Array:
+                return np.pad(array, [(0, most - len(array)), *[(0, 0)] * (array.ndim - 1)])
+
+            return np.array([[padded(array) for array in row] for row in arrays])
+
+        self.arrays = (
+            stack("address"),
+            stack("warnings"),
+            stack("functions"),
+            fill("addresses"),
+            fill("numbers"),
+            fill("copies"),
+        )
+
+
+class Engine:
+    """W worlds, each in a scene, as rows of arrays.
+
+    A world is nothing but its rows: threads load them into a simulator, step, and write them
+    back, so results do not depend on how many threads there are. A thread that is free takes the
+    next world, by an atomic counter. Memory: the scenes' models, one `mjData` for each scene and
+    thread, and a few kilobytes for each world and each goal.
+    """
+
+    def __init__(self, world_format: WorldFormat, threads: int) -> None:
+        load_functions()
+        self._format = world_format
+        self._simulators: list[dict[Scene, Simulator]] = [{} for _ in range(threads)]
+        self._helpers = [Helper(partial(self._work, thread)) for thread in range(1, threads)]
+        self._snapshots: list[Snapshot] = []
+        self._next_world = np.zeros(1, dtype=np.int64)
+
+    def place(self, worlds: Sequence[tuple[Scene, Snapshot]]) -> None:
+        """Make as many worlds as given, each as a snapshot has it."""
+        scenes = list(dict.fromkeys(scene for scene, _ in worlds))
+        self._snapshots = [snapshot for _, snapshot in worlds]
+        count = len(worlds)
+        states = max(len(snapshot.state) for snapshot in self._snapshots)
+        self.states = np.zeros((count, states))
+        self.rows = np.zeros((count, max(scene.row.size for scene in scenes)))
+        self.outputs = np.zeros((count, self._format.outputs))
+        self.diverged = np.zeros(count, dtype=np.bool_)
+        self.actions = np.zeros((count, self._format.action_size), dtype=np.float32)
+        self.frozen = np.zeros(count, dtype=np.bool_)
+        """Worlds that a step leaves as they are."""
+        self._models = np.array([snapshot.model.address for snapshot in self._snapshots])
+        number = {scene: place for place, scene in enumerate(scenes)}
+        self._scene_of_world = np.array([number[scene] for scene, _ in worlds])
+        for simulators in self._simulators:
+            for scene in scenes:
+                if scene not in simulators:
+                    simulators[scene] = Simulator(scene)
+        self._workplace = Workplace(
+            [[simulators[scene] for scene in scenes] for simulators in self._simulators]
+        )
+        self.restore(np.arange(count))
+        started = time.perf_counter()
+        self._next_world[0] = count
+        self._work(0)  # compiles
+        if (took := time.perf_counter() - started) > 0.5:
+            logger.info("compiled the simulator's loop in %.1f s", took)
+
+    def restore(self, worlds: NDArray[np.int64]) -> None:
+        """Put worlds back to their snapshots."""
+        for world in worlds:
+            snapshot = self._snapshots[world]
+            self.states[world, : len(snapshot.state)] = snapshot.state
+            self.rows[world, : len(snapshot.row)] = snapshot.row
+
+    def step(self) -> None:
+        """Step all worlds that are not frozen once, with `actions`."""
+        self._next_world[0] = 0
+        for helper in self._helpers:
+            helper.begin()
+        self._work(0)
+        for helper in self._helpers:
+            helper.wait()
+
+    def close(self) -> None:
+        """End the threads and release the worlds."""
+        for helper in self._helpers:
+            helper.end()
+        self._helpers = []
+        self._simulators = []
+
+    def _work(self, thread: int) -> None:
+        step_worlds(
+            thread,
+            self._next_world,
+            self._scene_of_world,
+            self._models,
+            self._format.substeps,
+            self._format.finite.start,
+            self._format.finite.stop,
+            *self._workplace.arrays,
+            self.frozen,
+            self.actions,
+            self.states,
+            self.rows,
+            self.outputs,
+            self.diverged,
+        )
+
+
+@compiled
+def step_worlds(
+    thread: int,
+    next_world: Array,
+    scene_of_world: Array,
+    models: Array,
+    substeps: int,
+    finite_start: int,
+    finite_stop: int,
+    data_addresses: Array,
+    warning_addresses: Array,
+    all_functions: Array,
+    all_addresses: Array,
+    all_numbers: Array,
+    all_copies: Array,
+    frozen: Array,
+    actions: Array,
+    states: Array,
+    rows: Array,
+    outputs: Array,
+    diverged: Array,
+) -> None:
+    """Step worlds until none is left."""
+    while True:
+        world = take_number(next_world.ctypes.data)
+        if world >= len(frozen):
+            break
+        if frozen[world]:
+            continue
+        scene = scene_of_world[world]
+        data, warnings = data_addresses[thread, scene], warning_addresses[thread, scene]
+        functions = all_functions[thread, scene]
+        addresses = all_addresses[thread, scene].ctypes.data
+        numbers = all_numbers[thread, scene].ctypes.data
+        model = models[world]
+        state, action = states[world].ctypes.data, actions[world].ctypes.data
+        mj_set_state(model, data, state, STATE)
+        for warning in DIVERGED:
+            write_int32(warnings + warning * WARNING_BYTES + WARNING_NUMBER, 0)
+        call_with_3(functions[0], addresses, numbers, action)
+        for _ in range(substeps):
+            mj_step(model, data)
+        mj_forward(model, data)
+        mj_get_state(model, data, state, STATE)
+
+        row = rows[world]
+        copies = all_copies[thread, scene]
+        for number in range(len(copies)):
+            for place in range(copies[number, 2]):
+                row[copies[number, 1] + place] = read_double(copies[number, 0] + 8 * place)
+        call_with_4(functions[1], addresses, numbers, action, row.ctypes.data)
+        call_with_2(functions[2], row.ctypes.data, outputs[world].ctypes.data)
+
+        bad = not math.isfinite(outputs[world, 0])
+        for warning in DIVERGED:
+            bad |= read_int32(warnings + warning * WARNING_BYTES + WARNING_NUMBER) != 0
+        for place in range(finite_start, finite_stop):
+            bad |= not math.isfinite(row[place])
+        diverged[world] = bad
