@@ -50,7 +50,7 @@ class JsonlSink(Sink):
         """
         if not self._path.is_file():
             return
-        recorded = read_metrics(self._path)
+        recorded = read_metrics(self._path, ("env_steps", "meta_iterations"))
         kept = [line for line in recorded.lines if line.row["meta_iterations"] <= meta_iterations]
         if kept:
             self._started_s = time.monotonic() - kept[-1].row.get("wall_time_s", 0.0)
