@@ -1,6 +1,5 @@
 """What a few meta-iterations show, gathered with the trainer's own code."""
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Rollout
 from meta_rl.diagnosis.maths import Maths, compare, probe
 from meta_rl.experiment.config import Experiment
 from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.metrics import read_metrics
 from meta_rl.training.trainer import Rejected, Trainer
 
 Row: TypeAlias = Mapping[str, float | int | None]
@@ -133,16 +133,13 @@ def _trial(experiment: Experiment[Any, Any]) -> Iterator[Trainer]:
         try:
             yield trainer
         finally:
-            trainer.collector.close()
+            trainer.close()
 
 
 def recorded_updates(path: Path) -> list[Row]:
     """Read the meta-updates from a run's metrics.jsonl."""
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        # A run that goes on, or was killed, may have written half of its last line.
-        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; is it the run's own log?") from error
+    recorded = read_metrics(path)
+    if recorded.damaged and not recorded.rows:
+        raise UserError(f"cannot read {path}: no line of it is whole; is it the run's own log?")
     # The line of the final evaluation is none of an update.
-    return [row for row in rows if "train/rejected_in_a_row" in row]
+    return [row for row in recorded.rows if "train/rejected_in_a_row" in row]

@@ -66,7 +66,7 @@ class Run:
 
     @cached_property
     def _recorded(self) -> RecordedMetrics:
-        return read_metrics(RunFolder(self.path).metrics)
+        return read_metrics(RunFolder(self.path).metrics, ("env_steps",))
 
     @property
     def wall_time_s(self) -> float | None:

@@ -1,14 +1,12 @@
 """The one reader of metrics.jsonl."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meta_rl.core.errors import UserError
-
-COUNTERS = ("env_steps", "meta_iterations")
-"""What every line says, in whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,11 @@ class RecordedMetrics:
         return [line.row for line in self.lines]
 
 
-def read_metrics(path: Path) -> RecordedMetrics:
+def read_metrics(path: Path, counters: Sequence[str] = ()) -> RecordedMetrics:
     """Read all lines; a file that is not there has none.
+
+    Args:
+        counters: Numbers that a line must have; one that lacks any counts as damaged.
 
     Raises:
         UserError: The file cannot be read at all.
@@ -49,7 +50,7 @@ def read_metrics(path: Path) -> RecordedMetrics:
         raise UserError(f"cannot read {path}: {error}") from error
     lines, damaged = [], []
     for text in content.split(b"\n"):
-        row = _row(text)
+        row = _row(text, counters)
         if row is not None:
             lines.append(Line(text + b"\n", row))
         elif text.strip():
@@ -59,11 +60,13 @@ def read_metrics(path: Path) -> RecordedMetrics:
     return RecordedMetrics(tuple(lines), tuple(damaged))
 
 
-def _row(text: bytes) -> dict[str, Any] | None:
+def _row(text: bytes, counters: Sequence[str]) -> dict[str, Any] | None:
     try:
         row = json.loads(text)
     except ValueError:  # of JSON, and of UTF-8
         return None
-    if not isinstance(row, dict) or any(type(row.get(name)) is not int for name in COUNTERS):
+    if not isinstance(row, dict) or any(
+        type(row.get(name)) not in (int, float) for name in counters
+    ):
         return None
     return row

@@ -48,9 +48,9 @@ class JsonlSink(Sink):
 
         A last line that a kill cut short goes. Other damaged lines move to `NAME.damaged`.
         """
-        if not self._path.exists():
+        if not self._path.is_file():
             return
-        recorded = read_metrics(self._path)
+        recorded = read_metrics(self._path, ("env_steps", "meta_iterations"))
         kept = [line for line in recorded.lines if line.row["meta_iterations"] <= meta_iterations]
         if kept:
             self._started_s = time.monotonic() - kept[-1].row.get("wall_time_s", 0.0)
@@ -60,8 +60,8 @@ class JsonlSink(Sink):
                 with aside.open("ab") as file:
                     file.writelines(recorded.damaged)
                 self.notify(
-                    f"warning: {len(recorded.damaged)} damaged lines of {self._path} were moved "
-                    f"to {aside.name}; the run goes on without them"
+                    f"warning: damaged lines of {self._path} were moved to {aside.name} "
+                    f"({len(recorded.damaged)}); the run goes on without them"
                 )
             rewritten = self._path.with_name(self._path.name + ".tmp")
             rewritten.write_bytes(b"".join(line.text for line in kept))

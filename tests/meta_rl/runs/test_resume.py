@@ -112,6 +112,62 @@ def test_the_end_of_a_run_may_be_moved_and_stays_moved(
     assert yaml.safe_load((run.path / "config.yaml").read_text())["meta_iterations"] == ITERATIONS
 
 
+def test_a_finished_run_only_says_so(meta_rl, small_config, run_at, tmp_path):
+    run = run_at(tmp_path / "runs" / "small")
+    meta_rl("train", small_config("maml_trpo")).succeeds()
+    kept = [
+        *(run.path / "evaluations").iterdir(),
+        *(run.path / "checkpoints").iterdir(),
+        run.path / "metrics.jsonl",
+    ]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept}
+
+    outcome = meta_rl("train", "--resume", "runs/small").succeeds()
+
+    assert "runs/small is finished: 2 meta-iterations, evaluated" in outcome.out
+    assert "small: adaptation to test tasks" in outcome.out
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == before
+
+
+@pytest.mark.parametrize("fate", ["missing", "damaged", "of another seed"])
+def test_a_finished_run_without_its_final_evaluation_makes_it_again(
+    fate, meta_rl, small_config, run_at, tmp_path
+):
+    run = run_at(tmp_path / "runs" / "small")
+    meta_rl("train", small_config("maml_trpo")).succeeds()
+    (cells,) = (run.path / "evaluations").glob("*.npz")
+    if fate == "damaged":
+        cells.write_bytes(b"")
+    else:
+        cells.unlink()
+        cells.with_suffix(".json").unlink()
+    if fate == "of another seed":
+        meta_rl("evaluate", "runs/small", "--seed", 1).succeeds()
+
+    outcome = meta_rl("train", "--resume", "runs/small").succeeds()
+
+    assert "is finished" not in outcome.out and cells.stat().st_size > 0
+    assert [row["meta_iterations"] for row in run.rows] == [1, 2, 2, 2]
+    assert "is finished" in meta_rl("train", "--resume", "runs/small").succeeds().out
+
+
+def test_a_damaged_record_costs_only_its_damaged_lines(meta_rl, small_config, run_at, tmp_path):
+    run = run_at(tmp_path / "runs" / "small")
+    meta_rl("train", small_config("maml_trpo")).succeeds()
+    metrics = run.path / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(lines[0] + lines[1] + lines[2][:40] + "\n\n")
+
+    meta_rl("compare", "runs/small", "--metrics", "return/after", "--figures", "drawn").succeeds()
+    resume = ("train", "--resume", "runs/small", "--meta-iterations", 3)
+    outcome = meta_rl(*resume).succeeds()
+
+    assert "damaged lines of runs/small/metrics.jsonl were moved to" in outcome.out
+    assert [row["meta_iterations"] for row in run.rows] == [1, 2, 3, 3]
+    assert (run.path / "metrics.jsonl.damaged").read_text() == lines[2][:40] + "\n"
+    assert "damaged lines" in (run.path / "log.txt").read_text()
+
+
 def test_a_disk_that_is_full_spares_the_checkpoint_and_the_run_goes_on_later(
     meta_rl, meta_rl_process, small_config, run_at, tmp_path
 ):

@@ -1,7 +1,10 @@
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -131,7 +134,36 @@ def test_switched_off_wandb_leaves_nothing_and_keeps_the_id(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_network_training_begins_at_once_and_all_is_recorded_offline(tmp_path):
+class Refuses(BaseHTTPRequestHandler):
+    """A server that answers everything by an error."""
+
+    def do_GET(self):
+        self.send_error(403)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def server(request):
+    """Yield the address of a server that is no help."""
+    if request.param == "nobody":
+        yield "http://127.0.0.1:9"
+    elif request.param == "silent":
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+    else:
+        with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as refusing:
+            threading.Thread(target=refusing.serve_forever).start()
+            yield f"http://127.0.0.1:{refusing.server_port}"
+            refusing.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["nobody", "silent", "refuses"], indirect=True)
+def test_without_wandbs_server_training_begins_at_once_and_is_recorded_offline(server, tmp_path):
     script = """
 import sys, time
 from pathlib import Path
@@ -160,7 +192,7 @@ print(time.monotonic() - begun)
             "PYTHONPATH": str(Path(__file__).parents[4]),
             "HOME": str(tmp_path),
             "WANDB_API_KEY": "0" * 40,
-            "WANDB_BASE_URL": "http://127.0.0.1:9",  # nobody listens there
+            "WANDB_BASE_URL": server,
             "WANDB_ERROR_REPORTING": "false",
         },
         stdin=subprocess.DEVNULL,

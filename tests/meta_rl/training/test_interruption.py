@@ -1,0 +1,123 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SLOW_TO_SAVE = """
+import sys, time
+from meta_rl.runs import checkpoint
+save = checkpoint.save
+def slow(state, path):
+    if state.get("meta_iterations", 0):
+        print("SAVING", flush=True)
+        time.sleep(PAUSE_S)
+    save(state, path)
+checkpoint.save = slow
+from meta_rl.commands.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""`meta-rl` on a disk that takes its time."""
+
+
+def wait_for(condition, process, patience_s=120.0):
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def saving(tmp_path, environment, small_config, run_at):
+    """Start a training, interrupt it, and return it while it writes its checkpoint."""
+    started = []
+
+    def start(pause_s):
+        config = small_config(meta_iterations=10**6, checkpoint_every=10**6)
+        words = ["-c", SLOW_TO_SAVE.replace("PAUSE_S", str(pause_s)), "train", str(config)]
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        run = run_at(tmp_path / "runs" / "small")
+        wait_for(lambda: (run.path / "metrics.jsonl").exists() and len(run.rows) > 2, process)
+        process.send_signal(signal.SIGINT)
+        while "SAVING" not in (line := process.stdout.readline()):
+            assert line, process.communicate()
+        return process, run
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_is_answered_by_a_word_and_the_checkpoint_is_written(saving):
+    process, run = saving(3)
+    process.send_signal(signal.SIGINT)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):  # a terminal that closes
+        process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    word, end = told.splitlines()
+    assert word == (
+        "meta-rl: the checkpoint is being written; Ctrl-C once more ends at once, without it"
+    )
+    made = run.latest["meta_iterations"]
+    assert end.startswith(f"meta-rl: stopped after {made} meta-iterations; continue with") and made
+    assert not (run.path / "lock").exists()
+
+
+@pytest.mark.slow
+def test_a_third_ctrl_c_ends_at_once(saving, meta_rl):
+    process, run = saving(600)
+    process.send_signal(signal.SIGINT)
+    assert "the checkpoint is being written" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=10)
+
+    assert (process.returncode, told) == (130, "")
+    assert run.latest["meta_iterations"] == 0  # the one before is whole
+    meta_rl("train", "--resume", "runs/small", "--meta-iterations", 1).succeeds()
+
+
+@pytest.mark.slow
+def test_what_a_run_was_started_to_ignore_stays_ignored(
+    meta_rl_process, small_config, run_at, tmp_path
+):
+    process = meta_rl_process(
+        *("train", small_config(meta_iterations=30)),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # as nohup does
+    )
+    run = run_at(tmp_path / "runs" / "small")
+    wait_for(lambda: (run.path / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=120)
+    assert process.returncode == 0 and run.latest["meta_iterations"] == 30
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_reaches_workers_too_and_the_run_is_saved(
+    meta_rl, meta_rl_process, small_config, run_at, tmp_path
+):
+    envs = {"name": "metaworld", "simulator": "gymnasium", "horizon": 20}
+    config = small_config(envs=envs, meta_iterations=10**6, envs_per_task=1)
+    process = meta_rl_process("train", config, "--evaluation.goals", 2, start_new_session=True)
+    run = run_at(tmp_path / "runs" / "small")
+    wait_for(lambda: (run.path / "metrics.jsonl").exists() and len(run.rows) > 1, process)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 130, told
+    made = run.latest["meta_iterations"]
+    assert made and told.startswith(f"meta-rl: stopped after {made} meta-iterations; continue with")
