@@ -3,7 +3,6 @@
 `envs._sb3_face` is the same for Stable-Baselines3.
 """
 
-import os
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.protocols import EnvDistribution, Split
+from meta_rl.core.resources import usable_cores
 from meta_rl.core.types import Tasks
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import from_dict
@@ -52,7 +52,7 @@ def make_vec(
         if tasks is None:
             raise UserError("say how many worlds to make: num_envs, or the tasks themselves")
         num_envs = len(tasks)
-    workers = workers if workers is not None else os.cpu_count() or 1
+    workers = workers if workers is not None else usable_cores()
     distribution = module.build(config)
     if not isinstance(distribution, EnvDistribution):
         raise UserError(f"the family {family} has no simulator to step: it has no make_env")

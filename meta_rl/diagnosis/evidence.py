@@ -22,7 +22,8 @@ from meta_rl.diagnosis.maths import Maths, compare, probe
 from meta_rl.experiment.config import Experiment
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
-from meta_rl.training.trainer import Rejected, Trainer
+from meta_rl.training.rejected import Rejected
+from meta_rl.training.trainer import Trainer
 
 Row: TypeAlias = Mapping[str, float | int | None]
 """The metrics of one meta-update by name; null where the log could not hold the number."""

@@ -1,12 +1,12 @@
 """Makes the parts that an experiment names."""
 
-import os
 from typing import Any
 
 import torch
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
+from meta_rl.core.resources import usable_cores
 from meta_rl.core.types import EnvSpec
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import Experiment
@@ -49,8 +49,8 @@ def set_threads(experiment: Experiment[Any, Any]) -> None:
 
 
 def worker_count(experiment: Experiment[Any, Any]) -> int:
-    """Return the number of processes for Gymnasium environments."""
-    return experiment.workers or os.cpu_count() or 1
+    """Return the number of processes for Gymnasium environments, or of threads of worlds."""
+    return experiment.workers or usable_cores()
 
 
 def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:

@@ -105,7 +105,7 @@ class Experiment(Generic[AgentT, EnvsT]):
     """CPU threads of torch; 0 leaves it to torch."""
     workers: int = 0
     """Processes, or threads of the native simulator, that step environments; 0 means one for each
-    CPU core."""
+    CPU core that the process may use."""
     checkpoint_every: int = 10
     """Meta-iterations between checkpoints."""
     max_rejected: int = 3

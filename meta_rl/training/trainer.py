@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent, Split, Stored
 from meta_rl.core.seeding import Streams
-from meta_rl.core.types import MetaBatch, Metrics, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Metrics, all_finite
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import (
@@ -38,6 +38,8 @@ from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.interruption import Interruption
+from meta_rl.training.memory import check_memory
+from meta_rl.training.rejected import Rejected
 from meta_rl.training.summary import fetch, summarize
 
 if TYPE_CHECKING:
@@ -46,14 +48,6 @@ if TYPE_CHECKING:
 
 OBJECTIVE = ("outer/loss", "outer/loss_after", "outer/kl")
 """Metrics by which agents tell what the update led to: if one is not finite, neither is that."""
-
-
-class Rejected(Exception):  # noqa: N818
-    """A meta-update that must not count: something in it is not finite."""
-
-    def __init__(self, reason: str, batch: MetaBatch) -> None:
-        super().__init__(reason)
-        self.batch = batch
 
 
 @dataclass
@@ -99,9 +93,12 @@ class Trainer:
             self.distribution = build_distribution(experiment)
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
             self.streams = Streams(experiment.seed, self.device)
-            # Asks for a meta-batch once, so that one too large is refused before anything is made.
+            # What is too large is refused before anything is made.
+            spec, phases = self.distribution.spec, self.agent.phases
+            size, copies = experiment.meta_batch_size, experiment.envs_per_task
+            check_memory(spec, phases, size, copies, "envs_per_task", self.sinks.say)
             scratch = torch.Generator().manual_seed(0)
-            self.distribution.sample(experiment.meta_batch_size, "train", scratch)
+            self.distribution.sample(size, "train", scratch)
             if experiment.evaluation.every:
                 check_choosing(self.distribution, experiment.evaluation.choose_on)
             self.protocol = self._protocol()
@@ -363,14 +360,7 @@ class Trainer:
         self.counters.rejected_in_a_row += 1
         iteration = self.counters.meta_iterations + 1
         path = self.folder.rejected / f"{iteration}.pt"
-        experience = problem.batch.experience
-        batch = {
-            "reason": str(problem),
-            "tasks": vars(problem.batch.tasks),
-            "experience": [vars(map_tensors(lambda x: x.cpu(), each)) for each in experience],
-            "agent": before["agent"],
-        }
-        checkpoint.save(batch, path)
+        problem.save(path, before["agent"])
         message = f"meta-update {iteration} was rejected: {problem}; its batch is in {path}"
         if self.counters.rejected_in_a_row >= self.experiment.max_rejected:
             raise UserError(
