@@ -177,7 +177,7 @@ class GradientAdapter(PolicyAgent):
         )
         return {
             "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),
-            "inner/kl": support.mean(divergence),
+            "inner/kl": support.mean_over_tasks(divergence),
             "outer/gradient_norm": ravel(gradient).norm(),
             **self.spread(),
         }
@@ -245,15 +245,15 @@ class MAML(GradientAdapter):
             return super().step_size(phi, name, steps)
         return learned[torch.arange(len(steps)), steps.clamp(max=learned.shape[1] - 1)]
 
-    def shares(self) -> dict[int, float]:
+    def stage_weights(self) -> dict[int, float]:
         """Which stages the objective counts, by their inner steps, and how much.
 
         Multi-step loss (Antoniou et al. 2019, §4): all stages alike at first, in the end the last.
         """
         last, fading = self.config.adaptation_steps, self.config.multi_step_updates
         spread = max(0.0, 1 - self.meta_updates / fading) if fading else 0.0
-        shares = {k: spread / last for k in range(1, last + 1) if spread > 0}
-        return shares | {last: spread / last + 1 - spread}
+        weights = {k: spread / last for k in range(1, last + 1) if spread > 0}
+        return weights | {last: spread / last + 1 - spread}
 
     def policies(
         self, theta: Params, episodes: Sequence[Samples], stages: Collection[int]
@@ -266,7 +266,7 @@ class MAML(GradientAdapter):
             if k in stages
         }
 
-    def collectors(
+    def acting_policies(
         self, episodes: Sequence[Samples], stages: Collection[int]
     ) -> dict[int, Distribution]:
         """The policies that played the episodes, in the episodes' precision."""
@@ -306,9 +306,9 @@ class MAML(GradientAdapter):
         episodes: Sequence[Samples],
     ) -> Float[Tensor, ""]:
         """How far the policies that the objective counts have moved, in nats."""
-        shares = self.shares().items()
+        weights = self.stage_weights().items()
         return torch.stack(
-            [share * episodes[k].mean(old[k].kl(new[k])) for k, share in shares]
+            [share * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k, share in weights]
         ).sum()
 
     def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:

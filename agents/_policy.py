@@ -89,7 +89,7 @@ class Samples:
         """Log π(a|s) - log π_o(a|s), π_o being the policy that collected."""
         return policy.log_prob(self.action) - self.log_prob
 
-    def mean(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
+    def mean_over_tasks(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
         """The mean over each task's steps, and over tasks."""
         return (self.weight * quantity).sum() / len(self.weight)
 

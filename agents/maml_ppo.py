@@ -10,33 +10,27 @@ from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig
 from agents._policy import OptimizerStep, Samples, prepare
-from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
-from meta_rl.learning.ppo import clipped_loss
+from meta_rl.learning.ppo import PPOConfig, clipped_loss
 
 OuterLoss: TypeAlias = Callable[[Params], tuple[Tensor, Metrics]]
 """θ ↦ the loss of an epoch, and what is measured beside it."""
 
 
 @dataclass(frozen=True)
-class Config(MAMLConfig):
+class Config(MAMLConfig, PPOConfig):
     """MAML with PPO's clipped objective as the outer step (after Rothfuss et al. 2019, §6)."""
 
-    outer_lr: float = 1e-3
-    """Step size of Adam in the outer update."""
     epochs: int = 5
     """Outer gradient steps through the inner steps for each meta-batch."""
     clip: float = 0.3
     """How far the probability ratio may gain from moving away from 1."""
-    target_kl: float | None = 0.03
-    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "epochs")
-        check_above_zero(self, "outer_lr", "clip", "target_kl")
+        PPOConfig.__post_init__(self)
 
 
 class MAMLPPO(OptimizerStep, MAML):
@@ -55,11 +49,11 @@ class MAMLPPO(OptimizerStep, MAML):
 
     def outer_loss(self, episodes: Sequence[Samples]) -> OuterLoss:
         """What every epoch descends, on the same episodes."""
-        shares = self.shares()
-        old = self.collectors(episodes, shares)
+        weights = self.stage_weights()
+        old = self.acting_policies(episodes, weights)
 
         def loss(theta: Params) -> tuple[Tensor, Metrics]:
-            return self.clipped_loss(old, self.policies(theta, episodes, shares), episodes)
+            return self.clipped_loss(old, self.policies(theta, episodes, weights), episodes)
 
         return loss
 
@@ -76,7 +70,7 @@ class MAMLPPO(OptimizerStep, MAML):
     ) -> tuple[Tensor, Metrics]:
         """Minus PPO's objective after adaptation, and what tells how far the policies moved."""
         loss = clipped_share = torch.zeros((), device=self.device)
-        for k, share in self.shares().items():
+        for k, share in self.stage_weights().items():
             samples = episodes[k]
             weight = samples.weight / len(samples.weight)
             log_ratio = samples.log_ratio(new[k])

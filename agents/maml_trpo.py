@@ -73,12 +73,12 @@ class MAMLTRPO(MAML):
         self, theta: Params, episodes: Sequence[Samples]
     ) -> tuple[Tensor, dict[int, Distribution]]:
         """Minus the return after adaptation, by importance sampling, and the adapted policies."""
-        shares = self.shares()
-        policies = self.policies(theta, episodes, shares)
+        weights = self.stage_weights()
+        policies = self.policies(theta, episodes, weights)
         loss = torch.zeros((), device=self.device)
         for k, policy in policies.items():
             ratio = episodes[k].log_ratio(policy).exp()
-            loss = loss - shares[k] * episodes[k].mean(ratio * episodes[k].advantage)
+            loss = loss - weights[k] * episodes[k].mean_over_tasks(ratio * episodes[k].advantage)
         return loss, policies
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
@@ -93,17 +93,17 @@ class MAMLTRPO(MAML):
         alike; the gradient and the line search always use all of it.
         """
         episodes = [thin(samples, self.config.curvature_stride) for samples in episodes]
-        shares, tasks = self.shares(), len(episodes[0].obs)
+        weights, tasks = self.stage_weights(), len(episodes[0].obs)
 
         def outputs(theta: Params) -> dict[int, Distribution]:
-            return self.policies(theta, episodes, shares)
+            return self.policies(theta, episodes, weights)
 
         def fisher(
             policies: dict[int, Distribution], tangents: dict[int, Distribution]
         ) -> dict[int, Distribution]:
             products = {}
             for k, tangent in tangents.items():
-                share = shares[k] / tasks
+                share = weights[k] / tasks
                 products[k] = policies[k].fisher(tangent, share * episodes[k].weight, share)
             return products
 

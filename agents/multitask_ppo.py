@@ -13,17 +13,17 @@ from meta_rl.core.protocols import Surrogate
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, map_tensors
 from meta_rl.learning.policy import for_each_task, from_by_task
-from meta_rl.learning.ppo import PPOConfig, clipped_loss, run_epochs
+from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
 from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)
-class Config(PolicyConfig, PPOConfig):
+class Config(PolicyConfig, MinibatchConfig):
     """Control: one policy for all tasks by PPO (Schulman et al. 2017), which never adapts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        PPOConfig.__post_init__(self)
+        MinibatchConfig.__post_init__(self)
 
 
 class MultitaskPPO(OptimizerStep):
@@ -33,7 +33,7 @@ class MultitaskPPO(OptimizerStep):
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed)
-        self.optimizer = torch.optim.Adam(self.theta.values(), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(self.theta.values(), lr=config.outer_lr)
         self.generator = make_generator(seed, "update")
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:

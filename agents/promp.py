@@ -61,12 +61,14 @@ class ProMP(maml_ppo.MAMLPPO):
     def outer_loss(self, episodes: Sequence[Samples]) -> maml_ppo.OuterLoss:
         """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
         stages = range(len(episodes))
-        old = self.collectors(episodes, stages)
+        old = self.acting_policies(episodes, stages)
 
         def loss(theta: Params) -> tuple[Tensor, Metrics]:
             new = self.policies(theta, episodes, stages)
             clipped, measured = self.clipped_loss(old, new, episodes)
-            inner_kl = torch.stack([episodes[k].mean(old[k].kl(new[k])) for k in stages[:-1]])
+            inner_kl = torch.stack(
+                [episodes[k].mean_over_tasks(old[k].kl(new[k])) for k in stages[:-1]]
+            )
             by_stage = {f"outer/kl_stage_{k}": value for k, value in enumerate(inner_kl)}
             return clipped + (self.eta * inner_kl).mean(), measured | by_stage
 

@@ -34,16 +34,16 @@ from meta_rl.core.types import (
 from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
-from meta_rl.learning.ppo import PPOConfig, clipped_loss, run_epochs
+from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
 
 
 @dataclass(frozen=True)
-class Config(PPOConfig):
+class Config(MinibatchConfig):
     """RL²: a GRU policy over trials of several episodes, trained by PPO (Duan et al. 2016)."""
 
     episodes_per_trial: int = 2
     """Episodes that the memory lasts for; after them comes another task."""
-    learning_rate: float = 5e-4
+    outer_lr: float = 5e-4
     """Step size of Adam."""
     entropy_coefficient: float = 5e-3
     """Weight of the policy's entropy in the objective."""
@@ -190,9 +190,7 @@ class RL2PPO:
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
             torch.manual_seed(derive_seed(seed, "init"))
             self.policy = RecurrentPolicy(config, spec).to(device)
-        self.optimizer = torch.optim.Adam(
-            self.policy.parameters(), lr=config.learning_rate, eps=1e-5
-        )
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.outer_lr, eps=1e-5)
         self.generator = make_generator(seed, "update")
         self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
         self.reward_moments = RunningMoments.empty((), device)

@@ -31,13 +31,13 @@ class Scripted:
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Tensor]:
         """Let the expert look at the tasks."""
-        return {"brief": self.expert.brief(tasks).to(self.device)}
+        return {"knowledge": self.expert.knowledge(tasks).to(self.device)}
 
     def act(
         self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
         """Act as the expert; there is no noise, so the log-probability says nothing."""
-        action = self.expert.act(context["brief"], timestep.obs)
+        action = self.expert.act(context["knowledge"], timestep.obs)
         return action, torch.zeros_like(timestep.prev_reward), context
 
     def adapt(self, context: dict[str, Tensor], rollout: Rollout) -> dict[str, Tensor]:

@@ -188,13 +188,13 @@ class PointEnv:
 class PointExpert:
     """Goes straight to the goal, as fast as it can."""
 
-    def brief(self, tasks: Tasks) -> Float[Tensor, "M 2"]:
+    def knowledge(self, tasks: Tasks) -> Float[Tensor, "M 2"]:
         """Return the goals, in metres."""
         return tasks.params.float()
 
-    def act(self, brief: Float[Tensor, "M 2"], obs: Float[Tensor, "M N 2"]) -> Tensor:
+    def act(self, knowledge: Float[Tensor, "M 2"], obs: Float[Tensor, "M N 2"]) -> Tensor:
         """Return the velocity to the goal; near it, the one that arrives with the next step."""
-        missing = (brief.unsqueeze(1) - obs) / PointEnv.SPEED
+        missing = (knowledge.unsqueeze(1) - obs) / PointEnv.SPEED
         return missing / missing.abs().amax(-1, keepdim=True).clamp(min=1)
 
 

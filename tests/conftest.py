@@ -136,7 +136,7 @@ def small_config(tmp_path_factory):
             "envs": {"name": "point_navigation", "horizon": 5, "test_goals": 3},
             "meta_iterations": 2,
             "meta_batch_size": 2,
-            "envs_per_task": 2,
+            "copies": 2,
             "checkpoint_every": 1,
             "threads": 1,
             "workers": 1,

@@ -24,7 +24,7 @@ class MetaworldExpert:
     None of the policies has a memory, or any noise.
     """
 
-    def brief(self, tasks: Tasks) -> Float[Tensor, "M 4"]:
+    def knowledge(self, tasks: Tasks) -> Float[Tensor, "M 4"]:
         """Return each task's class, as its place in `TASK_NAMES`, and its goal in metres.
 
         Where the goal is, metaworld's environment tells after a reset: in many classes it is not
@@ -44,7 +44,7 @@ class MetaworldExpert:
             env.close()
         return torch.tensor([briefs[task.label] for task in tasks], dtype=torch.float32)
 
-    def act(self, brief: Float[Tensor, "M 4"], obs: Float[Tensor, "M N O"]) -> Tensor:
+    def act(self, knowledge: Float[Tensor, "M 4"], obs: Float[Tensor, "M N O"]) -> Tensor:
         """Return each policy's action within its bounds."""
         from metaworld.policies import ENV_POLICY_MAP
 
@@ -55,7 +55,7 @@ class MetaworldExpert:
             )
         seen = obs.cpu().double().numpy().copy()
         actions = np.zeros((*seen.shape[:2], 4))
-        for m, (number, *goal) in enumerate(brief.tolist()):
+        for m, (number, *goal) in enumerate(knowledge.tolist()):
             make_policy: Any = ENV_POLICY_MAP[TASK_NAMES[int(number)]]
             policy = make_policy()
             seen[m, :, GOAL] = goal

@@ -127,7 +127,7 @@ def measure_all(
             collector,
             trained.device,
             config,
-            config.copies or experiment.envs_per_task,
+            config.copies or experiment.copies,
             given.tasks_at_once,
             trained.env_steps,
             trained.meta_iterations,
@@ -195,7 +195,7 @@ def identity(
     """
     from meta_rl.evaluation.protocol import make_protocol
 
-    copies = config.copies or trained.experiment.envs_per_task
+    copies = config.copies or trained.experiment.copies
     protocol = make_protocol(trained.agent, trained.distribution, config, copies)
     options = [protocol, asdict(config), copies, str(trained.device)]
     content = json.dumps(options).encode() + folder.checkpoint(given.checkpoint).read_bytes()
@@ -217,7 +217,7 @@ def measure_otherwise(
             f"{'offers ' + ', '.join(counts) if counts else 'offers no other count'}; "
             f"leave the flag away for our own"
         )
-    copies = config.copies or trained.experiment.envs_per_task
+    copies = config.copies or trained.experiment.copies
     summary = {
         "env_steps": trained.env_steps,
         "meta_iterations": trained.meta_iterations,

@@ -180,12 +180,12 @@ class Expert(Protocol):
     For oracle controls alone, since experts see what the tasks hide. They have no memory.
     """
 
-    def brief(self, tasks: Tasks) -> Float[Tensor, "M K"]:
+    def knowledge(self, tasks: Tasks) -> Float[Tensor, "M K"]:
         """Return all that an expert must know of each task, as numbers."""
         ...
 
     def act(
-        self, brief: Float[Tensor, "M K"], obs: Float[Tensor, "M N O"]
+        self, knowledge: Float[Tensor, "M K"], obs: Float[Tensor, "M N O"]
     ) -> Float[Tensor, "M N A"]:
         """Return what an expert with that knowledge does, within the action's bounds."""
         ...

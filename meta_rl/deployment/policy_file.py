@@ -21,7 +21,8 @@ from meta_rl.core.types import Context, EnvSpec, Score
 from meta_rl.deployment import program as acting
 from meta_rl.deployment.program import ActingPolicy
 from meta_rl.experiment import catalog
-from meta_rl.experiment.config import from_dict, plain
+from meta_rl.experiment.config import agent_fields, from_dict, plain
+from meta_rl.experiment.versions import translated
 from meta_rl.runs import checkpoint
 
 State: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -162,7 +163,10 @@ def load(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
     if "metadata" not in state:
         raise UserError(f"{path} was written by an older meta-rl; run `meta-rl adapt` again")
     module = catalog.load("agents", state["agent_name"])
-    config = from_dict(module.Config, state["agent_config"], "agent", str(path))
+    about = {"name": state["agent_name"], **state["agent_config"]}
+    read = translated({"agent": about}, str(path), agent_fields, quiet=True)["agent"]
+    del read["name"]
+    config = from_dict(module.Config, read, "agent", str(path))
     spec = _spec(state["spec"])
     agent: MetaAgent = module.build(config, spec, torch.device("cpu"), 0)
     agent.load_state_dict(state["agent"])

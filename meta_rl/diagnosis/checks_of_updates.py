@@ -110,8 +110,7 @@ def outer_movement(evidence: Evidence) -> Finding:
         return found.alarm(
             f"The outer step moves the policy by {kl:.2g} nats a step, beyond what its experience "
             f"tells about.",
-            "Lower the outer step size (agent.outer_lr, agent.learning_rate), the epochs or "
-            "target_kl.",
+            "Lower the outer step size (agent.outer_lr), the epochs or target_kl.",
         )
     # √(2 · 1e-6) = 0.0014 standard deviations: a thousand updates one way are 1.4 of them.
     if kl < 1e-6:

@@ -11,9 +11,7 @@ import tyro
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.experiment import catalog, strict_yaml
-
-VERSION = 1
-"""Version of the config format that this code reads."""
+from meta_rl.experiment.versions import VERSION, translated
 
 AgentT = TypeVar("AgentT")
 EnvsT = TypeVar("EnvsT")
@@ -61,7 +59,7 @@ class EvaluationConfig:
     adaptation_steps: int = 1
     """Times the agent adapts to each task; performance is measured before, between and after."""
     copies: int | None = None
-    """Copies of each task's environment; none means envs_per_task."""
+    """Copies of each task's environment (N); none means as many as in training."""
     actions: Literal["sampled", "deterministic"] = "sampled"
     """Measure with actions drawn from the policy, or with its mode; adaptation always draws."""
     evaluation_episodes: int | None = None
@@ -95,7 +93,7 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Meta-updates to make."""
     meta_batch_size: int = 20
     """Tasks in each meta-batch (M)."""
-    envs_per_task: int = 10
+    copies: int = 10
     """Copies of each task's environment stepped together (N)."""
     seed: int = 0
     """Seed of everything random in the run, but not of the held-out goals."""
@@ -122,7 +120,7 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Version of the config format."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_iterations", "meta_batch_size", "envs_per_task", "checkpoint_every"):
+        for name in ("meta_iterations", "meta_batch_size", "copies", "checkpoint_every"):
             _at_least(name, getattr(self, name), 1)
         for name in ("threads", "workers", "max_rejected", "seed"):
             _at_least(name, getattr(self, name), 0)
@@ -171,17 +169,7 @@ def load_experiment(
 
 def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any, Any]:
     """Make an experiment of plain data; `source` is named in errors."""
-    data = dict(data)
-    version = data.get("version", VERSION)
-    if version != VERSION:  # before its keys are held against this version's
-        raise UserError(
-            f"{source} is a config of version {version}, but this is meta-rl for version "
-            f"{VERSION}; see docs/architecture.md for what changed, or install the other"
-        )
-    evaluation = data.get("evaluation")
-    if isinstance(evaluation, Mapping) and "split" in evaluation:
-        # before there was `choose_on`, the checkpoint was chosen on what was measured
-        data["evaluation"] = {"choose_on": evaluation["split"], **evaluation}
+    data = translated(data, source, agent_fields)
     sections: dict[str, Any] = {}
     packages: tuple[tuple[str, catalog.Package], ...] = (("agent", "agents"), ("envs", "envs"))
     for section, package in packages:
@@ -192,6 +180,11 @@ def experiment_from_dict(data: Mapping[str, Any], source: str) -> Experiment[Any
         sections[section] = from_dict(module.Config, rest, section, source)
         sections[f"{section}_name"] = name
     return from_dict(Experiment, data, "", source, sections)
+
+
+def agent_fields(name: str) -> list[str]:
+    """Return the settings of an agent."""
+    return [entry.name for entry in fields(catalog.load("agents", name).Config)]
 
 
 def _section_name(content: Any, section: str, source: object) -> str:

@@ -15,20 +15,30 @@ from meta_rl.core.types import Metrics
 class PPOConfig:
     """Settings of PPO's epochs."""
 
-    learning_rate: float = 1e-3
-    """Step size of Adam."""
+    outer_lr: float = 1e-3
+    """Step size of Adam in the outer update."""
     epochs: int = 10
     """Passes over each meta-batch."""
-    minibatches: int = 4
-    """Parts that each pass is split into, one Adam step each."""
     clip: float = 0.2
     """How far the probability ratio may gain from moving away from 1."""
     target_kl: float | None = 0.03
     """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "epochs", "minibatches")
-        check_above_zero(self, "learning_rate", "clip", "target_kl")
+        check_at_least(1, self, "epochs")
+        check_above_zero(self, "outer_lr", "clip", "target_kl")
+
+
+@dataclass(frozen=True)
+class MinibatchConfig(PPOConfig):
+    """Settings of PPO's epochs on minibatches."""
+
+    minibatches: int = 4
+    """Parts that each pass is split into, one Adam step each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, self, "minibatches")
 
 
 def clipped_surrogate(

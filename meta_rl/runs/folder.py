@@ -17,6 +17,7 @@ from typing import Any
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
+from meta_rl.experiment.versions import translated
 from meta_rl.runs.lock import RunLock
 
 
@@ -149,7 +150,7 @@ class RunFolder:
         if isinstance(agent, dict) and not catalog.has("agents", str(agent.get("name"))):
             if missing := {"name", "seed", "envs"} - data.keys():
                 raise UserError(f"{self.path / 'config.yaml'} lacks {', '.join(sorted(missing))}")
-            return data
+            return translated(data, str(self.path / "config.yaml"), lambda name: (), quiet=True)
         return to_dict(self.experiment())
 
     def _config(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from meta_rl.experiment.building import (
     resolve_device,
     set_threads,
 )
-from meta_rl.experiment.config import Experiment, plain, to_dict
+from meta_rl.experiment.config import Experiment, agent_fields, plain, to_dict
+from meta_rl.experiment.versions import translated
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 
@@ -35,7 +36,7 @@ class TrainedAgent:
     def adaptation_episodes(self) -> int:
         """Episodes of one task that the agent learned from at a time, as it was trained."""
         if self.agent.copies_share_experience:
-            return self.experiment.envs_per_task * self.agent.phases[0].episodes
+            return self.experiment.copies * self.agent.phases[0].episodes
         return max(1, len(self.agent.phases) - 1)
 
 
@@ -70,9 +71,10 @@ def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, An
             "put the run's own latest.pt or best.pt back"
         )
     expected = to_dict(experiment)
+    stored = translated(state["config"], "the checkpoint", agent_fields, quiet=True)
     for section in ("agent", "envs"):
         defaults = plain(asdict(type(getattr(experiment, section))()))
-        given = defaults | state["config"][section]  # a file may be older than a field
+        given = defaults | stored[section]  # a file may be older than a field
         if given != expected[section]:
             changed = sorted(
                 key

@@ -28,7 +28,6 @@ def check_memory(
     phases: Sequence[Phase],
     meta_batch_size: int,
     copies: int,
-    copies_name: str,
     say: Callable[[str], None],
 ) -> None:
     """Raise a UserError if a meta-batch cannot fit in memory; say how large a large one is."""
@@ -39,7 +38,7 @@ def check_memory(
     episodes = sum(phase.episodes for phase in phases)
     told = (
         f"the rollouts of one meta-iteration take {needed / 1e9:,.1f} GB: meta_batch_size "
-        f"{meta_batch_size:,} x {copies_name} {copies:,} x {episodes:,} episodes x "
+        f"{meta_batch_size:,} x copies {copies:,} x {episodes:,} episodes x "
         f"envs.horizon {spec.horizon:,}, and the machine has {free / 1e9:,.1f} GB free"
     )
     if needed > free:

@@ -95,8 +95,8 @@ class Trainer:
             self.streams = Streams(experiment.seed, self.device)
             # What is too large is refused before anything is made.
             spec, phases = self.distribution.spec, self.agent.phases
-            size, copies = experiment.meta_batch_size, experiment.envs_per_task
-            check_memory(spec, phases, size, copies, "envs_per_task", self.sinks.say)
+            size, copies = experiment.meta_batch_size, experiment.copies
+            check_memory(spec, phases, size, copies, self.sinks.say)
             scratch = torch.Generator().manual_seed(0)
             self.distribution.sample(size, "train", scratch)
             if experiment.evaluation.every:
@@ -238,7 +238,7 @@ class Trainer:
         experiment, streams = self.experiment, self.streams
         tasks = self.distribution.sample(experiment.meta_batch_size, "train", streams.tasks)
         adaptation = Adaptation(
-            self.agent, self.collector, tasks, experiment.envs_per_task, streams, training=True
+            self.agent, self.collector, tasks, experiment.copies, streams, training=True
         )
         try:
             return adaptation.complete()
@@ -264,7 +264,7 @@ class Trainer:
             self.collector,
             self.device,
             replace(experiment.evaluation, split=split),
-            experiment.evaluation.copies or experiment.envs_per_task,
+            experiment.evaluation.copies or experiment.copies,
             experiment.meta_batch_size,
             self.counters.env_steps,
             self.counters.meta_iterations,
@@ -347,7 +347,7 @@ class Trainer:
     def _protocol(self) -> dict[str, Any]:
         """Return the protocol of the final evaluation, and by which split `best` is chosen."""
         config = self.experiment.evaluation
-        copies = config.copies or self.experiment.envs_per_task
+        copies = config.copies or self.experiment.copies
         final = replace(config, split="test")
         protocol = make_protocol(self.agent, self.distribution, final, copies)
         return {**protocol, BEST_IS_CHOSEN_ON: config.choose_on if config.every else None}

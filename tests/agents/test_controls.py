@@ -56,9 +56,9 @@ def test_a_control_is_trained_and_measured_at_the_budget_of_maml(family, control
         distribution = build_distribution(experiment)
         agent = build_agent(experiment, distribution.spec, CPU)
         episodes = sum(phase.episodes for phase in agent.phases) * experiment.meta_batch_size
-        budgets.append(episodes * experiment.envs_per_task * experiment.meta_iterations)
+        budgets.append(episodes * experiment.copies * experiment.meta_iterations)
         held_out = replace(experiment.evaluation, split="test", goals=20)
-        copies = held_out.copies or experiment.envs_per_task
+        copies = held_out.copies or experiment.copies
         protocols.append(make_protocol(agent, distribution, held_out, copies))
         learns.append(bool(agent.state_dict()))
     assert protocols[0] == protocols[1]
@@ -82,7 +82,7 @@ def plain_policy_gradient(agent, samples):
 
 
 def test_the_first_step_of_multi_task_ppo_follows_the_plain_policy_gradient():
-    agent = build(multitask_ppo, epochs=1, minibatches=1, learning_rate=0.01)
+    agent = build(multitask_ppo, epochs=1, minibatches=1, outer_lr=0.01)
     batch, _ = collect(agent)
     gradient = plain_policy_gradient(agent, prepare(batch.rollouts[0], agent.config))
     before = {name: value.clone() for name, value in agent.theta.items()}
@@ -128,7 +128,7 @@ def test_what_does_not_adapt_keeps_its_context():
 def test_multi_task_ppo_learns_what_all_tasks_share():
     # Goals to the right: going there serves each of them, though none is told apart.
     tasks = goals((0.5, 0.3), (0.5, 0.0), (0.5, -0.3))
-    agent = build(multitask_ppo, learning_rate=0.01)
+    agent = build(multitask_ppo, outer_lr=0.01)
     returns = []
     for _ in range(15):
         batch, _ = collect(agent, tasks=tasks, copies=10)
@@ -227,7 +227,7 @@ def test_meta_worlds_own_policy_reaches_hidden_goals():
     batch, context = collect(agent, family, tasks, copies=1)
 
     # reach-v3's goal is the last part of its params
-    torch.testing.assert_close(context["brief"][:, 1:], tasks.params[:, 3:].float())
+    torch.testing.assert_close(context["knowledge"][:, 1:], tasks.params[:, 3:].float())
     rollout = batch.rollouts[0]
     assert (rollout.metrics["success"].amax(0) == 1).all()
     assert (rollout.obs[..., 36:39] == 0).all()  # which no one but the expert was shown
@@ -240,10 +240,10 @@ def test_each_class_is_played_by_its_own_policy():
     )
     expert = metaworld.expert()
     assert isinstance(expert, Expert)
-    numbers = [expert.brief(tasks)[0, 0] for tasks in (drawers, reach)]
+    numbers = [expert.knowledge(tasks)[0, 0] for tasks in (drawers, reach)]
     assert [metaworld.TASK_NAMES[int(n)] for n in numbers] == ["drawer-close-v3", "reach-v3"]
     obs = torch.rand(1, 2, 39, generator=torch.Generator().manual_seed(0))
-    actions = [expert.act(expert.brief(tasks), obs) for tasks in (drawers, reach)]
+    actions = [expert.act(expert.knowledge(tasks), obs) for tasks in (drawers, reach)]
     assert not torch.equal(*actions)
 
 

@@ -221,13 +221,13 @@ def test_derivative_order_annealing_is_first_order_until_it_is_not():
 
 def test_the_multi_step_loss_fades_to_the_last_step_s():
     agent = make_agent(maml_ppo, adaptation_steps=3, multi_step_updates=4)
-    shares = {}
+    weights = {}
     for agent.meta_updates in (0, 2, 4, 9):
-        shares[agent.meta_updates] = agent.shares()
+        weights[agent.meta_updates] = agent.stage_weights()
 
-    assert shares[0] == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
-    assert shares[2] == pytest.approx({1: 1 / 6, 2: 1 / 6, 3: 2 / 3})
-    assert shares[4] == shares[9] == {3: 1.0}
+    assert weights[0] == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
+    assert weights[2] == pytest.approx({1: 1 / 6, 2: 1 / 6, 3: 2 / 3})
+    assert weights[4] == weights[9] == {3: 1.0}
 
 
 @ALGORITHMS
@@ -239,7 +239,7 @@ def test_the_multi_step_loss_is_the_weighted_sum_over_the_stages(algorithm):
         normalize_advantage=False,
         gae_lambda=0.5,
     )
-    agent.meta_updates = 1  # shares 3/8 and 5/8
+    agent.meta_updates = 1  # weights 3/8 and 5/8
     batch, _ = play(agent)
     means = [prepare(rollout, agent.config).advantage.mean() for rollout in batch.rollouts]
 
@@ -273,7 +273,7 @@ def test_the_curvature_of_the_multi_step_divergence_is_its_hessian():
 
     def divergence(vector):
         new = agent.policies(unravel(vector, agent.theta), episodes, [1, 2])
-        return sum(0.5 * episodes[k].mean(old[k].kl(new[k])) for k in (1, 2))
+        return sum(0.5 * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k in (1, 2))
 
     torch.testing.assert_close(dense, torch.func.hessian(divergence)(theta))
 

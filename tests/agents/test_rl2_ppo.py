@@ -240,8 +240,8 @@ def test_without_normalization_nothing_is_counted():
 
 
 def test_epochs_end_when_the_policy_has_moved_too_far():
-    tight = make_agent(epochs=10, target_kl=1e-9, learning_rate=1e-2)
-    free = make_agent(epochs=10, target_kl=None, learning_rate=1e-2)
+    tight = make_agent(epochs=10, target_kl=1e-9, outer_lr=1e-2)
+    free = make_agent(epochs=10, target_kl=None, outer_lr=1e-2)
     counts = [
         agent.meta_update(trial(agent, make_worker(), some_tasks())[0])["outer/epochs"].item()
         for agent in (tight, free)
@@ -300,7 +300,7 @@ class TwoDoors(PointNavigation):
 
 def test_it_learns_to_use_in_the_second_episode_what_the_first_one_told():
     family = TwoDoors()
-    settings = {"encoder_sizes": (16,), "memory_size": 16, "learning_rate": 3e-3, "epochs": 6}
+    settings = {"encoder_sizes": (16,), "memory_size": 16, "outer_lr": 3e-3, "epochs": 6}
     agent = build(Config(**settings), family.spec, CPU, seed=0)
     worker = make_worker(family)
     gains = []

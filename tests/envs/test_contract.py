@@ -210,12 +210,12 @@ def test_the_expert_that_it_may_have_knows_each_task_and_keeps_to_the_bounds(nam
     tasks, expert = family.tasks("test")[[0, 1, 0]], module.expert()
     assert isinstance(expert, Expert)
 
-    brief = expert.brief(tasks)
+    knowledge = expert.knowledge(tasks)
     obs = torch.randn(3, 2, family.spec.observation_size, generator=generator())
-    action = expert.act(brief, obs[[0, 0, 0]])
+    action = expert.act(knowledge, obs[[0, 0, 0]])
 
     assert action.shape == (3, 2, family.spec.action_size) and action.dtype == torch.float32
     low, high = (torch.tensor(bounds) for bounds in family.spec.action_bounds)
     assert ((low <= action) & (action <= high)).all()
-    assert torch.equal(brief[0], brief[2]) and not torch.equal(brief[0], brief[1])
+    assert torch.equal(knowledge[0], knowledge[2]) and not torch.equal(knowledge[0], knowledge[1])
     assert torch.equal(action[0], action[2])

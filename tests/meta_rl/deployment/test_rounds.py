@@ -62,7 +62,7 @@ def trained(small_config, tmp_path_factory):
         envs={"horizon": 20},
         meta_iterations=25,
         meta_batch_size=15,
-        envs_per_task=10,
+        copies=10,
         checkpoint_every=25,
     )
     folder = tmp_path_factory.mktemp("trained")

@@ -13,7 +13,7 @@ from meta_rl.diagnosis.maths import gradient_error, returns_less_baseline
 
 CONFIGS = ("point_navigation_maml_trpo", "point_navigation_maml_ppo", "point_navigation_rl2_ppo")
 TRPO, _, RL2 = CONFIGS
-QUICK = "--threads 1 --workers 1 --meta-batch-size 6 --envs-per-task 10 --envs.horizon 50"
+QUICK = "--threads 1 --workers 1 --meta-batch-size 6 --copies 10 --envs.horizon 50"
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_an_agent_that_offers_no_surrogate_is_examined_without(doctor, monkeypat
 def test_a_run_is_examined_as_trained_with_what_it_logged(
     doctor, meta_rl, small_config, run_at, tmp_path
 ):
-    config = small_config("maml_trpo", envs={"horizon": 20}, meta_batch_size=4, envs_per_task=4)
+    config = small_config("maml_trpo", envs={"horizon": 20}, meta_batch_size=4, copies=4)
     meta_rl("train", config).succeeds()
     run = run_at(tmp_path / "runs" / "small")
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}

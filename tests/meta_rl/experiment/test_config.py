@@ -44,11 +44,11 @@ def test_what_is_not_given_has_its_default():
 
 def test_values_take_the_form_that_their_field_wants():
     experiment = made(
-        agent={"name": "rl2_ppo", "learning_rate": 1e-3, "target_kl": None, "gamma": 1},
+        agent={"name": "rl2_ppo", "outer_lr": 1e-3, "target_kl": None, "gamma": 1},
         tracking={"mode": "off", "tags": ["a", "b"]},
         evaluation={"goals": 3, "copies": None},
     )
-    assert experiment.agent == rl2_ppo.Config(learning_rate=0.001, target_kl=None, gamma=1.0)
+    assert experiment.agent == rl2_ppo.Config(outer_lr=0.001, target_kl=None, gamma=1.0)
     assert isinstance(experiment.agent.gamma, float)
     assert experiment.tracking.tags == ("a", "b")
     assert (experiment.evaluation.goals, experiment.evaluation.copies) == (3, None)
@@ -93,7 +93,10 @@ def test_values_take_the_form_that_their_field_wants():
         ),
         ({"agent": {"name": "maml_trop"}}, "no 'maml_trop' in agents/; did you mean 'maml_trpo'?"),
         ({"agent_name": "maml_ppo"}, "unknown key 'agent_name'; There are: .*"),
-        ({"version": 2}, "x.yaml is a config of version 2, but this is meta-rl for version 1; see"),
+        (
+            {"version": 3},
+            "x.yaml is a config of version 3, but this is meta-rl for versions 1 and 2;",
+        ),
         ({"version": 0, "old_key": 1}, "config of version 0"),
     ],
 )
@@ -107,7 +110,7 @@ def test_a_key_or_a_type_that_is_wrong_is_named_with_what_was_expected(changes, 
     [
         ({"meta_iterations": 0}, "meta_iterations must be at least 1, got 0"),
         ({"meta_batch_size": 0}, "meta_batch_size must be at least 1, got 0"),
-        ({"envs_per_task": -1}, "envs_per_task must be at least 1, got -1"),
+        ({"copies": -1}, "copies must be at least 1, got -1"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"workers": -1}, "workers must be at least 0"),
@@ -183,4 +186,4 @@ def test_plain_data_holds_every_field_and_the_names():
     data = to_dict(replace(made(), seed=4))
     assert data["agent"]["name"] == "maml_ppo" and data["envs"]["name"] == "point_navigation"
     assert data["agent"]["hidden_sizes"] == [128, 128]
-    assert data["seed"] == 4 and data["version"] == 1
+    assert data["seed"] == 4 and data["version"] == 2

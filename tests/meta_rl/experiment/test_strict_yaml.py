@@ -14,7 +14,7 @@ envs: {name: point_navigation, horizon: 10, test_goals: 2}
 seed: 1
 meta_iterations: 1
 meta_batch_size: 2
-envs_per_task: 2
+copies: 2
 tracking: {mode: "off"}
 evaluation: {copies: 2}
 # pasted from another file
@@ -27,7 +27,7 @@ agent: {{name: maml_trpo}}
 envs: {{name: point_navigation, horizon: 5, test_goals: 2}}
 meta_iterations: 1
 meta_batch_size: 2
-envs_per_task: 2
+copies: 2
 evaluation: {{copies: 2}}
 tracking: {{mode: "off"}}
 seed: {}

@@ -111,7 +111,7 @@ def test_a_closed_terminal_reaches_workers_too_and_the_run_is_saved(
     meta_rl, meta_rl_process, small_config, run_at, tmp_path
 ):
     envs = {"name": "metaworld", "simulator": "gymnasium", "horizon": 20}
-    config = small_config(envs=envs, meta_iterations=10**6, envs_per_task=1)
+    config = small_config(envs=envs, meta_iterations=10**6, copies=1)
     process = meta_rl_process("train", config, "--evaluation.goals", 2, start_new_session=True)
     run = run_at(tmp_path / "runs" / "small")
     wait_for(lambda: (run.path / "metrics.jsonl").exists() and len(run.rows) > 1, process)

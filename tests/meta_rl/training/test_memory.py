@@ -25,14 +25,12 @@ def test_the_estimate_is_what_the_tensors_of_a_meta_batch_take(small_config, tmp
     assert memory.meta_iteration_bytes(spec, phases, 3, 2) == pytest.approx(taken, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("flag", "count"), [("--meta-batch-size", 10**12), ("--envs-per-task", 10**8)]
-)
+@pytest.mark.parametrize(("flag", "count"), [("--meta-batch-size", 10**12), ("--copies", 10**8)])
 def test_what_does_not_fit_is_refused_before_anything_is_made(
     flag, count, meta_rl, small_config, tmp_path
 ):
     outcome = meta_rl("train", small_config(envs={"horizon": 100}), flag, count)
-    outcome.fails_with("GB", "meta_batch_size", "envs_per_task", "envs.horizon 100", "lower one")
+    outcome.fails_with("GB", "meta_batch_size", "copies", "envs.horizon 100", "lower one")
     assert not (tmp_path / "runs").exists()
 
 
@@ -42,8 +40,8 @@ def test_a_large_share_of_the_memory_is_told(monkeypatch):
     for free, lines in ((10**9, 0), (10**7, 1)):
         monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         told.clear()
-        memory.check_memory(spec, (Phase(2),), 20, 10, "envs_per_task", told.append)
+        memory.check_memory(spec, (Phase(2),), 20, 10, told.append)
         assert len(told) == lines
     monkeypatch.setattr(memory, "available_memory", lambda: 10**6)
     with pytest.raises(UserError, match=r"machine has 0\.0 GB free; lower one of them"):
-        memory.check_memory(spec, (Phase(2),), 20, 10, "envs_per_task", told.append)
+        memory.check_memory(spec, (Phase(2),), 20, 10, told.append)

@@ -31,7 +31,7 @@ def config(tmp_path):
         path = tmp_path / "toy.yaml"
         path.write_text(
             f"agent: {{name: {agent}}}\nenvs: {{name: {envs}}}\nmeta_iterations: {iterations}\n"
-            f"meta_batch_size: 6\nenvs_per_task: 4\ncheckpoint_every: 3\nthreads: 1\nworkers: 1\n"
+            f"meta_batch_size: 6\ncopies: 4\ncheckpoint_every: 3\nthreads: 1\nworkers: 1\n"
             f"evaluation: {{every: 10}}\ntracking: {{mode: 'off'}}\n"
         )
         return path

@@ -130,7 +130,7 @@ def train_lines(meta_rl, small_config, run_at, tmp_path):
     """Train on them by the command line; return how that ended, and the run."""
 
     def train(agent, name, iterations, **changes):
-        config = small_config(agent, meta_iterations=iterations, envs_per_task=1, **changes)
+        config = small_config(agent, meta_iterations=iterations, copies=1, **changes)
         text = config.read_text().replace("name: point_navigation", "name: lines.family")
         text = "\n".join(
             line for line in text.splitlines() if not line.strip().startswith(("horizon", "test_g"))
@@ -220,7 +220,7 @@ def test_nan_that_does_not_end_stops_the_run(lines, train_lines, meta_rl, identi
     [
         ("maml_trpo", {"inner_lr": 1e30}),
         ("maml_ppo", {"inner_lr": 1e30}),
-        ("rl2_ppo", {"learning_rate": 1e30, "target_kl": None}),
+        ("rl2_ppo", {"outer_lr": 1e30, "target_kl": None}),
     ],
 )
 def test_a_diverging_agent_keeps_its_parameters_and_the_run_stops(
@@ -248,7 +248,7 @@ def test_a_batch_too_large_is_refused_before_anything_is_made(meta_rl, small_con
 def test_the_number_of_workers_does_not_change_a_run(
     simulator, meta_rl, small_config, run_at, tmp_path
 ):
-    config = small_config("maml_trpo", envs_per_task=1, evaluation={"goals": 2})
+    config = small_config("maml_trpo", copies=1, evaluation={"goals": 2})
     text = config.read_text().replace("name: point_navigation", "name: metaworld")
     config.write_text(text.replace("horizon: 5", "horizon: 20").replace("  test_goals: 3\n", ""))
     for workers in (1, 2):
