@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents import _maml, maml_trpo, rl2_ppo
+from agents import _maml, _policy, maml_trpo, rl2_ppo
 from envs.point_navigation import PointEnv
 from meta_rl.core.types import Rollout
 from meta_rl.diagnosis.doctor import CHECKS
@@ -83,7 +83,8 @@ def test_an_inner_step_that_diverges_is_found(doctor):
     assert any("Adaptation lowers the return" in alarm for alarm in alarms)
     assert found["inner KL, nats a step"]["advice"] == "Lower agent.inner_lr."
     for check in ("cosine of update and policy gradient", "correlation of advantage and return"):
-        assert found[check]["status"] == "healthy"  # a step too long is no wrong sign
+        # A step too long is no wrong sign; where it drives all copies alike, there is none.
+        assert found[check]["status"] in ("healthy", "skipped")
 
 
 def test_an_inner_step_beyond_all_numbers_is_found_by_the_rejected_updates(doctor):
@@ -106,7 +107,7 @@ def test_a_collapsed_standard_deviation_is_found(doctor, config, flags):
     assert check["measured"] == pytest.approx(1e-3, rel=0.05)  # from the actions' density alone
 
 
-@pytest.mark.parametrize(("config", "module"), [(TRPO, _maml), (RL2, rl2_ppo)])
+@pytest.mark.parametrize(("config", "module"), [(TRPO, _policy), (RL2, rl2_ppo)])
 def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, module):
     right = module.baseline_advantage
     monkeypatch.setattr(module, "baseline_advantage", lambda *given: -right(*given))

@@ -277,7 +277,7 @@ def test_mixed_checkpoints_in_a_group_are_warned_of(meta_rl, runs):
 
 
 def write_metrics(run, rows):
-    lines = [json.dumps(row) + "\n" for row in rows]
+    lines = [json.dumps({"meta_iterations": n, **row}) + "\n" for n, row in enumerate(rows)]
     # The last line is one that a kill has cut short.
     (run / "metrics.jsonl").write_text("".join(lines) + '{"env_steps": 9')
 
