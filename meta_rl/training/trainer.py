@@ -125,6 +125,7 @@ class Trainer:
         """
         with Interruption() as interruption, contextlib.ExitStack() as closing:
             closing.callback(self.close)
+            self.sinks.tidy(self._beginning())
             if (finished := self._finished()) is not None:
                 self.sinks.say(
                     f"{self.folder.path} is finished: {self.counters.meta_iterations} "
@@ -167,9 +168,9 @@ class Trainer:
             succeeded = True
             return result
         except KeyboardInterrupt:
-            interruption.answer("the checkpoint is being written")
+            interruption.answer("the checkpoint is being written", " and loses it")
             self.save(before)
-            interruption.answer("the run is being closed")
+            interruption.answer("what was recorded is being completed")
             raise Interrupted(
                 f"stopped after {before['meta_iterations']} meta-iterations; continue with "
                 f"`meta-rl train --resume {self.folder.path}`"
