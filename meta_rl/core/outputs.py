@@ -1,6 +1,7 @@
-"""Checks of the places that output goes to, made before any work is done for it."""
+"""The places that output goes to: checked before any work, and written whole or not at all."""
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -62,3 +63,22 @@ def _try_folder(path: Path) -> None:
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def write(content: bytes | memoryview, path: Path, what: str) -> None:
+    """Write to a temporary file, then put it in place of the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = f"; the one before is untouched: {path}" if path.exists() else ""
+        raise UserError(
+            f"cannot write {what} {path}: {error}; free space or make the folder writable{kept}"
+        ) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -247,6 +248,33 @@ class TellsDistribution(Protocol):
 
     def distribution(self, context: Context, timestep: TimeStep) -> tuple[Distribution, Context]:
         """Return the distribution that `act` draws from, and the moved context."""
+        ...
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """What an agent offers beside `MetaAgent` if it stores experience, which no checkpoint holds.
+
+    Only `meta_update` stores. `learning.replay.Replay` does all of this.
+    """
+
+    def mark(self) -> dict[str, Any]:
+        """Return plain data that names what is stored now; cheap, for it is asked each iteration.
+
+        What the last mark names must be there until the next one.
+        """
+        ...
+
+    def rewind(self, mark: Mapping[str, Any]) -> None:
+        """Forget what was stored after the last mark, since the update was rejected."""
+        ...
+
+    def write_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
+        """Write what the last mark names, in files that are never changed afterwards."""
+        ...
+
+    def read_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
+        """Read what a mark names; what was written later is forgotten."""
         ...
 
 

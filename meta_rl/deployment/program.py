@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import write
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import GivenNoise
 from meta_rl.core.spaces import to_plain
 from meta_rl.core.types import Context, EnvSpec, TimeStep
-from meta_rl.runs import checkpoint
 
 
 class ActingPolicy(nn.Module):
@@ -195,4 +195,4 @@ def export(policy: ActingPolicy, metadata: Mapping[str, Any], path: Path) -> Non
     }
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(about, indent=2)})
-    checkpoint.write(content.getvalue(), path, "the policy")
+    write(content.getvalue(), path, "the policy")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from meta_rl.runs import checkpoint
+from meta_rl.core.outputs import write
 
 
 class Cells:
@@ -64,4 +64,4 @@ class Cells:
         content = io.BytesIO()
         columns: dict[str, Any] = {**self.scores, "measured": self.measured}
         np.savez(content, **columns)
-        checkpoint.write(content.getbuffer(), path, "the unfinished evaluation")
+        write(content.getbuffer(), path, "the unfinished evaluation")

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import write
 from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.statistics import estimate, mean
-from meta_rl.runs import checkpoint
 
 
 def now() -> str:
@@ -158,8 +158,8 @@ class EvalResult:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write the evaluation {path}: {error}") from error
-        checkpoint.write(content.getbuffer(), path.with_suffix(".npz"), "the evaluation")
-        checkpoint.write(summary.encode(), path, "the evaluation")
+        write(content.getbuffer(), path.with_suffix(".npz"), "the evaluation")
+        write(summary.encode(), path, "the evaluation")
         return path
 
     @classmethod

@@ -1,8 +1,6 @@
 """Checkpoints: written whole or not at all, and never unpickled."""
 
-import contextlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import write
 
 FORMAT = "meta-rl checkpoint 1"
 
@@ -21,25 +20,6 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
     write(content.getbuffer(), path, "the checkpoint")
-
-
-def write(content: bytes | memoryview, path: Path, what: str) -> None:
-    """Write to a temporary file, then put it in place of the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        kept = f"; the one before is untouched: {path}" if path.exists() else ""
-        raise UserError(
-            f"cannot write {what} {path}: {error}; free space or make the folder writable{kept}"
-        ) from error
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

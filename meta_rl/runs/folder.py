@@ -68,6 +68,11 @@ class RunFolder:
         return self.path / "other_counts"
 
     @property
+    def replay(self) -> Path:
+        """Experience that the agent stores, in files that checkpoints name."""
+        return self.path / "replay"
+
+    @property
     def rejected(self) -> Path:
         """Meta-batches whose update was rejected, for inspection."""
         return self.path / "rejected"

@@ -27,3 +27,11 @@ def summarize(batch: MetaBatch, scores: Sequence[Score]) -> Metrics:
                 counted = torch.where(experience.valid, happened, 0.0)
                 metrics[f"{name}/phase_{k}"] = counted.sum()
     return metrics
+
+
+def fetch(metrics: Metrics, device: torch.device) -> dict[str, float]:
+    """Bring metrics to the host in one transfer."""
+    if not metrics:  # an agent that learns nothing may have nothing to say
+        return {}
+    stacked = torch.stack([value.detach().float().to(device) for value in metrics.values()])
+    return dict(zip(metrics, stacked.tolist(), strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.core.protocols import MetaAgent, Split
+from meta_rl.core.protocols import MetaAgent, Split, Stored
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
@@ -38,7 +38,7 @@ from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.interruption import Interruption
-from meta_rl.training.summary import summarize
+from meta_rl.training.summary import fetch, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -228,6 +228,8 @@ class Trainer:
             self.counters.rejected_in_a_row = 0
         except Rejected as problem:
             self.agent.load_state_dict(before["agent"])
+            if isinstance(self.agent, Stored):
+                self.agent.rewind(before["stored"])
             metrics = self._reject(problem, before)
         self.counters.meta_iterations += 1
         self.counters.env_steps = self.collector.env_steps
@@ -308,7 +310,10 @@ class Trainer:
             return None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the latest checkpoint."""
+        """Write the latest checkpoint, and before it what it names."""
+        if isinstance(self.agent, Stored):
+            self.folder.replay.mkdir(exist_ok=True)
+            self.agent.write_stored(self.folder.replay, state["stored"])
         checkpoint.save(state, self.folder.checkpoints / "latest.pt")
 
     def _state(self) -> dict[str, Any]:
@@ -317,6 +322,7 @@ class Trainer:
             "config": to_dict(self.experiment),
             "protocol": self.protocol,
             "agent": self.agent.state_dict(),
+            "stored": self.agent.mark() if isinstance(self.agent, Stored) else None,
             "streams": self.streams.state_dict(),
             "sinks": self.sinks.state_dict(),
             **vars(self.counters),
@@ -336,6 +342,8 @@ class Trainer:
                 f"resume it with --device {trained_on}"
             )
         self.agent.load_state_dict(state["agent"])
+        if isinstance(self.agent, Stored):
+            self.agent.read_stored(self.folder.replay, state["stored"])
         self.streams.load_state_dict(state["streams"])
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
         self.sinks.load_state_dict(state["sinks"])
@@ -375,19 +383,13 @@ class Trainer:
 
     def _fetch(self, metrics: Metrics) -> dict[str, float]:
         """Bring all metrics to the host at once; leave out, with a word, those not finite."""
-        if not metrics:  # an agent that learns nothing may have nothing to say
-            return {}
-        stacked = torch.stack(
-            [value.detach().float().to(self.device) for value in metrics.values()]
-        )
-        values = dict(zip(metrics, stacked.tolist(), strict=True))
-        wrong = [name for name, value in values.items() if not isfinite(value)]
-        if wrong:
+        values = fetch(metrics, self.device)
+        if wrong := [name for name, value in values.items() if not isfinite(value)]:
             self.sinks.say(
                 f"not finite after {self.counters.meta_iterations} meta-iterations, and left out: "
                 f"{', '.join(wrong)}"
             )
-        return {name: value for name, value in values.items() if isfinite(value)}
+        return {name: value for name, value in values.items() if name not in wrong}
 
     def _record_final(self, result: EvalResult) -> None:
         self.sinks.log_table("evaluation/final", *result.table())

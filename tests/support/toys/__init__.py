@@ -1,0 +1,1 @@
+"""Agents and families that the catalog does not have: the kernel must carry them as they are."""
