@@ -15,11 +15,11 @@ from meta_rl.core.protocols import MetaAgent, Split, Stored
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite, map_tensors
 from meta_rl.evaluation.comparison import Group, Run
+from meta_rl.evaluation.finished import evaluation_of
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import (
     BEST_IS_CHOSEN_ON,
     check_choosing,
-    fingerprint,
     make_protocol,
 )
 from meta_rl.evaluation.result import EvalResult
@@ -202,19 +202,8 @@ class Trainer:
         """Return the final evaluation of a run that has nothing left to do."""
         if self.counters.meta_iterations < self.experiment.meta_iterations:
             return None
-        for path in sorted(self.folder.evaluations.glob(f"{self.counters.env_steps}-*.json")):
-            try:
-                found = EvalResult.load(path)
-            except UserError:
-                continue
-            if (
-                found.fingerprint == fingerprint(self.protocol)
-                and found.meta_iterations == self.counters.meta_iterations
-                and found.checkpoint == "latest"
-                and found.seed == self.experiment.evaluation.seed
-            ):
-                return found
-        return None
+        made, seed = self.counters.meta_iterations, self.experiment.evaluation.seed
+        return evaluation_of(self.folder, made, self.protocol, seed)
 
     def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
         """Collect one meta-batch and improve the agent by it, or reject the batch whole.
