@@ -1,6 +1,6 @@
 """Runs read back from their folders, each with the evaluation that speaks for it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.evaluation.comparison import Run
+from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.result import EvalResult, read_summary
 from meta_rl.runs.folder import RunFolder
 
@@ -168,3 +169,27 @@ def _told(taken: _Candidate, fitting: list[_Candidate]) -> str | None:
         f"of {len(fitting)} evaluations takes {taken.path.name}, {taken.env_steps:,} env steps, "
         f"made {taken.made_at:%Y-%m-%d %H:%M:%S} UTC{note}"
     )
+
+
+def evaluation_of(
+    folder: RunFolder, meta_iterations: int, protocol: Mapping[str, Any], seed: int
+) -> EvalResult | None:
+    """Return a readable evaluation of the latest checkpoint; none if there is not this one.
+
+    Args:
+        meta_iterations: Where the checkpoint is.
+        seed: Of the actions' noise.
+    """
+    for path in sorted(folder.evaluations.glob("*.json")):
+        try:
+            found = EvalResult.load(path)
+        except UserError:
+            continue
+        if (
+            found.meta_iterations == meta_iterations
+            and found.fingerprint == fingerprint(protocol)
+            and found.checkpoint == "latest"
+            and found.seed == seed
+        ):
+            return found
+    return None

@@ -65,8 +65,6 @@ def _row(text: bytes, counters: Sequence[str]) -> dict[str, Any] | None:
         row = json.loads(text)
     except ValueError:  # of JSON, and of UTF-8
         return None
-    if not isinstance(row, dict) or any(
-        type(row.get(name)) not in (int, float) for name in counters
-    ):
+    if not isinstance(row, dict):
         return None
-    return row
+    return row if all(type(row.get(name)) in (int, float) for name in counters) else None

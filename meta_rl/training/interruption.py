@@ -21,7 +21,7 @@ class Interruption:
     """
 
     def __enter__(self) -> "Interruption":
-        self._doing: str | None = None
+        self._message: bytes | None = None
         self._repeated = 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -34,18 +34,21 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def answer(self, doing: str) -> None:
-        """From now on, answer signals by what is being done, instead of raising."""
-        self._doing = doing
+    def answer(self, doing: str, loss: str = "") -> None:
+        """From now on, answer signals by what is being done, instead of raising.
+
+        Args:
+            loss: What an end at once would mean.
+        """
+        self._message = f"meta-rl: {doing}; Ctrl-C once more ends at once{loss}\n".encode()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._doing is None:
+        if self._message is None:
             raise KeyboardInterrupt
         if number != signal.SIGINT:
             return
         self._repeated += 1
         if self._repeated > 1:
             os._exit(EXIT_CODE)
-        message = f"meta-rl: {self._doing}; Ctrl-C once more ends at once, without it\n"
         with contextlib.suppress(OSError):
-            os.write(2, message.encode())  # print() must not be entered twice
+            os.write(2, self._message)  # print() must not be entered twice

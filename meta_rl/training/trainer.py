@@ -15,11 +15,11 @@ from meta_rl.core.protocols import MetaAgent, Split, Stored
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite
 from meta_rl.evaluation.comparison import Group, Run
+from meta_rl.evaluation.finished import evaluation_of
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import (
     BEST_IS_CHOSEN_ON,
     check_choosing,
-    fingerprint,
     make_protocol,
 )
 from meta_rl.evaluation.result import EvalResult
@@ -122,6 +122,7 @@ class Trainer:
         """
         with Interruption() as interruption, contextlib.ExitStack() as closing:
             closing.callback(self.close)
+            self.sinks.tidy(self._beginning())
             if (finished := self._finished()) is not None:
                 self.sinks.say(
                     f"{self.folder.path} is finished: {self.counters.meta_iterations} "
@@ -164,9 +165,9 @@ class Trainer:
             succeeded = True
             return result
         except KeyboardInterrupt:
-            interruption.answer("the checkpoint is being written")
+            interruption.answer("the checkpoint is being written", " and loses it")
             self.save(before)
-            interruption.answer("the run is being closed")
+            interruption.answer("what was recorded is being completed")
             raise Interrupted(
                 f"stopped after {before['meta_iterations']} meta-iterations; continue with "
                 f"`meta-rl train --resume {self.folder.path}`"
@@ -198,19 +199,8 @@ class Trainer:
         """Return the final evaluation of a run that has nothing left to do."""
         if self.counters.meta_iterations < self.experiment.meta_iterations:
             return None
-        for path in sorted(self.folder.evaluations.glob(f"{self.counters.env_steps}-*.json")):
-            try:
-                found = EvalResult.load(path)
-            except UserError:
-                continue
-            if (
-                found.fingerprint == fingerprint(self.protocol)
-                and found.meta_iterations == self.counters.meta_iterations
-                and found.checkpoint == "latest"
-                and found.seed == self.experiment.evaluation.seed
-            ):
-                return found
-        return None
+        made, seed = self.counters.meta_iterations, self.experiment.evaluation.seed
+        return evaluation_of(self.folder, made, self.protocol, seed)
 
     def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
         """Collect one meta-batch and improve the agent by it, or reject the batch whole.

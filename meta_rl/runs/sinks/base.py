@@ -45,6 +45,9 @@ class Sink:
         if self.together is not None:
             self.together.say(message)
 
+    def tidy(self, run: Beginning) -> None:
+        """Put in order what an earlier process left: before `start`, or of a finished run."""
+
     def start(self, run: Beginning) -> None:
         """Prepare for a run, once, before anything is logged."""
 
@@ -100,6 +103,10 @@ class Sinks(Sink):
             sink.together = self
         # Of sinks that this process does not have, too, so that a later one may use it.
         self._state: dict[str, Any] = {}
+
+    def tidy(self, run: Beginning) -> None:
+        """Let all sinks put in order what is theirs."""
+        self._each(lambda sink: sink.tidy(run))
 
     def start(self, run: Beginning) -> None:
         """Prepare all sinks."""

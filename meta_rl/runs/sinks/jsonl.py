@@ -26,7 +26,7 @@ class JsonlSink(Sink):
         self._path = path
         self._started_s = time.monotonic()
 
-    def start(self, run: Beginning) -> None:
+    def tidy(self, run: Beginning) -> None:
         """Drop what a killed run wrote after its last checkpoint."""
         self.truncate_after(run.meta_iterations_before)
 
@@ -63,9 +63,11 @@ class JsonlSink(Sink):
                     f"warning: damaged lines of {self._path} were moved to {aside.name} "
                     f"({len(recorded.damaged)}); the run goes on without them"
                 )
-            rewritten = self._path.with_name(self._path.name + ".tmp")
-            rewritten.write_bytes(b"".join(line.text for line in kept))
-            os.replace(rewritten, self._path)
+            content = b"".join(line.text for line in kept)
+            if content != self._path.read_bytes():
+                rewritten = self._path.with_name(self._path.name + ".tmp")
+                rewritten.write_bytes(content)
+                os.replace(rewritten, self._path)
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -119,3 +119,11 @@ def test_a_write_that_stops_half_way_leaves_the_checkpoint_before_untouched(
 def test_a_folder_that_is_a_file_is_a_user_error(path):
     with pytest.raises(UserError, match="cannot write the checkpoint"):
         checkpoint.save(STATE, path / "latest.pt")
+
+
+@pytest.mark.parametrize(("run_id", "sinks"), [("abc", {"W&B": {"run_id": "abc"}}), (None, {})])
+def test_the_wandb_run_of_an_older_checkpoint_goes_on(run_id, sinks, tmp_path):
+    path = tmp_path / "latest.pt"
+    checkpoint.save({"meta_iterations": 3, "wandb_run_id": run_id}, path)
+    state = checkpoint.load(path)
+    assert state["sinks"] == sinks and "wandb_run_id" not in state

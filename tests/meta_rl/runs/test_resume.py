@@ -156,15 +156,16 @@ def test_a_damaged_record_costs_only_its_damaged_lines(meta_rl, small_config, ru
     meta_rl("train", small_config("maml_trpo")).succeeds()
     metrics = run.path / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text(lines[0] + lines[1] + lines[2][:40] + "\n\n")
+    metrics.write_text(lines[0] + lines[1][:40] + "\n\n" + lines[2])
 
     meta_rl("compare", "runs/small", "--metrics", "return/after", "--figures", "drawn").succeeds()
-    resume = ("train", "--resume", "runs/small", "--meta-iterations", 3)
-    outcome = meta_rl(*resume).succeeds()
+    outcome = meta_rl("train", "--resume", "runs/small").succeeds()
 
     assert "damaged lines of runs/small/metrics.jsonl were moved to" in outcome.out
+    assert "is finished" in outcome.out and metrics.read_text() == lines[0] + lines[2]
+    meta_rl("train", "--resume", "runs/small", "--meta-iterations", 3).succeeds()
     assert [row["meta_iterations"] for row in run.rows] == [1, 2, 3, 3]
-    assert (run.path / "metrics.jsonl.damaged").read_text() == lines[2][:40] + "\n"
+    assert (run.path / "metrics.jsonl.damaged").read_text() == lines[1][:40] + "\n"
     assert "damaged lines" in (run.path / "log.txt").read_text()
 
 

@@ -1,7 +1,10 @@
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -71,7 +74,7 @@ def test_a_second_ctrl_c_is_answered_by_a_word_and_the_checkpoint_is_written(sav
     assert process.returncode == 130
     word, end = told.splitlines()
     assert word == (
-        "meta-rl: the checkpoint is being written; Ctrl-C once more ends at once, without it"
+        "meta-rl: the checkpoint is being written; Ctrl-C once more ends at once and loses it"
     )
     made = run.latest["meta_iterations"]
     assert end.startswith(f"meta-rl: stopped after {made} meta-iterations; continue with") and made
@@ -121,3 +124,40 @@ def test_a_closed_terminal_reaches_workers_too_and_the_run_is_saved(
     assert process.returncode == 130, told
     made = run.latest["meta_iterations"]
     assert made and told.startswith(f"meta-rl: stopped after {made} meta-iterations; continue with")
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_leaves_a_run_to_resume(
+    small_config, environment, run_at, tmp_path, meta_rl
+):
+    config = small_config(meta_iterations=10**6, checkpoint_every=10**6)
+    master, slave = pty.openpty()
+
+    def own_the_terminal():
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "meta_rl", "train", str(config)],
+        cwd=tmp_path,
+        env=environment | {"TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=own_the_terminal,
+    )
+    os.close(slave)
+    run = run_at(tmp_path / "runs" / "small")
+    shown = b""
+    try:
+        while b"env steps/s" not in shown:
+            shown += os.read(master, 65536)
+    finally:
+        os.close(master)
+    assert process.wait(timeout=60) == 130
+
+    made = run.latest["meta_iterations"]
+    assert made > 0
+    assert [row["meta_iterations"] for row in run.rows][:made] == [*range(1, made + 1)]
+    assert not (run.path / "lock").exists()
+    meta_rl("train", "--resume", "runs/small", "--meta-iterations", made).succeeds()
