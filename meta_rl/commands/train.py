@@ -37,11 +37,10 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     overwrite = "--overwrite" in arguments
     arguments = [word for word in arguments if word != "--overwrite"]
-    from meta_rl.commands._show import show_result
-    from meta_rl.runs.folder import RunFolder
-
     resume = arguments[0] == "--resume"
     if resume:
+        from meta_rl.runs.folder import RunFolder
+
         folder = RunFolder(Path(_operand(arguments, "--resume needs a run folder")))
         stored = folder.experiment()
         experiment = with_flags(stored, arguments[2:], "meta-rl train --resume RUN")
@@ -50,7 +49,11 @@ def main(arguments: list[str]) -> int:
         if arguments[0].startswith("-"):
             raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
         experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
+        # Only now: --help has been answered, and needed none of it.
+        from meta_rl.runs.folder import RunFolder
+
         folder = RunFolder(Path(experiment.runs) / experiment.name)
+    from meta_rl.commands._show import show_result
     from meta_rl.reports.figures import adaptation_curves
     from meta_rl.runs.sinks.choosing import choose_sinks
     from meta_rl.training.trainer import Trainer

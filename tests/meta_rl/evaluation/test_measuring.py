@@ -115,6 +115,57 @@ def test_every_cell_is_measured_however_the_tasks_are_cut(tasks_at_once, episode
     assert (result.env_steps, result.meta_iterations) == (100, 10)
 
 
+class Uneven(Sweeper):
+    """Plays three episodes before it adapts for the first time, and two ever after."""
+
+    def __init__(self):
+        super().__init__()
+        self.phases = (Phase(3), Phase(2))
+
+    def adapt(self, context, experience):
+        played = experience.last.sum(0)
+        assert (played == torch.where(context == 0, 3, 2).unsqueeze(-1)).all()
+        return (context + 1).clamp(max=2)
+
+
+@pytest.mark.parametrize("actions", ["sampled", "deterministic"])
+def test_stages_are_told_by_the_phases_that_were_played(actions):
+    config = EvaluationConfig(adaptation_steps=3, actions=actions)
+    result = measure(Uneven(), config, copies=2)
+    assert result.adaptation_episodes == (0, 6, 10, 14)  # two copies teach one policy
+    assert result.shape == (2, 4, 7, 2)  # every stage by as many episodes as the shortest has
+    if actions == "deterministic":
+        expected = [
+            [sweep_return(goal, min(stage, 2)) for goal in FAMILY.tasks("test").params]
+            for stage in range(3)
+        ]
+        np.testing.assert_allclose(
+            result.scores["episode_return"][0, :3, :, 0], expected, rtol=1e-5
+        )
+
+
+class RowForEachCopy(Sweeper):
+    """Copies learn together, and each has a row of the context: its share of the way."""
+
+    def begin(self, tasks, copies, training):
+        return torch.zeros(len(tasks), copies, dtype=torch.long)
+
+    def act(self, context, timestep, noise):
+        assert context.shape == timestep.first.shape
+        action = self.DIRECTIONS[context]
+        return action, torch.zeros(action.shape[:2]), context
+
+
+def test_a_context_with_a_row_for_each_copy_is_measured_in_as_many_copies_as_it_has():
+    config = EvaluationConfig(adaptation_steps=1, evaluation_episodes=5)
+    result = measure(RowForEachCopy(), config, copies=2)
+    usual = measure(Sweeper(), replace(config, actions="deterministic"), copies=2)
+    assert result.shape == (1, 2, 7, 5)
+    np.testing.assert_allclose(
+        result.scores["episode_return"], usual.scores["episode_return"], rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("name", ["maml_trpo", "rl2_ppo"])
 @pytest.mark.parametrize("actions", ["sampled", "deterministic"])
 def test_stage_zero_is_the_agent_before_any_experience(name, actions, build_agent):
