@@ -47,7 +47,8 @@ class EvaluationConfig:
     """How adaptation to held-out tasks is measured."""
 
     every: int = 0
-    """Meta-iterations between evaluations while training; 0 evaluates at the end only."""
+    """Meta-iterations between evaluations while training, at least 0; 0 evaluates at the end
+    only."""
     choose_on: Literal["train", "validation", "test"] = "validation"
     """Split that evaluations while training measure, and that best.pt is chosen on: train,
     validation or test."""
@@ -55,9 +56,10 @@ class EvaluationConfig:
     """Split that `meta-rl evaluate` measures unless its --split names another. Training always
     ends with an evaluation of the test split."""
     goals: int | None = None
-    """Take only the first so many goals of each task name; none takes all."""
+    """Take only the first so many goals of each task name, at least 1; none takes all."""
     adaptation_steps: int = 1
-    """Times the agent adapts to each task; performance is measured before, between and after."""
+    """Times the agent adapts to each task, at least 0; performance is measured before, between
+    and after."""
     copies: int | None = None
     """Copies of each task's environment (N); none means as many as in training."""
     actions: Literal["sampled", "deterministic"] = "sampled"
@@ -66,7 +68,7 @@ class EvaluationConfig:
     """Measure every stage by so many episodes of each adapted policy that nothing is learned from;
     none measures sampled actions by the very episodes that the agent adapts from."""
     seed: int = 0
-    """Seed of the actions' noise, apart from the run's."""
+    """Seed of the actions' noise, apart from the run's; at least 0."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every", self.every, 0)
@@ -90,13 +92,13 @@ class Experiment(Generic[AgentT, EnvsT]):
     envs: EnvsT
     """The task distribution."""
     meta_iterations: int = 100
-    """Meta-updates to make."""
+    """Meta-updates to make, at least 1."""
     meta_batch_size: int = 20
-    """Tasks in each meta-batch (M)."""
+    """Tasks in each meta-batch (M), at least 1."""
     copies: int = 10
-    """Copies of each task's environment stepped together (N)."""
+    """Copies of each task's environment that play side by side (N), at least 1."""
     seed: int = 0
-    """Seed of everything random in the run, but not of the held-out goals."""
+    """Seed of everything random in the run, but not of the held-out goals; at least 0."""
     device: str = "cpu"
     """Where policy, advantages, adaptation and updates live: cpu, cuda or cuda:N."""
     threads: int = 0
@@ -105,9 +107,9 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Processes, or threads of the native simulator, that step environments; 0 means one for each
     CPU core that the process may use."""
     checkpoint_every: int = 10
-    """Meta-iterations between checkpoints."""
+    """Meta-iterations between checkpoints, at least 1: a kill costs no more than these."""
     max_rejected: int = 3
-    """Stop after so many rejected meta-updates in a row."""
+    """Stop after so many rejected meta-updates in a row, at least 0."""
     name: str = ""
     """Name of the run and its folder; none means the config's name and the seed."""
     runs: str = "runs"
