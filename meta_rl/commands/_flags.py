@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from meta_rl.core.errors import UserError
+
 if TYPE_CHECKING:
     from meta_rl.experiment.config import Experiment
 
@@ -45,6 +47,7 @@ def with_flags(
     """
     if not flags:
         return experiment
+    _refuse_old_words(experiment, flags)
     import tyro
 
     from meta_rl.commands._help import explain
@@ -64,3 +67,14 @@ def with_flags(
         description="Fields of the config, with the config's values.",
     )
     return changed
+
+
+def _refuse_old_words(experiment: "Experiment[Any, Any]", flags: list[str]) -> None:
+    """Raise a UserError for flags of config version 1, which names the new ones."""
+    given = {word.partition("=")[0].replace("_", "-") for word in flags}
+    renamed = {"--envs-per-task": "--copies"}
+    if not hasattr(experiment.agent, "learning_rate"):
+        renamed["--agent.learning-rate"] = "--agent.outer-lr"
+    for old, new in renamed.items():
+        if old in given:
+            raise UserError(f"{old} is now called {new}")

@@ -58,6 +58,14 @@ def test_an_agent_that_still_says_learning_rate_keeps_it():
     assert read["agent"] == data["agent"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("--envs-per-task", "--copies"), ("--agent.learning-rate", "--agent.outer-lr")],
+)
+def test_a_flag_of_version_1_is_answered_with_the_new_one(old, new, meta_rl, small_config):
+    meta_rl("train", small_config("rl2_ppo"), old, 3).fails_with(f"{old} is now called {new}")
+
+
 def test_a_run_of_version_1_goes_on_is_evaluated_adapts_and_is_compared(
     meta_rl, small_config, run_at, identical, tmp_path
 ):
