@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from meta_rl.commands._help import texts
 from meta_rl.commands._standins import LARGE
 from meta_rl.experiment import catalog
+from meta_rl.experiment.config import EvaluationConfig, Experiment, TrackingConfig
 
 ROOT = Path(catalog.__file__).parents[2]
 ASK = """
@@ -100,3 +103,13 @@ def test_an_agent_that_needs_its_library_while_it_is_imported_gets_it(environmen
 @pytest.mark.parametrize("words", [["train", "nowhere", "--help"], ["train", "--seed", "--help"]])
 def test_a_mistake_beside_help_is_told_as_without(words, meta_rl):
     meta_rl(*words).fails_with("meta-rl: ")
+
+
+@pytest.mark.parametrize("section", [Experiment, EvaluationConfig, TrackingConfig])
+def test_each_field_has_a_help_text_and_each_number_a_range(section):
+    told = texts(section)
+    assert list(told) == [field.name for field in fields(section)]
+    for field in fields(section):
+        assert told[field.name].endswith(".")
+        if "int" in str(field.type) and field.name != "version":
+            assert "at least" in told[field.name], field.name
