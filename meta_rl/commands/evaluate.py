@@ -108,10 +108,16 @@ def measure_all(
 ) -> None:
     """Evaluate, print the result and write it to its place, if there is one."""
     from meta_rl.commands._show import show_by_task, show_result
-    from meta_rl.evaluation.measuring import evaluate
+    from meta_rl.evaluation.measuring import check_evaluation_memory, evaluate
     from meta_rl.experiment.building import worker_count
 
     experiment = trained.experiment
+    copies = config.copies or experiment.copies
+    large = check_evaluation_memory(
+        trained.agent, trained.distribution, trained.device, config, copies
+    )
+    if large is not None:
+        print(large, flush=True)
     unfinished = None
     if place is not None:
         beside = place.parent if place.suffix == ".json" else place
@@ -127,7 +133,7 @@ def measure_all(
             collector,
             trained.device,
             config,
-            config.copies or experiment.copies,
+            copies,
             given.tasks_at_once,
             trained.env_steps,
             trained.meta_iterations,

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meta_rl.commands._flags import experiment_of, with_flags
+from meta_rl.commands._standins import with_standins
 from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import Experiment
+    from meta_rl.runs.folder import RunFolder
 
 HELP = """\
 usage: meta-rl train CONFIG [--field value ...] [--overwrite]
@@ -38,21 +40,9 @@ def main(arguments: list[str]) -> int:
     overwrite = "--overwrite" in arguments
     arguments = [word for word in arguments if word != "--overwrite"]
     resume = arguments[0] == "--resume"
-    if resume:
-        from meta_rl.runs.folder import RunFolder
-
-        folder = RunFolder(Path(_operand(arguments, "--resume needs a run folder")))
-        stored = folder.experiment()
-        experiment = with_flags(stored, arguments[2:], "meta-rl train --resume RUN")
-        _check_resumable(stored, experiment)
-    else:
-        if arguments[0].startswith("-"):
-            raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
-        experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
-        # Only now: --help has been answered, and needed none of it.
-        from meta_rl.runs.folder import RunFolder
-
-        folder = RunFolder(Path(experiment.runs) / experiment.name)
+    if {"-h", "--help"} & set(arguments):  # which ends the process
+        with_standins(lambda: _read(arguments, resume))
+    experiment, folder = _read(arguments, resume)
     from meta_rl.commands._show import show_result
     from meta_rl.reports.figures import adaptation_curves
     from meta_rl.runs.sinks.choosing import choose_sinks
@@ -65,6 +55,25 @@ def main(arguments: list[str]) -> int:
         show_result(result, f"{experiment.name}: adaptation to {result.protocol['split']} tasks")
     print(f"run folder: {folder.path}")
     return 0
+
+
+def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], RunFolder]":
+    """Return what to train, and where."""
+    if resume:
+        from meta_rl.runs.folder import RunFolder
+
+        folder = RunFolder(Path(_operand(arguments, "--resume needs a run folder")))
+        stored = folder.experiment()
+        experiment = with_flags(stored, arguments[2:], "meta-rl train --resume RUN")
+        _check_resumable(stored, experiment)
+        return experiment, folder
+    if arguments[0].startswith("-"):
+        raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
+    experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
+    # Only now: --help has been answered, and needed none of it.
+    from meta_rl.runs.folder import RunFolder
+
+    return experiment, RunFolder(Path(experiment.runs) / experiment.name)
 
 
 MAY_CHANGE = {

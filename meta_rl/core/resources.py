@@ -1,57 +1,103 @@
-"""What this process may use of the machine: cores and memory, also within a container."""
+"""What this process may use of the machine: CPU cores and memory.
+
+A scheduler gives a process less than the machine has by its CPU affinity (`taskset`, Slurm) or by
+the limits of its control groups (containers, systemd, Kubernetes).
+"""
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
+ROOT = Path("/")
+"""Where `/proc` and `/sys` are."""
 
 
 def usable_cores() -> int:
-    """Return on how many cores this process may run: its affinity, within the cgroup's quota."""
+    """Return on how many CPU cores this process may run, at least 1.
+
+    A quota of 1.5 cores counts as 2: a thread more is throttled, a thread less wastes half a core.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(allowed or 1, _cpu_quota())))
-
-
-def _cpu_quota() -> float:
-    """Return how many cores' time the cgroup grants, infinity without a limit."""
-    limits = [math.inf]
-    if words := _words(CGROUPS / "cpu.max"):  # version 2: `max 100000`, or microseconds
-        limits.append(_ratio(*words[:2]) if len(words) > 1 else math.inf)
-    quota = _words(CGROUPS / "cpu" / "cpu.cfs_quota_us")  # version 1: -1 is no limit
-    period = _words(CGROUPS / "cpu" / "cpu.cfs_period_us")
-    if quota and period:
-        limits.append(_ratio(quota[0], period[0]))
-    return min(limits)
-
-
-def _ratio(quota: str, period: str) -> float:
-    try:
-        granted, span = float(quota), float(period)
-    except ValueError:  # `max`
-        return math.inf
-    return granted / span if granted > 0 and span > 0 else math.inf
+    return max(1, math.ceil(min([allowed or 1, *_cpu_quotas()])))
 
 
 def available_memory() -> int | None:
     """Return the bytes that this process may still take, or None if the system does not say."""
     limits = []
-    for line in _lines(MEMINFO):
+    for line in _lines(ROOT / "proc/meminfo"):
         name, _, rest = line.partition(":")
         if name == "MemAvailable":
             limits.append(int(rest.split()[0]) * 1024)
-    for limit, used in (
-        (CGROUPS / "memory.max", CGROUPS / "memory.current"),
-        (
-            CGROUPS / "memory" / "memory.limit_in_bytes",
-            CGROUPS / "memory" / "memory.usage_in_bytes",
-        ),
-    ):
-        most, taken = _words(limit), _words(used)
-        if most and taken and most[0].isdigit() and taken[0].isdigit():
-            limits.append(max(0, int(most[0]) - int(taken[0])))
+    limits += _memory_left("", "memory.max", "memory.current", "inactive_file")
+    limits += _memory_left(
+        "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    )
     return min(limits, default=None)
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Yield the quotas, in cores, of the control groups around this process."""
+    for group in _groups(""):
+        quota, period, *_ = [*_words(group / "cpu.max"), "", ""]
+        yield _ratio(quota, period)
+    for group in _groups("cpu"):
+        quota, period = (_word(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        yield _ratio(quota, period)
+
+
+def _ratio(quota: str, period: str) -> float:
+    """Return how many cores a quota grants; `max` and -1 are no limit."""
+    if not (quota.isdigit() and period.isdigit()) or int(quota) * int(period) == 0:
+        return math.inf
+    return int(quota) / int(period)
+
+
+def _memory_left(controller: str, limit: str, used: str, cached: str) -> Iterator[int]:
+    """Yield the bytes that are left in each control group with a limit.
+
+    What files left in the cache is counted as used, but given up as soon as memory is short.
+    """
+    for group in _groups(controller):
+        most, taken = _word(group / limit), _word(group / used)
+        if most.isdigit() and taken.isdigit():
+            words = _words(group / "memory.stat")
+            statistics = dict(zip(words[::2], words[1::2], strict=False))
+            yield max(0, int(most) - int(taken) + int(statistics.get(cached, 0)))
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control group and of all groups around it.
+
+    Args:
+        controller: Of version 1, such as `cpu`; empty for the one hierarchy of version 2.
+    """
+    for line in _lines(ROOT / "proc/self/cgroup"):  # number:controllers:path
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            for top, mounted in _mounts(controller):
+                # A container sees the hierarchy from a group of its own down: `top`.
+                inside = Path(path).relative_to(top) if Path(path).is_relative_to(top) else Path()
+                folder = ROOT / mounted.lstrip("/")
+                for group in (folder / inside, *(folder / inside).parents):
+                    if group.is_relative_to(folder):
+                        yield group
+
+
+def _mounts(controller: str) -> Iterator[tuple[str, str]]:
+    """Yield the topmost group and the folder of each mount of a hierarchy (proc(5), mountinfo)."""
+    for line in _lines(ROOT / "proc/self/mountinfo"):
+        place, _, kind = line.partition(" - ")
+        filesystem, _, options = [*kind.split(" ", 2), "", ""][:3]
+        if filesystem != ("cgroup" if controller else "cgroup2"):
+            continue
+        if not controller or controller in options.replace(" ", ",").split(","):
+            _, _, _, top, folder, *_ = place.split(" ")
+            yield top, folder
+
+
+def _word(path: Path) -> str:
+    return next(iter(_words(path)), "")
 
 
 def _words(path: Path) -> list[str]:

@@ -25,6 +25,7 @@ from meta_rl.evaluation.protocol import (
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.config import EvaluationConfig
 from meta_rl.rollouts.adaptation import Adaptation, copies_have_contexts
+from meta_rl.rollouts.footprint import check_memory, step_bytes
 
 ROLLOUT_BYTES = 64_000_000
 """How large the rollout of tasks played together may become; larger ones are hardly faster."""
@@ -35,12 +36,28 @@ def tasks_that_fit(
 ) -> int:
     """Return how many tasks of so many copies to play together, for memory's and speed's sake."""
     spec = distribution.spec
-    # observation and action twice, reward twice, log-probability, marks and metrics
-    numbers = 2 * (spec.observation_size + spec.action_size) + 4 + len(spec.metrics)
     episodes = max(phase.episodes for phase in agent.phases)
-    size = 4 * numbers * spec.horizon * episodes
+    size = step_bytes(spec) * spec.horizon * episodes
     worlds = min(ROLLOUT_BYTES // size, collector.most_worlds or ROLLOUT_BYTES)
     return max(1, worlds // copies)
+
+
+def check_evaluation_memory(
+    agent: MetaAgent,
+    distribution: TaskDistribution,
+    device: torch.device,
+    config: EvaluationConfig,
+    copies: int,
+) -> str | None:
+    """Refuse an evaluation of which not even one task fits into memory; see `check_memory`."""
+    spec = distribution.spec
+    episodes = max(phase.episodes for phase in agent.phases)
+    learning = {"copies": copies, "episodes": episodes, "horizon": spec.horizon}
+    note = check_memory("one task's evaluation", learning, spec, device)
+    if config.evaluation_episodes is None or not agent.copies_share_experience:
+        return note
+    measuring = {"evaluation_episodes": config.evaluation_episodes, "horizon": spec.horizon}
+    return note or check_memory("one task's evaluation", measuring, spec, device)
 
 
 def evaluate(

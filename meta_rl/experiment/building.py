@@ -43,9 +43,14 @@ def device_to_read_on(trained_on: str) -> torch.device:
 
 
 def set_threads(experiment: Experiment[Any, Any]) -> None:
-    """Give torch the CPU threads that the experiment asks for."""
-    if experiment.threads:
-        torch.set_num_threads(experiment.threads)
+    """Give torch the CPU threads that the experiment asks for.
+
+    Without a number, torch keeps what it found (OMP_NUM_THREADS counts), but no more than the
+    process may use: torch does not see the quota of a container.
+    """
+    threads = experiment.threads or min(torch.get_num_threads(), usable_cores())
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
 
 def worker_count(experiment: Experiment[Any, Any]) -> int:

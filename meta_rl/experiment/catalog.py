@@ -26,6 +26,11 @@ def allow_plugin(module: str) -> None:
     _plugins.add(module)
 
 
+def plugins() -> frozenset[str]:
+    """Return the modules that were allowed."""
+    return frozenset(_plugins)
+
+
 def names(package: Package) -> list[str]:
     """List the modules and packages of a package without importing them."""
     return sorted(

@@ -26,20 +26,20 @@ class TrackingConfig:
     """What records the run beside its own files: Weights & Biases, TensorBoard."""
 
     mode: TrackingMode = "auto"
-    """`online` uploads while training, `offline` writes files for a later `wandb sync`, `off` does
-    neither; `auto` is online for who is logged in, else offline. W&B's own WANDB_MODE can make
-    `auto` and `online` quieter."""
+    """How W&B records the run: `online` uploads while training, `offline` writes files for a later
+    `wandb sync`, `off` does neither. `auto` is `online` for logged-in users, else `offline`.
+    WANDB_MODE=offline or disabled overrides `auto` and `online`."""
     project: str = "meta-rl"
-    """W&B project that the run appears in."""
+    """W&B project of the run."""
     entity: str | None = None
-    """W&B user or team that owns the project; none means the default of who is logged in."""
+    """W&B user or team that owns the project. Without it, your own default."""
     group: str | None = None
-    """Name that W&B gathers related runs under; none means one that runs share if they differ by
-    their seed alone: the config's name, and a hash of all that the agent learns from."""
+    """W&B group of the run. Without it, seeds of one experiment share a group, named by the config
+    and a hash of all settings that affect learning."""
     tags: tuple[str, ...] = ()
-    """Labels to find the run by in W&B."""
+    """W&B tags of the run."""
     tensorboard: bool = False
-    """Whether to write TensorBoard's event files, too, to `tensorboard/` in the run folder."""
+    """Whether to also write TensorBoard event files, to `tensorboard/` in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,29 @@ class EvaluationConfig:
     """How adaptation to held-out tasks is measured."""
 
     every: int = 0
-    """Meta-iterations between evaluations while training, at least 0; 0 evaluates at the end
+    """Meta-iterations between evaluations during training, at least 0; 0 evaluates at the end
     only."""
     choose_on: Literal["train", "validation", "test"] = "validation"
-    """Split that evaluations while training measure, and that best.pt is chosen on: train,
-    validation or test."""
+    """Split that evaluations during training measure: train, validation or test. best.pt is the
+    checkpoint with the best result on it."""
     split: Literal["train", "validation", "test"] = "test"
-    """Split that `meta-rl evaluate` measures unless its --split names another. Training always
+    """Split that `meta-rl evaluate` measures by default: train, validation or test. Training always
     ends with an evaluation of the test split."""
     goals: int | None = None
-    """Take only the first so many goals of each task name, at least 1; none takes all."""
+    """Goals to measure of each task name, at least 1, in the split's order. Without it, all."""
     adaptation_steps: int = 1
-    """Times the agent adapts to each task, at least 0; performance is measured before, between
-    and after."""
+    """Number of times the agent adapts to each task, at least 0. Every stage is measured: before
+    adaptation, and after each step."""
     copies: int | None = None
-    """Copies of each task's environment (N); none means as many as in training."""
+    """Copies of each task's environment (N), at least 1. Without it, as many as in training."""
     actions: Literal["sampled", "deterministic"] = "sampled"
-    """Measure with actions drawn from the policy, or with its mode; adaptation always draws."""
+    """Actions while measuring: `sampled` from the policy, or `deterministic`, its mode. Adaptation
+    always samples."""
     evaluation_episodes: int | None = None
-    """Measure every stage by so many episodes of each adapted policy that nothing is learned from;
-    none measures sampled actions by the very episodes that the agent adapts from."""
+    """Episodes that measure each stage of a task, at least 1, and that nothing is learned from.
+    Without it, sampled actions are measured on the episodes that the agent adapts from."""
     seed: int = 0
-    """Seed of the actions' noise, apart from the run's; at least 0."""
+    """Seed of the evaluation's action noise, at least 0; independent of the run's seed."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every", self.every, 0)
@@ -92,32 +93,33 @@ class Experiment(Generic[AgentT, EnvsT]):
     envs: EnvsT
     """The task distribution."""
     meta_iterations: int = 100
-    """Meta-updates to make, at least 1."""
+    """Meta-updates of the whole run, at least 1."""
     meta_batch_size: int = 20
     """Tasks in each meta-batch (M), at least 1."""
     copies: int = 10
-    """Copies of each task's environment that play side by side (N), at least 1."""
+    """Copies of each task's environment that step together (N), at least 1."""
     seed: int = 0
-    """Seed of everything random in the run, but not of the held-out goals; at least 0."""
+    """Seed of all randomness in the run, at least 0. Held-out goals do not depend on it."""
     device: str = "cpu"
-    """Where policy, advantages, adaptation and updates live: cpu, cuda or cuda:N."""
+    """Device of the policy and its updates: cpu, cuda or cuda:N."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves it to torch."""
+    """CPU threads of torch, at least 0; 0 means torch's default, capped at the cores that the
+    process may use."""
     workers: int = 0
-    """Processes, or threads of the native simulator, that step environments; 0 means one for each
-    CPU core that the process may use."""
+    """Processes, or threads of the native simulator, that step environments, at least 0; 0 means
+    one for each CPU core that the process may use."""
     checkpoint_every: int = 10
-    """Meta-iterations between checkpoints, at least 1: a kill costs no more than these."""
+    """Meta-iterations between checkpoints, at least 1; a kill loses at most these."""
     max_rejected: int = 3
-    """Stop after so many rejected meta-updates in a row, at least 0."""
+    """Rejected meta-updates in a row that abort the run, at least 0; 0 and 1 abort at the first."""
     name: str = ""
-    """Name of the run and its folder; none means the config's name and the seed."""
+    """Name of the run and of its folder. Without it, the config's name and the seed."""
     runs: str = "runs"
-    """Folder that holds the run folders."""
+    """Folder of the run folders."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """How adaptation to held-out tasks is measured."""
+    """How adaptation to a split's tasks is measured."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """What records the run beside its own files: Weights & Biases, TensorBoard."""
+    """Weights & Biases and TensorBoard, beside the run's own files."""
     version: int = VERSION
     """Version of the config format."""
 

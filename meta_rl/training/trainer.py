@@ -38,7 +38,7 @@ from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.interruption import Interruption
-from meta_rl.training.memory import check_memory
+from meta_rl.training.memory import check_run_memory
 from meta_rl.training.rejected import Rejected
 from meta_rl.training.summary import fetch, summarize
 
@@ -94,11 +94,9 @@ class Trainer:
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
             self.streams = Streams(experiment.seed, self.device)
             # What is too large is refused before anything is made.
-            spec, phases = self.distribution.spec, self.agent.phases
-            size, copies = experiment.meta_batch_size, experiment.copies
-            check_memory(spec, phases, size, copies, self.sinks.say)
+            notes = check_run_memory(experiment, self.agent, self.distribution, self.device)
             scratch = torch.Generator().manual_seed(0)
-            self.distribution.sample(size, "train", scratch)
+            self.distribution.sample(experiment.meta_batch_size, "train", scratch)
             if experiment.evaluation.every:
                 check_choosing(self.distribution, experiment.evaluation.choose_on)
             self.protocol = self._protocol()
@@ -108,6 +106,8 @@ class Trainer:
             else:
                 self._restore(state)
                 folder.save_experiment(experiment)  # whose end may have moved
+            for note in notes:  # which log.txt takes from now on
+                self.sinks.say(note)
             self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
             self.collector.env_steps = self.counters.env_steps
             if state is None:  # so that a run can be resumed from its very beginning

@@ -3,69 +3,131 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from meta_rl.core import resources
 from meta_rl.core.resources import available_memory, usable_cores
+from meta_rl.experiment import building
+from meta_rl.experiment.config import load_experiment
+
+V1 = """\
+30 24 0:26 {top} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+31 24 0:27 {top} /sys/fs/cgroup/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
+"""
+V2 = "29 23 0:25 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+FREE = 64 * 1024
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine whose limits a test writes."""
-    monkeypatch.setattr(resources, "CGROUPS", tmp_path)
-    monkeypatch.setattr(resources, "MEMINFO", tmp_path / "meminfo")
+    """A machine of 16 cores with 64 kB of free memory, whose limits a test writes."""
+    monkeypatch.setattr(resources, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 64 kB\n")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 64 kB\n")
 
-    def write(**files):
-        for name, text in files.items():
-            path = tmp_path / name.replace("__", "/").replace("DOT", ".")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+    def write(groups, mounts, files):
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+        (tmp_path / "proc/self/mountinfo").write_text(mounts)
+        for where, text in files.items():
+            path = tmp_path / "sys/fs/cgroup" / where
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text}\n")
 
     return write
 
 
+def test_without_control_groups_affinity_and_free_memory_count(machine):
+    assert usable_cores() == 16
+    assert available_memory() == FREE
+
+
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("quota", "cores"),
     [
-        ({}, 16),
-        ({"cpuDOTmax": "max 100000\n"}, 16),
-        ({"cpuDOTmax": "250000 100000\n"}, 3),
-        ({"cpuDOTmax": "10000 100000\n"}, 1),
-        ({"cpu__cpuDOTcfs_quota_us": "-1", "cpu__cpuDOTcfs_period_us": "100000"}, 16),
-        ({"cpu__cpuDOTcfs_quota_us": "400000", "cpu__cpuDOTcfs_period_us": "100000"}, 4),
-        ({"cpuDOTmax": "nonsense"}, 16),
+        ("max 100000", 16),
+        ("250000 100000", 3),
+        ("10000 100000", 1),
+        ("3200000 100000", 16),
+        ("nonsense", 16),
+        ("", 16),
     ],
 )
-def test_cores_are_those_of_the_affinity_within_the_quota(machine, files, cores):
-    machine(**files)
+def test_cores_are_those_of_the_affinity_within_the_quota(machine, quota, cores):
+    machine("0::/\n", V2.format(top="/"), {"cpu.max": quota})
     assert usable_cores() == cores
 
 
+def test_the_least_quota_of_all_groups_around_the_process_counts(machine):
+    quotas = {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000", "c/cpu.max": "1 1"}
+    machine("0::/a/b\n", V2.format(top="/"), quotas)
+    assert usable_cores() == 3
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 16), ("200000", 4)])
+@pytest.mark.parametrize("top", ["/", "/docker/f00"])
+def test_a_container_sees_its_own_group_of_version_1(machine, top, quota, cores):
+    # with a mount of the whole hierarchy, the group's folder lies in it; else it is the mount
+    inside = "/docker/f00" if top == "/" else ""
+    cpu = f"cpu,cpuacct{inside}"
+    files = {f"{cpu}/cpu.cfs_quota_us": quota, f"{cpu}/cpu.cfs_period_us": "50000"}
+    memory = f"memory{inside}/memory"
+    files |= {f"{memory}.limit_in_bytes": "6000", f"{memory}.usage_in_bytes": "5000"}
+    groups = "4:cpu,cpuacct:/docker/f00\n3:memory:/docker/f00\n1:name=systemd:/\n0::/docker/f00\n"
+    machine(groups, V1.format(top=top), files)
+    assert usable_cores() == cores
+    assert available_memory() == 1000
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
-def test_a_process_that_is_kept_on_one_core_counts_one(environment):
+def test_a_process_that_is_kept_on_one_core_counts_one_for_workers_and_torch(environment):
     core = min(os.sched_getaffinity(0))
     script = f"""
 import os
 os.sched_setaffinity(0, {{{core}}})
-from meta_rl.core.resources import usable_cores
-print(usable_cores())
+import torch
+from meta_rl.experiment.building import set_threads, worker_count
+from meta_rl.experiment.config import load_experiment
+experiment = load_experiment("point_navigation_maml_trpo")
+set_threads(experiment)
+print(worker_count(experiment), torch.get_num_threads())
 """
+    clean = {name: value for name, value in environment.items() if name != "OMP_NUM_THREADS"}
     told = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == "1"
+    assert told.stdout.split() == ["1", "1"]
+
+
+def test_torch_gets_no_more_threads_than_the_quota(monkeypatch):
+    monkeypatch.setattr(building, "usable_cores", lambda: 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        building.set_threads(load_experiment("point_navigation_maml_trpo"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
     ("files", "free"),
     [
-        ({}, 64 * 1024),
-        ({"memoryDOTmax": "max", "memoryDOTcurrent": "5"}, 64 * 1024),
-        ({"memoryDOTmax": "3000", "memoryDOTcurrent": "1000"}, 2000),
-        ({"memoryDOTmax": "1000", "memoryDOTcurrent": "3000"}, 0),
+        ({"memory.max": "max", "memory.current": "5"}, FREE),
+        ({"memory.max": "3000", "memory.current": "1000"}, 2000),
+        ({"memory.max": "1000", "memory.current": "3000"}, 0),
+        # files in the cache, of which the kernel takes the inactive ones back
+        (
+            {
+                "memory.max": "3000",
+                "memory.current": "3000",
+                "memory.stat": "anon 500\ninactive_file 1500\nactive_file 1000",
+            },
+            1500,
+        ),
+        ({"a/memory.max": "3000", "a/memory.current": "1000", "memory.max": "max"}, 2000),
     ],
 )
-def test_free_memory_is_the_machines_within_the_cgroup(machine, files, free):
-    machine(**files)
+def test_free_memory_is_the_machines_within_the_least_limit(machine, files, free):
+    machine("0::/a/b\n", V2.format(top="/"), files)
     assert available_memory() == free
