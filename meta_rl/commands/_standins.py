@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 LARGE = (
     *("torch", "jaxtyping", "gymnasium", "scipy", "matplotlib", "PIL", "wandb", "tensorboard"),
-    *("mujoco", "numba", "llvmlite", "metaworld", "stable_baselines3"),
+    *("mujoco", "numba", "llvmlite", "stable_baselines3"),
 )
 """Libraries that have stand-ins."""
 
