@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 import torch
+from gpu import CUDA
 from playing import Player
 from torch.utils import _pytree as pytree
 
@@ -25,9 +26,6 @@ CPU = torch.device("cpu")
 FAMILY = PointNavigation(Config(horizon=6, test_goals=5))
 TASKS, COPIES = 3, 2
 
-CUDA = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-)
 
 OPTIONS = (
     {},
@@ -218,6 +216,33 @@ def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
             assert isinstance(value, torch.Tensor) and value.dim() == 0 and value.isfinite()
     for leaf in pytree.tree_leaves(agent.begin(some_tasks(), COPIES, True)):
         assert leaf.device.type == device.type
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device):
+    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+    elsewhere = build_agent(name, FAMILY.spec, device)
+    elsewhere.load_state_dict(agent.state_dict())
+    batch, _ = play(agent, worker, some_tasks())
+
+    here = agent.meta_update(batch)
+    there = elsewhere.meta_update(moved(batch, device))
+
+    for metric, value in here.items():
+        torch.testing.assert_close(there[metric].cpu(), value, rtol=1e-2, atol=1e-3)
+    for mine, other in zip(tensors_of(agent), tensors_of(elsewhere), strict=True):
+        torch.testing.assert_close(other.cpu(), mine, rtol=1e-2, atol=1e-4)
+
+
+def moved(batch, device):
+    """Return a copy of a meta-batch on another device."""
+    rollouts = [map_tensors(lambda x: x.to(device), rollout) for rollout in batch.rollouts]
+    return MetaBatch(batch.tasks, tuple(rollouts))
+
+
+def tensors_of(agent):
+    state = pytree.tree_leaves(agent.state_dict())
+    return [leaf for leaf in state if isinstance(leaf, torch.Tensor)]
 
 
 def test_tasks_without_any_reward_do_no_harm(name, build_agent):

@@ -12,15 +12,13 @@ from typing import get_args
 
 import pytest
 import torch
+from gpu import CUDA
 
 from meta_rl.core.protocols import Expert, Split, TaskDistribution, TaskEnv
 from meta_rl.experiment import catalog
 
 CPU = torch.device("cpu")
 HORIZON = 4
-CUDA = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-)
 
 pytestmark = pytest.mark.parametrize("name", catalog.names("envs"))
 

@@ -236,6 +236,7 @@ def test_a_resumed_run_is_the_same_run_to_wandb(
         assert len(list(media.glob("images/evaluation/adaptation*.png"))) == 1
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_on_the_gpu_resumes_on_the_gpu(agent, meta_rl, small_config, run_at, tmp_path):
