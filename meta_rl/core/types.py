@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Float64, Int, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -35,7 +34,7 @@ Metrics: TypeAlias = dict[str, Tensor]
 Context: TypeAlias = Any
 """What an agent knows of the tasks at hand: a pytree of tensors, each with leading axis M."""
 
-Picture: TypeAlias = UInt8[NDArray[np.uint8], "height width 3"]
+Picture: TypeAlias = UInt8[np.ndarray, "height width 3"]
 """Red, green and blue of each pixel, from the upper left one."""
 
 

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import (
@@ -121,7 +120,7 @@ class Group:
         """What was measured; the first decides which agent is better."""
         return tuple(score.name for score in self.first.judged_by)
 
-    def scores(self, quantity: Quantity, stage: int = -1) -> Float[NDArray[np.float64], "R M"]:
+    def scores(self, quantity: Quantity, stage: int = -1) -> Float[np.ndarray, "R M"]:
         """Return each run's mean over the episodes and copies of each task."""
         return np.stack([run.result.scores[quantity][:, stage].mean((0, 2)) for run in self.runs])
 

@@ -26,7 +26,7 @@ class Cells:
         self, names: Sequence[str], shape: tuple[int, int, int, int], path: Path | None = None
     ) -> None:
         self.path = path
-        self.scores: dict[str, Float[NDArray[np.float64], "E S M N"]] = {
+        self.scores: dict[str, Float[np.ndarray, "E S M N"]] = {
             name: np.full(shape, np.nan) for name in names
         }
         self.measured: NDArray[np.bool_] = np.zeros(shape[2], dtype=np.bool_)
@@ -41,9 +41,7 @@ class Cells:
         rows: list[int] = np.flatnonzero(~self.measured).tolist()
         return rows
 
-    def fill(
-        self, rows: list[int], scores: Mapping[str, Float[NDArray[np.float64], "E S m N"]]
-    ) -> None:
+    def fill(self, rows: list[int], scores: Mapping[str, Float[np.ndarray, "E S m N"]]) -> None:
         """Put in what was measured of some tasks, and keep it."""
         for name, cells in self.scores.items():
             cells[:, :, rows] = scores[name]

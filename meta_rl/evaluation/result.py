@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
@@ -30,7 +29,7 @@ class EvalResult:
 
     names: tuple[str, ...]
     index: tuple[int, ...]
-    scores: Mapping[str, Float[NDArray[np.float64], "E S M N"]]
+    scores: Mapping[str, Float[np.ndarray, "E S M N"]]
     """All E episodes of all N copies: the denominators are fixed before the first step."""
     judged_by: tuple[Score, ...]
     """What was measured; the first decides which agent is better, the next where it ties."""

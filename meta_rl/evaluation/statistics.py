@@ -32,19 +32,19 @@ class Estimate:
     high: float | None = None
 
 
-def iqm(scores: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B"]:
+def iqm(scores: Float[np.ndarray, "B R M"]) -> Float[np.ndarray, "B"]:
     """Return the interquartile mean: of all R M scores, the mean of the middle half."""
     ordered = np.sort(scores.reshape(len(scores), -1))
     cut = ordered.shape[1] // 4
     return np.asarray(ordered[:, cut : ordered.shape[1] - cut].mean(1))
 
 
-def mean(scores: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B"]:
+def mean(scores: Float[np.ndarray, "B R M"]) -> Float[np.ndarray, "B"]:
     """Return the mean of all scores."""
     return np.asarray(scores.mean((1, 2)))
 
 
-def median(scores: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B"]:
+def median(scores: Float[np.ndarray, "B R M"]) -> Float[np.ndarray, "B"]:
     """Return the median over tasks of each task's mean over runs."""
     return np.asarray(np.median(scores.mean(1), 1))
 
@@ -53,8 +53,8 @@ AGGREGATES = {"IQM": iqm, "mean": mean, "median": median}
 
 
 def performance_profile(
-    scores: Float[NDArray[np.float64], "B R M"], thresholds: Float[NDArray[np.float64], "K"]
-) -> Float[NDArray[np.float64], "B K"]:
+    scores: Float[np.ndarray, "B R M"], thresholds: Float[np.ndarray, "K"]
+) -> Float[np.ndarray, "B K"]:
     """Return the share of all R M scores above each threshold."""
     ordered = np.sort(scores.reshape(len(scores), -1))
     below = np.stack([np.searchsorted(row, thresholds, side="right") for row in ordered])
@@ -62,8 +62,8 @@ def performance_profile(
 
 
 def probability_of_improvement(
-    x: Float[NDArray[np.float64], "B R M"], y: Float[NDArray[np.float64], "B Q M"]
-) -> Float[NDArray[np.float64], "B"]:
+    x: Float[np.ndarray, "B R M"], y: Float[np.ndarray, "B Q M"]
+) -> Float[np.ndarray, "B"]:
     """Return how often a run of x beats a run of y on the same task; a tie counts half.
 
     That is the mean over tasks of Mann and Whitney's statistic divided by R Q.
@@ -94,13 +94,13 @@ def resampled(
 
 def bootstrap_interval(
     statistic: Callable[..., NDArray[np.float64]],
-    scores: Sequence[Float[NDArray[np.float64], "_ M"]],
+    scores: Sequence[Float[np.ndarray, "_ M"]],
     names: Sequence[str],
     resampling: Resampling = "whole-runs",
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> Float[NDArray[np.float64], "2 ..."] | None:
+) -> Float[np.ndarray, "2 ..."] | None:
     """Percentile bootstrap (Efron 1979) over runs and, within each name, over tasks.
 
     Args:
@@ -140,7 +140,7 @@ def bootstrap_interval(
 
 def estimate(
     statistic: Callable[..., NDArray[np.float64]],
-    scores: Sequence[Float[NDArray[np.float64], "_ M"]],
+    scores: Sequence[Float[np.ndarray, "_ M"]],
     names: Sequence[str],
     resampling: Resampling = "whole-runs",
 ) -> Estimate:

@@ -133,7 +133,7 @@ def performance_profiles(
     everything = np.concatenate([array.ravel() for array in scores])
     thresholds = np.linspace(everything.min(), everything.max(), 201)
 
-    def profile(drawn: Float[NDArray[np.float64], "B R M"]) -> Float[NDArray[np.float64], "B K"]:
+    def profile(drawn: Float[np.ndarray, "B R M"]) -> Float[np.ndarray, "B K"]:
         return performance_profile(drawn, thresholds)
 
     for (style, group), array in zip(_styled(groups), scores, strict=True):
@@ -198,7 +198,7 @@ def logged(
 
 def _on_one_grid(
     curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> tuple[Float[NDArray[np.float64], "K"], Float[NDArray[np.float64], "R K"]]:
+) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "R K"]]:
     """Interpolate linearly where every curve has values; nothing is extrapolated."""
     start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     grid = np.linspace(start, max(start, end), 200)
@@ -206,8 +206,8 @@ def _on_one_grid(
 
 
 def _interval_over_seeds(
-    values: Float[NDArray[np.float64], "R K"],
-) -> Float[NDArray[np.float64], "2 K"]:
+    values: Float[np.ndarray, "R K"],
+) -> Float[np.ndarray, "2 K"]:
     """Return the interval at each point of a curve: a curve is drawn whole, as a run is."""
     points = [f"{column}" for column in range(values.shape[1])]
     ends = bootstrap_interval(lambda drawn: drawn.mean(1), [values], points)
