@@ -1,29 +1,30 @@
-"""What the gradient-based agents share: a policy that adapts by policy-gradient steps (MAML)."""
+"""What MAML's relatives are put together from: settings, inner loop, and an outer step's view."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad
 
-from agents._policy import PolicyAgent, PolicyConfig, Samples, prepare, thin
+from agents._policy import PolicyAgent, PolicyConfig
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.types import (
-    EnvSpec,
-    MetaBatch,
-    Params,
-    Phase,
-    Rollout,
-    Tasks,
+from meta_rl.core.types import MetaBatch, Metrics, Params, Phase
+from meta_rl.learning.inner_loop import (
+    LEARNED,
+    InnerLoop,
+    InnerLoss,
+    initial_step_sizes,
+    learned,
+    scheduled,
 )
-from meta_rl.learning.policy import for_each_task, from_by_task
-from meta_rl.learning.trust_region import ravel
+from meta_rl.learning.policy import MLPPolicy, from_by_task
+from meta_rl.learning.ppo import clipped_loss
+from meta_rl.learning.samples import Samples, prepare
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class PolicyGradientConfig(PolicyConfig):
     """A policy that takes policy-gradient steps on each task."""
 
     inner_lr: float = 0.1
-    """Step size alpha of adaptation."""
+    """Step size of adaptation (α)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above_zero(self, "inner_lr")
 
     def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
-        """Return alpha for tasks that have adapted so many times."""
+        """Return α for tasks that have adapted so many times."""
         return torch.full_like(steps, self.inner_lr, dtype=torch.float32)
 
 
@@ -49,7 +50,7 @@ class AdaptationConfig(PolicyGradientConfig):
     later_inner_lr: float | None = None
     """Step size of every adaptation step after the first; none means inner_lr."""
     adaptation_steps: int = 1
-    """Inner gradient steps K; each needs fresh episodes."""
+    """Inner gradient steps (K); each needs fresh episodes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +63,7 @@ class AdaptationConfig(PolicyGradientConfig):
         return super().phases * (self.adaptation_steps + 1)
 
     def step_size(self, steps: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
-        """Return alpha for tasks that have adapted so many times."""
+        """Return α for tasks that have adapted so many times."""
         later = self.inner_lr if self.later_inner_lr is None else self.later_inner_lr
         return torch.where(steps == 0, self.inner_lr, later)
 
@@ -98,223 +99,172 @@ class MAMLConfig(AdaptationConfig):
                 "agent.adaptation_steps is 1; raise it, or leave multi_step_updates at 0"
             )
 
+    def inner_loop(self, policy: MLPPolicy, loss: InnerLoss) -> InnerLoop:
+        """Put together the inner loop that these settings describe.
 
-class GradientAdapter(PolicyAgent):
-    """A policy that takes a policy-gradient step on each task's own experience.
-
-    The context also counts them: `"steps": adaptations so far (M,)`.
-    """
-
-    config: PolicyGradientConfig
-
-    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
-        """Start every task from θ, not adapted yet."""
-        return super().begin(tasks, copies, training) | {"steps": self.none_yet(len(tasks))}
-
-    def none_yet(self, tasks: int) -> Int[Tensor, "M"]:
-        """How often tasks have adapted before they do."""
-        return torch.zeros(tasks, dtype=torch.long, device=self.device)
-
-    def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
-        """Take one inner step on each task (Finn et al. 2017, Alg. 3, lines 6-7)."""
-        samples = self.support(rollout)
-        with torch.no_grad():  # acting needs the values alone
-            phi = self.inner_step(context["policy"], samples, context["steps"])
-        return {"policy": phi, "steps": context["steps"] + 1}
-
-    def support(self, rollout: Rollout) -> Samples:
-        """A rollout as an inner step learns from it."""
-        return prepare(rollout, self.config)
-
-    def inner_step(self, phi: Params, samples: Samples, steps: Int[Tensor, "M"]) -> Params:
-        """One policy-gradient step on each task: φ' = φ - α ∇L(φ).
-
-        Args:
-            steps: Adaptations of each task before this one.
+        If only the head adapts (ANIL, Raghu et al. 2020), log_std does, too: it is to the deviation
+        what the last layer's bias is to the mean.
         """
-        gradient = self.inner_gradient(phi, samples)
-        return phi | {
-            name: phi[name] - self.step_size(phi, name, steps) * value
-            for name, value in gradient.items()
-        }
-
-    def inner_gradient(self, phi: Params, samples: Samples) -> Params:
-        """∇L(φ) of each task, which the sum over tasks keeps apart."""
-        gradient: Params = grad(self.policy_loss)(phi, samples)
-        return gradient
-
-    def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
-        """α of a parameter, in a shape that multiplies it."""
-        alpha = self.config.step_size(steps)
-        return alpha.view(-1, *[1] * (phi[name].dim() - 1))
-
-    def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
-        """L(φ) = -E[log π_φ(a|s) A], summed over tasks, which share no parameters here."""
-        log_prob = self.policy.batched(phi, samples.obs).log_prob(samples.action)
-        return -(samples.weight * log_prob * samples.advantage).sum()
-
-    def trajectory(self, theta: Params, supports: Sequence[Samples]) -> Iterator[Params]:
-        """φ of each task before the inner steps on the recorded episodes, and after each one."""
-        phi = for_each_task(theta, len(supports[0].obs))
-        steps = self.none_yet(len(supports[0].obs))
-        yield phi
-        for k, samples in enumerate(supports):
-            phi = self.inner_step(phi, samples, steps + k)
-            yield phi
-
-    def adapted(self, theta: Params, supports: Sequence[Samples]) -> Params:
-        """φ of each task after all inner steps, as a function of θ."""
-        *_, phi = self.trajectory(theta, supports)
-        return phi
-
-    def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:
-        """How large the inner and the outer step are, and how far the first one moves θ."""
-        support = thin(supports[0], 5)  # an average for the log needs no more
-        before, after = self.trajectory(self.theta, [support])
-        inner = [value.flatten(1) for value in self.inner_gradient(before, support).values()]
-        divergence = self.policy.batched(before, support.obs).kl(
-            self.policy.batched(after, support.obs)
+        moving = policy.head if self.adapt == "head" else ("",)
+        return InnerLoop(
+            policy,
+            loss,
+            scheduled(self.step_size) if self.step_sizes == "fixed" else learned,
+            adapts=lambda name: name.startswith(moving) and not name.startswith(LEARNED),
         )
-        return {
-            "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),
-            "inner/kl": support.mean_over_tasks(divergence),
-            "outer/gradient_norm": ravel(gradient).norm(),
-            **self.spread(),
-        }
 
+    def learned_step_sizes(self, theta: Params, inner: InnerLoop) -> Params:
+        """What θ also holds if the step sizes are learned."""
+        if self.step_sizes == "fixed":
+            return {}
+        device = next(iter(theta.values())).device
+        alpha = self.step_size(torch.arange(self.adaptation_steps, device=device))
+        each_parameter = self.step_sizes == "per_parameter"
+        return initial_step_sizes(theta, alpha, inner.adapts, each_parameter)
 
-class MAML(GradientAdapter):
-    """Learns the θ from which adaptation leads furthest, by the gradient through the inner steps.
+    def is_first_order(self, meta_updates: int) -> bool:
+        """Whether the next meta-update takes the inner gradients for constants."""
+        return self.first_order or meta_updates < self.first_order_updates
 
-    θ holds the policy's parameters and, if they are learned, the inner steps' sizes, under names
-    that begin with `STEP_SIZES`: they are part of the same outer step, and of the context.
-    """
-
-    config: MAMLConfig
-
-    STEP_SIZES = "step_sizes."
-
-    def __init__(self, config: MAMLConfig, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, spec, device, seed)
-        if config.step_sizes != "fixed":
-            self.theta |= self.initial_step_sizes()
-
-    def initial_step_sizes(self) -> Params:
-        """α of the K inner steps for all that adapts: (K, 1, ...) a tensor, or (K, *its shape)."""
-        config = self.config
-        alpha = config.step_size(torch.arange(config.adaptation_steps, device=self.device))
-        learned = {}
-        for name, value in self.theta.items():
-            if self.adapts(name):
-                scalar = config.step_sizes == "per_layer"
-                shape = [1] * value.dim() if scalar else value.shape
-                learned[self.STEP_SIZES + name] = (
-                    alpha.view(-1, *[1] * value.dim()).expand(-1, *shape).clone()
-                )
-        return learned
-
-    def adapts(self, name: str) -> bool:
-        """Whether the inner step moves this part of θ.
-
-        If only the head does (ANIL, Raghu et al. 2020), log_std is part of it: it is to the
-        deviation what the last layer's bias is to the mean.
-        """
-        if name.startswith(self.STEP_SIZES):
-            return False
-        return self.config.adapt == "all" or name.startswith(self.policy.head)
-
-    @property
-    def first_order(self) -> bool:
-        """Whether this meta-update takes the inner gradients for constants."""
-        config = self.config
-        return config.first_order or self.meta_updates < config.first_order_updates
-
-    def inner_gradient(self, phi: Params, samples: Samples) -> Params:
-        """∇L(φ) with respect to what adapts, differentiable in φ unless first order."""
-        if self.first_order:
-            phi = {name: value.detach() for name, value in phi.items()}
-        adapting = {name: value for name, value in phi.items() if self.adapts(name)}
-        slope = grad(lambda moving: self.policy_loss(phi | moving, samples))
-        gradient: Params = slope(adapting)
-        return gradient
-
-    def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
-        """α of a parameter; steps beyond those learned take the last one's."""
-        learned = phi.get(self.STEP_SIZES + name)
-        if learned is None:
-            return super().step_size(phi, name, steps)
-        return learned[torch.arange(len(steps)), steps.clamp(max=learned.shape[1] - 1)]
-
-    def stage_weights(self) -> dict[int, float]:
+    def stage_weights(self, meta_updates: int) -> dict[int, float]:
         """Which stages the objective counts, by their inner steps, and how much.
 
         Multi-step loss (Antoniou et al. 2019, §4): all stages alike at first, in the end the last.
         """
-        last, fading = self.config.adaptation_steps, self.config.multi_step_updates
-        spread = max(0.0, 1 - self.meta_updates / fading) if fading else 0.0
+        last, fading = self.adaptation_steps, self.multi_step_updates
+        spread = max(0.0, 1 - meta_updates / fading) if fading else 0.0
         weights = {k: spread / last for k in range(1, last + 1) if spread > 0}
         return weights | {last: spread / last + 1 - spread}
 
+
+@dataclass(frozen=True)
+class Stages:
+    """A meta-batch as an outer step sees it: the policies that θ becomes, on what they played."""
+
+    inner: InnerLoop
+    episodes: list[Samples]
+    """Of stage k = 0 ... K, played after k inner steps."""
+    weights: dict[int, float]
+    """Which stages the objective counts, and how much."""
+    first_order: bool
+
+    @property
+    def all(self) -> range:
+        """The stages that were played."""
+        return range(len(self.episodes))
+
     def policies(
-        self, theta: Params, episodes: Sequence[Samples], stages: Collection[int]
+        self, theta: Params, stages: Collection[int] | None = None
     ) -> dict[int, Distribution]:
         """The policies after so many inner steps, each on its own episodes, as functions of θ."""
-        *supports, _ = episodes
+        *supports, _ = self.episodes
+        trajectory = self.inner.trajectory(theta, supports, self.first_order)
         return {
-            k: self.policy.batched(phi, episodes[k].obs)
-            for k, phi in enumerate(self.trajectory(theta, supports))
-            if k in stages
+            k: self.inner.policy.batched(phi, self.episodes[k].obs)
+            for k, phi in enumerate(trajectory)
+            if k in (self.weights if stages is None else stages)
         }
 
+    @torch.no_grad()
     def acting_policies(
-        self, episodes: Sequence[Samples], stages: Collection[int]
+        self, theta: Params, stages: Collection[int] | None = None
     ) -> dict[int, Distribution]:
         """The policies that played the episodes, in the episodes' precision."""
-        dtype = episodes[0].obs.dtype
-        with torch.no_grad():
-            theta = {name: value.to(dtype) for name, value in self.theta.items()}
-            return self.policies(theta, episodes, stages)
+        dtype = self.episodes[0].obs.dtype
+        theta = {name: value.to(dtype) for name, value in theta.items()}
+        return self.policies(theta, stages)
+
+    def importance_loss(self, new: Mapping[int, Distribution]) -> Float[Tensor, ""]:
+        """Minus the return after adaptation, by importance sampling."""
+        losses = []
+        for k, share in self.weights.items():
+            ratio = self.episodes[k].log_ratio(new[k]).exp()
+            gained = self.episodes[k].mean_over_tasks(ratio * self.episodes[k].advantage)
+            losses.append(-share * gained)
+        return torch.stack(losses).sum()
+
+    def clipped_loss(
+        self, old: Mapping[int, Distribution], new: Mapping[int, Distribution], clip: float
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """Minus PPO's objective after adaptation, and what tells how far the policies moved."""
+        losses, clipped_shares = [], []
+        for k, share in self.weights.items():
+            samples = self.episodes[k]
+            weight = samples.weight / len(samples.weight)
+            each, measured = clipped_loss(
+                samples.log_ratio(new[k]), samples.advantage, weight, clip
+            )
+            losses.append(share * each)
+            clipped_shares.append(share * measured["outer/clipped_share"])
+        return torch.stack(losses).sum(), {
+            "outer/kl": self.divergence(old, new),
+            "outer/clipped_share": torch.stack(clipped_shares).sum(),
+        }
+
+    def divergence(
+        self, old: Mapping[int, Distribution], new: Mapping[int, Distribution]
+    ) -> Float[Tensor, ""]:
+        """How far the policies that the objective counts have moved, in nats."""
+        shares = [share * self.moved(old, new, k) for k, share in self.weights.items()]
+        return torch.stack(shares).sum()
+
+    def moved(
+        self, old: Mapping[int, Distribution], new: Mapping[int, Distribution], stage: int
+    ) -> Float[Tensor, ""]:
+        """How far the policies of one stage have moved, in nats a step."""
+        return self.episodes[stage].mean_over_tasks(old[stage].kl(new[stage]))
+
+
+class MAML(PolicyAgent):
+    """Learns the θ from which adaptation leads furthest, by the gradient through the inner steps.
+
+    θ holds the policy's parameters and, if they are learned, the inner steps' sizes: they are part
+    of the same outer step, and of the context.
+
+    Args:
+        loss: What an inner step descends.
+    """
+
+    config: MAMLConfig
+    inner: InnerLoop
+
+    def __init__(
+        self,
+        config: MAMLConfig,
+        policy: MLPPolicy,
+        loss: InnerLoss,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        super().__init__(config, policy, device, seed, config.inner_loop(policy, loss))
+        self.theta |= config.learned_step_sizes(self.theta, self.inner)
+
+    def stages(self, batch: MetaBatch) -> Stages:
+        """See a meta-batch as the next outer step does."""
+        return Stages(
+            self.inner,
+            [prepare(rollout, self.config) for rollout in batch.rollouts],
+            self.config.stage_weights(self.meta_updates),
+            self.config.is_first_order(self.meta_updates),
+        )
 
     def open_surrogate(
-        self,
-        batch: MetaBatch,
-        episodes: Sequence[Samples],
-        loss: Callable[[Params], tuple[Tensor, Any]],
+        self, batch: MetaBatch, stages: Stages, loss: Callable[[Params], Tensor]
     ) -> Surrogate:
-        """Show an outer update's objective, for inspection."""
-        last, query = len(episodes) - 1, episodes[-1]
+        """Show an outer step's objective, for inspection."""
+        last, query = stages.all[-1], stages.episodes[-1]
 
         def log_ratio(theta: Params) -> Tensor:
-            policy = self.policies(theta, episodes, [last])[last]
+            policy = stages.policies(theta, [last])[last]
             return from_by_task(query.log_ratio(policy), query.copies)
 
         return Surrogate(
             theta=self.theta,
-            loss=lambda theta: loss(theta)[0],
+            loss=loss,
             log_ratio=log_ratio,
             advantage=from_by_task(query.advantage, query.copies),
             rollout=batch.rollouts[-1],
             gamma=self.config.gamma,
             across_episodes=False,
-            approximation="first-order bias" if self.first_order else None,
+            approximation="first-order bias" if stages.first_order else None,
         )
-
-    def divergence(
-        self,
-        old: Mapping[int, Distribution],
-        new: Mapping[int, Distribution],
-        episodes: Sequence[Samples],
-    ) -> Float[Tensor, ""]:
-        """How far the policies that the objective counts have moved, in nats."""
-        weights = self.stage_weights().items()
-        return torch.stack(
-            [share * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k, share in weights]
-        ).sum()
-
-    def diagnostics(self, gradient: Params, supports: Sequence[Samples]) -> dict[str, Tensor]:
-        """Add the mean of the step sizes, if they are learned."""
-        metrics = super().diagnostics(gradient, supports)
-        learned = [value for name, value in self.theta.items() if name.startswith(self.STEP_SIZES)]
-        if learned:
-            metrics["inner/step_size"] = torch.cat([value.flatten() for value in learned]).mean()
-        return metrics

@@ -1,58 +1,43 @@
-"""What agents with one policy share: its parameters as data, and a rollout as an update sees it."""
+"""What agents with one policy are put together on: it acts, may adapt, and is saved."""
 
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
+from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
-from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Noise, make_generator
 from meta_rl.core.spaces import choices
-from meta_rl.core.types import (
-    EnvSpec,
-    Metrics,
-    Params,
-    Phase,
-    Rollout,
-    Tasks,
-    TimeStep,
-    map_tensors,
-)
-from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
-from meta_rl.learning.policy import MLPPolicy, by_task, for_each_task
+from meta_rl.core.types import EnvSpec, Metrics, Params, Phase, Rollout, Tasks, TimeStep
+from meta_rl.learning.descent import Descent
+from meta_rl.learning.inner_loop import InnerLoop
+from meta_rl.learning.policy import MLPPolicy, for_each_task
+from meta_rl.learning.samples import AdvantageConfig, Samples, prepare
+from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(AdvantageConfig):
     """A policy, and how advantages are made of its rollouts."""
 
     episodes_per_phase: int = 1
     """Episodes that each copy plays in one rollout: before, and after every adaptation step."""
-    gamma: float = 0.99
-    """Discount per environment step, in [0, 1]."""
-    gae_lambda: float = 1.0
-    """Weight of longer backups in the advantages, in [0, 1]; 1 is Monte Carlo."""
-    bootstrap_at_horizon: bool = False
-    """Count the future beyond the horizon by the baseline instead of ending the return there."""
-    normalize_advantage: bool = True
-    """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """Units of each hidden layer of the policy."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     initial_std: float = 1.0
-    """Standard deviation of continuous actions at first; one for each dimension is learned."""
+    """Standard deviation of continuous actions at first (σ), in their own unit; one for each
+    dimension is learned."""
     min_std: float = 1e-6
-    """Floor of the standard deviation."""
+    """Floor of the standard deviation, in the actions' unit."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least(1, self, "episodes_per_phase")
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
@@ -62,118 +47,62 @@ class PolicyConfig:
                 f"agent.initial_std must be at least min_std, which is {self.min_std}, got "
                 f"{self.initial_std}: below it nothing is learned of it"
             )
-        check_within_unit(self, "gamma", "gae_lambda")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The rollouts that a meta-update needs."""
         return (Phase(self.episodes_per_phase),)
 
-
-@dataclass(frozen=True)
-class Samples:
-    """A rollout as an update sees it: task by task, with advantages.
-
-    `weight` is zero on padding and sums to 1 over each task, so that a weighted sum is a mean.
-    """
-
-    obs: Float[Tensor, "M B O"]
-    action: Float[Tensor, "M B A"]
-    log_prob: Float[Tensor, "M B"]
-    advantage: Float[Tensor, "M B"]
-    weight: Float[Tensor, "M B"]
-    copies: int
-    """N: the steps B of a task are its T time steps, each of all N copies."""
-
-    def log_ratio(self, policy: Distribution) -> Float[Tensor, "M B"]:
-        """Log π(a|s) - log π_o(a|s), π_o being the policy that collected."""
-        return policy.log_prob(self.action) - self.log_prob
-
-    def mean_over_tasks(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
-        """The mean over each task's steps, and over tasks."""
-        return (self.weight * quantity).sum() / len(self.weight)
-
-
-def prepare(
-    rollout: Rollout,
-    config: PolicyConfig,
-    gamma: float | Float[Tensor, ""] | None = None,
-    lambda_: float | Float[Tensor, ""] | None = None,
-) -> Samples:
-    """Compute a rollout's advantages and lay its steps out task by task.
-
-    Args:
-        gamma: Discount instead of the config's; advantages are differentiable in it.
-        lambda_: Weight of longer backups instead of the config's, likewise.
-    """
-    rollout = rollout.masked()
-    advantage = baseline_advantage(
-        rollout.obs,
-        rollout.next_obs,
-        episode_step(rollout.first),
-        rollout.reward,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.valid,
-        config.gamma if gamma is None else gamma,
-        config.gae_lambda if lambda_ is None else lambda_,
-        config.bootstrap_at_horizon,
-    )
-    if config.normalize_advantage:
-        advantage = normalize_by_task(advantage, rollout.valid)
-    weight = by_task(rollout.valid).float()
-    return Samples(
-        by_task(rollout.obs),
-        by_task(rollout.action),
-        by_task(rollout.log_prob),
-        by_task(advantage),
-        weight / weight.sum(1, keepdim=True),
-        copies=rollout.reward.shape[2],
-    )
-
-
-def thin(samples: Samples, stride: int) -> Samples:
-    """Keep one of every `stride` time steps of all copies."""
-    if stride == 1:
-        return samples
-
-    def every(column: Tensor) -> Tensor:
-        by_copy = column.reshape(len(column), -1, samples.copies, *column.shape[2:])
-        return by_copy[:, ::stride].flatten(1, 2)
-
-    thinned = map_tensors(every, samples)
-    return replace(thinned, weight=thinned.weight / thinned.weight.sum(1, keepdim=True))
+    def policy(self, spec: EnvSpec) -> MLPPolicy:
+        """Make the policy for a family's observations and actions."""
+        return MLPPolicy(
+            spec.observation_size,
+            spec.action_size,
+            self.hidden_sizes,
+            self.activation,
+            self.initial_std,
+            self.min_std,
+            choices(spec.action_space),
+        )
 
 
 class PolicyAgent:
     """One policy θ; the context is a set of its parameters for each task.
 
-    The context is `{"policy": parameters with leading axis M}`.
+    The context is `{"policy": parameters with leading axis M}` and, with an inner loop,
+    `"steps": adaptations so far (M,)`. An agent adds `meta_update`, which moves θ.
+
+    Args:
+        policy: What acts; its initial parameters are θ.
+        inner: What a task's own experience does to its parameters; without one, nothing.
     """
 
     copies_share_experience = True
+    descent: Descent | None = None
+    """What moves θ by gradients, if the agent has such a part; its state is saved with θ."""
 
     def __init__(
-        self, config: PolicyConfig, spec: EnvSpec, device: torch.device, seed: int
+        self,
+        config: PolicyConfig,
+        policy: MLPPolicy,
+        device: torch.device,
+        seed: int,
+        inner: InnerLoop | None = None,
     ) -> None:
         self.config = config
         self.device = device
-        self.policy = MLPPolicy(
-            spec.observation_size,
-            spec.action_size,
-            config.hidden_sizes,
-            config.activation,
-            config.initial_std,
-            config.min_std,
-            choices(spec.action_space),
-        )
-        self.theta = self.policy.initial_parameters(make_generator(seed, "init"), device)
+        self.policy = policy
+        self.inner = inner
+        self.theta = policy.initial_parameters(make_generator(seed, "init"), device)
         self.meta_updates = 0
         self.phases = config.phases
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
         """Start every task from the learned parameters θ."""
-        return {"policy": for_each_task(self.theta, len(tasks))}
+        context: dict[str, Any] = {"policy": for_each_task(self.theta, len(tasks))}
+        if self.inner is not None:
+            context["steps"] = torch.zeros(len(tasks), dtype=torch.long, device=self.device)
+        return context
 
     def act(
         self, context: dict[str, Any], timestep: TimeStep, noise: Noise | None
@@ -189,6 +118,23 @@ class PolicyAgent:
         """Return each task's own policy in the given states."""
         return self.policy.batched(context["policy"], timestep.obs), context
 
+    def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
+        """Take one inner step on each task's own episodes; without an inner loop, learn nothing."""
+        if self.inner is None:
+            return context
+        with torch.no_grad():  # acting needs the values alone
+            phi = self.inner.step(context["policy"], self.support(rollout), context["steps"])
+        return {"policy": phi, "steps": context["steps"] + 1}
+
+    def support(self, rollout: Rollout) -> Samples:
+        """A rollout as an inner step learns from it."""
+        return prepare(rollout, self.config)
+
+    def diagnostics(self, gradient: Params, support: Samples) -> Metrics:
+        """How large the inner and the outer step are, and how far the first one moves θ."""
+        inner = self.inner.diagnostics(self.theta, support) if self.inner else {}
+        return inner | {"outer/gradient_norm": ravel(gradient).norm(), **self.spread()}
+
     def spread(self) -> Metrics:
         """How widely the policy explores, for the log; nothing if its actions are choices."""
         if "log_std" not in self.theta:
@@ -196,8 +142,9 @@ class PolicyAgent:
         return {"policy/std": self.theta["log_std"].exp().mean()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ and how many updates made it."""
-        return {"theta": self.theta, "meta_updates": self.meta_updates}
+        """Return θ, how many updates made it, and the moments of its descent."""
+        state = {"theta": self.theta, "meta_updates": self.meta_updates}
+        return state | ({"optimizer": self.descent.state_dict()} if self.descent else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore θ, as a copy: an optimizer may write into it."""
@@ -205,25 +152,5 @@ class PolicyAgent:
             name: value.to(self.device, copy=True) for name, value in state["theta"].items()
         }
         self.meta_updates = state.get("meta_updates", 0)  # the first checkpoints did not count
-
-
-class OptimizerStep(PolicyAgent):
-    """Moves θ by one of torch's optimizers, whose state is part of the agent's."""
-
-    optimizer: torch.optim.Optimizer
-
-    def descend(self, gradient: Params) -> None:
-        """Take one step against a gradient."""
-        for name, parameter in self.theta.items():
-            parameter.grad = gradient[name]
-        self.optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return θ and the optimizer's moments."""
-        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore θ and the optimizer's moments."""
-        super().load_state_dict(state)
-        self.optimizer.param_groups[0]["params"] = list(self.theta.values())
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the tensors
+        if self.descent is not None:
+            self.descent.load_state_dict(state["optimizer"], self.theta)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from agents import multitask_ppo
-from agents._maml import GradientAdapter, PolicyGradientConfig
+from agents._maml import PolicyGradientConfig
 from meta_rl.core.types import EnvSpec
+from meta_rl.learning.inner_loop import InnerLoop, scheduled, score_function_loss
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,10 @@ class Config(PolicyGradientConfig, multitask_ppo.Config):
     """Control: multi-task PPO, then plain policy-gradient fine-tuning on each new task."""
 
 
-class FineTune(GradientAdapter, multitask_ppo.MultitaskPPO):
-    """Adapts as MAML does, from a θ that is good at once and was not made for being adapted."""
-
-    config: Config
-
-
-def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> FineTune:
-    """Make the agent with its initial parameters."""
-    return FineTune(config, spec, device, seed)
+def build(
+    config: Config, spec: EnvSpec, device: torch.device, seed: int
+) -> multitask_ppo.MultitaskPPO:
+    """Put MAML's inner loop on a θ that is good at once and was not made for being adapted."""
+    policy = config.policy(spec)
+    inner = InnerLoop(policy, score_function_loss, scheduled(config.step_size))
+    return multitask_ppo.MultitaskPPO(config, policy, device, seed, inner)

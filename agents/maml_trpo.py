@@ -1,19 +1,18 @@
 """MAML with a trust-region outer step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from agents._maml import MAML, MAMLConfig
-from agents._policy import Samples, prepare, thin
+from agents._maml import MAML, MAMLConfig, Stages
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.learning.inner_loop import score_function_loss
+from meta_rl.learning.samples import thin
 from meta_rl.learning.trust_region import (
     Product,
     TrustRegionConfig,
@@ -46,68 +45,65 @@ class MAMLTRPO(MAML):
 
     config: Config
 
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, config.policy(spec), score_function_loss, device, seed)
+
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """One TRPO step on the return after adaptation (Finn et al. 2017, Alg. 3, line 10)."""
-        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
-        outer_loss = partial(self.outer_loss, episodes=episodes)
+        stages = self.stages(batch)
+
+        def outer_loss(theta: Params) -> tuple[Tensor, dict[int, Distribution]]:
+            policies = stages.policies(theta)
+            return stages.importance_loss(policies), policies
+
         gradient, (loss_before, old) = grad_and_value(outer_loss, has_aux=True)(self.theta)
 
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
             loss, new = outer_loss(theta)
-            return loss, self.divergence(old, new, episodes)
+            return loss, stages.divergence(old, new)
 
-        metrics = self.diagnostics(gradient, episodes)
+        metrics = self.diagnostics(gradient, stages.episodes[0])
         self.theta, outcome = trust_region_step(
             self.theta,
             ravel(gradient),
             loss_before,
-            self.divergence_curvature(episodes),
+            self.divergence_curvature(stages),
             loss_and_kl,
             self.config.trust_region,
         )
         self.meta_updates += 1
         return metrics | outcome
 
-    def outer_loss(
-        self, theta: Params, episodes: Sequence[Samples]
-    ) -> tuple[Tensor, dict[int, Distribution]]:
-        """Minus the return after adaptation, by importance sampling, and the adapted policies."""
-        weights = self.stage_weights()
-        policies = self.policies(theta, episodes, weights)
-        loss = torch.zeros((), device=self.device)
-        for k, policy in policies.items():
-            ratio = episodes[k].log_ratio(policy).exp()
-            loss = loss - weights[k] * episodes[k].mean_over_tasks(ratio * episodes[k].advantage)
-        return loss, policies
-
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the outer step for inspection."""
-        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
-        return self.open_surrogate(batch, episodes, partial(self.outer_loss, episodes=episodes))
+        stages = self.stages(batch)
+        return self.open_surrogate(
+            batch, stages, lambda theta: stages.importance_loss(stages.policies(theta))
+        )
 
-    def divergence_curvature(self, episodes: Sequence[Samples]) -> Product:
+    def divergence_curvature(self, stages: Stages) -> Product:
         """The Hessian at θ of the mean divergence between the policies after adaptation.
 
         `curvature_stride` thins the experience that it is taken on, before and after adaptation
         alike; the gradient and the line search always use all of it.
         """
-        episodes = [thin(samples, self.config.curvature_stride) for samples in episodes]
-        weights, tasks = self.stage_weights(), len(episodes[0].obs)
-
-        def outputs(theta: Params) -> dict[int, Distribution]:
-            return self.policies(theta, episodes, weights)
+        stride = self.config.curvature_stride
+        stages = replace(stages, episodes=[thin(each, stride) for each in stages.episodes])
+        tasks = len(stages.episodes[0].obs)
 
         def fisher(
             policies: dict[int, Distribution], tangents: dict[int, Distribution]
         ) -> dict[int, Distribution]:
             products = {}
             for k, tangent in tangents.items():
-                share = weights[k] / tasks
-                products[k] = policies[k].fisher(tangent, share * episodes[k].weight, share)
+                share = stages.weights[k] / tasks
+                products[k] = policies[k].fisher(tangent, share * stages.episodes[k].weight, share)
             return products
 
-        return curvature_product(outputs, fisher, self.theta, self.config.trust_region.damping)
+        return curvature_product(
+            stages.policies, fisher, self.theta, self.config.trust_region.damping
+        )
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLTRPO:

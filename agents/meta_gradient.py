@@ -1,7 +1,6 @@
 """Meta-gradient reinforcement learning: the return itself is learned while the policy is."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacfwd
 
-from agents._maml import GradientAdapter, PolicyGradientConfig
-from agents._policy import Samples, prepare
+from agents._maml import PolicyGradientConfig
+from agents._policy import PolicyAgent
 from meta_rl.core.checks import check_above_zero, check_within_unit
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout
+from meta_rl.learning.descent import Descent
+from meta_rl.learning.inner_loop import InnerLoop, scheduled, score_function_loss
 from meta_rl.learning.policy import for_each_task
+from meta_rl.learning.samples import Samples, prepare
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Config(PolicyGradientConfig):
             )
 
 
-class MetaGradient(GradientAdapter):
+class MetaGradient(PolicyAgent):
     """Learns one policy θ for all its tasks, and the return η that makes it learn best.
 
     θ takes one policy-gradient step a meta-batch. The critic is the linear baseline, refitted in
@@ -67,11 +69,14 @@ class MetaGradient(GradientAdapter):
     """
 
     config: Config
+    inner: InnerLoop
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, spec, device, seed)
+        policy = config.policy(spec)
+        inner = InnerLoop(policy, score_function_loss, scheduled(self.learned_step_size))
+        super().__init__(config, policy, device, seed, inner)
         self.eta = self.initial_eta()
-        self.optimizer = torch.optim.Adam(self.eta.values(), lr=config.outer_lr)
+        self.optimizer = Descent(torch.optim.Adam, self.eta, lr=config.outer_lr)
         self.trace = {
             name: {each: torch.zeros_like(value) for each in self.eta}
             for name, value in self.theta.items()
@@ -107,15 +112,14 @@ class MetaGradient(GradientAdapter):
         gamma, lambda_ = self.setting(eta, "gamma"), self.setting(eta, "gae_lambda")
         return prepare(rollout, self.config, gamma, lambda_)
 
-    def step_size(self, phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
-        """The learned α."""
-        alpha = self.setting(self.eta, "inner_lr")
-        return alpha.expand(len(steps), *[1] * (phi[name].dim() - 1))
+    def learned_step_size(self, steps: Int[Tensor, "M"]) -> Float[Tensor, "M"]:
+        """The learned α, whatever a task's step."""
+        return self.setting(self.eta, "inner_lr").expand(len(steps))
 
     def shared_loss(self, theta: Params, samples: Samples) -> Float[Tensor, ""]:
         """L(θ), the mean over tasks that share θ."""
         tasks = len(samples.obs)
-        return self.policy_loss(for_each_task(theta, tasks), samples) / tasks
+        return self.inner.loss(self.policy, for_each_task(theta, tasks), samples) / tasks
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Improve η by what the last step did for this batch, and take the next (§1)."""
@@ -124,10 +128,13 @@ class MetaGradient(GradientAdapter):
         # Δη = -β ∂J'(τ', θ', η')/∂θ' dθ'/dη
         judged = prepare(rollout, self.config, self.config.outer_gamma, self.config.outer_lambda)
         slope = grad(self.shared_loss)(self.theta, judged)
-        for each, parameter in self.eta.items():
-            products = [(slope[name] * self.trace[name][each]).sum() for name in slope]
-            parameter.grad = torch.stack(products).sum()
-        self.optimizer.step()
+        gradient = {
+            each: torch.stack(
+                [(slope[name] * self.trace[name][each]).sum() for name in slope]
+            ).sum()
+            for each in self.eta
+        }
+        self.optimizer.step(self.eta, gradient)
 
         # θ' = θ + f(τ, θ, η), and the trace z' = μ z + ∂f/∂η
         def f(eta: Params) -> tuple[Params, tuple[Params, Tensor]]:
@@ -168,7 +175,7 @@ class MetaGradient(GradientAdapter):
             name: {each: value.to(self.device) for each, value in z.items()}
             for name, z in state["trace"].items()
         }
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would keep the tensors
+        self.optimizer.load_state_dict(state["optimizer"], self.eta)
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MetaGradient:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from agents._policy import OptimizerStep, PolicyConfig, Samples, prepare
+from agents._policy import PolicyAgent, PolicyConfig
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.seeding import make_generator
-from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, map_tensors
-from meta_rl.learning.policy import for_each_task, from_by_task
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, map_tensors
+from meta_rl.learning.descent import Descent
+from meta_rl.learning.inner_loop import InnerLoop
+from meta_rl.learning.policy import MLPPolicy, for_each_task, from_by_task
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.samples import Samples, prepare
 from meta_rl.learning.trust_region import ravel
 
 
@@ -26,19 +29,23 @@ class Config(PolicyConfig, MinibatchConfig):
         MinibatchConfig.__post_init__(self)
 
 
-class MultitaskPPO(OptimizerStep):
+class MultitaskPPO(PolicyAgent):
     """Moves θ to where it does best on all tasks at once."""
 
     config: Config
+    descent: Descent
 
-    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, spec, device, seed)
-        self.optimizer = torch.optim.Adam(self.theta.values(), lr=config.outer_lr)
+    def __init__(
+        self,
+        config: Config,
+        policy: MLPPolicy,
+        device: torch.device,
+        seed: int,
+        inner: InnerLoop | None = None,
+    ) -> None:
+        super().__init__(config, policy, device, seed, inner)
+        self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
         self.generator = make_generator(seed, "update")
-
-    def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
-        """Learn nothing."""
-        return context
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs of clipped policy gradients on minibatches."""
@@ -65,7 +72,7 @@ class MultitaskPPO(OptimizerStep):
         gradient: Params
         metrics: Metrics
         gradient, metrics = grad(self.loss, has_aux=True)(self.theta, samples)
-        self.descend(gradient)
+        self.descent.step(self.theta, gradient)
         return metrics | {"outer/gradient_norm": ravel(gradient).norm()}
 
     def loss(self, theta: Params, samples: Samples) -> tuple[Tensor, Metrics]:
@@ -106,4 +113,4 @@ class MultitaskPPO(OptimizerStep):
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MultitaskPPO:
     """Make the agent with its initial parameters."""
-    return MultitaskPPO(config, spec, device, seed)
+    return MultitaskPPO(config, config.policy(spec), device, seed)

@@ -1,6 +1,6 @@
 """ProMP: meta-gradients of low variance, by several clipped steps that stay near their samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents import maml_ppo
-from agents._policy import Samples
+from agents._maml import MAML, Stages
 from meta_rl.core.checks import check_above_zero
+from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.learning.descent import Descent
+from meta_rl.learning.inner_loop import likelihood_ratio_loss
+from meta_rl.learning.ppo import descend_epochs
 
 
 @dataclass(frozen=True)
@@ -21,54 +25,52 @@ class Config(maml_ppo.Config):
     target_kl: float | None = None
     """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
     inner_kl_coefficient: float = 5e-4
-    """Weight eta, at first, of the divergence between the policies that collected before each
-    inner step and those that θ has come to make of them (logged as outer/kl_stage_K)."""
+    """Weight, at first, of the divergence between the policies that collected before each inner
+    step and those that θ has come to make of them (η; logged as outer/kl_stage_K)."""
     target_inner_kl: float | None = 0.01
-    """Double or halve eta when that divergence, in nats, is beyond 1.5 times this or below it by
-    as much; none keeps eta."""
+    """Double or halve η when that divergence, in nats, is beyond 1.5 times this or below it by as
+    much; none keeps η."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above_zero(self, "inner_kl_coefficient", "target_inner_kl")
 
 
-class ProMP(maml_ppo.MAMLPPO):
+class ProMP(MAML):
     """Learns also what to do before adaptation, and stays near the policies that did it."""
 
     config: Config
+    descent: Descent
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, spec, device, seed)
+        super().__init__(config, config.policy(spec), likelihood_ratio_loss, device, seed)
+        self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
-
-    def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
-        """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A], summed over tasks (Rothfuss et al. 2019, §5-6).
-
-        Its gradient where φ collected is that of -E[log π A], so the agent adapts as MAML does;
-        its curvature E[∇²π/π A] also counts how φ changes which actions are taken.
-        """
-        ratio = samples.log_ratio(self.policy.batched(phi, samples.obs)).exp()
-        return -(samples.weight * ratio * samples.advantage).sum()
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs on J^ProMP (Alg. 1), then the next η."""
-        metrics = super().meta_update(batch)
+        stages = self.stages(batch)
+        metrics = descend_epochs(
+            self.outer_loss(stages),
+            self.theta,
+            self.descent,
+            self.config,
+            at_first=lambda gradient: self.diagnostics(gradient, stages.episodes[0]),
+        )
         inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
         metrics["outer/kl_coefficient"] = self.eta.mean()
         self.eta = self.adapted_eta(torch.stack(inner_kl))
+        self.meta_updates += 1
         return metrics
 
-    def outer_loss(self, episodes: Sequence[Samples]) -> maml_ppo.OuterLoss:
+    def outer_loss(self, stages: Stages) -> Callable[[Params], tuple[Tensor, Metrics]]:
         """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
-        stages = range(len(episodes))
-        old = self.acting_policies(episodes, stages)
+        old = stages.acting_policies(self.theta, stages.all)
 
         def loss(theta: Params) -> tuple[Tensor, Metrics]:
-            new = self.policies(theta, episodes, stages)
-            clipped, measured = self.clipped_loss(old, new, episodes)
-            inner_kl = torch.stack(
-                [episodes[k].mean_over_tasks(old[k].kl(new[k])) for k in stages[:-1]]
-            )
+            new = stages.policies(theta, stages.all)
+            clipped, measured = stages.clipped_loss(old, new, self.config.clip)
+            inner_kl = torch.stack([stages.moved(old, new, k) for k in stages.all[:-1]])
             by_stage = {f"outer/kl_stage_{k}": value for k, value in enumerate(inner_kl)}
             return clipped + (self.eta * inner_kl).mean(), measured | by_stage
 
@@ -82,6 +84,12 @@ class ProMP(maml_ppo.MAMLPPO):
         eta = torch.where(inner_kl > 1.5 * target, 2 * self.eta, self.eta)
         eta = torch.where(inner_kl < target / 1.5, eta / 2, eta)
         return eta.clamp(min=1e-6)  # a zero could never be doubled again
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the objective of the outer steps for inspection."""
+        stages = self.stages(batch)
+        loss = self.outer_loss(stages)
+        return self.open_surrogate(batch, stages, lambda theta: loss(theta)[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ, Adam's moments and η."""

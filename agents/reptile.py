@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from agents._maml import AdaptationConfig, GradientAdapter
-from agents._policy import OptimizerStep, Samples, prepare
+from agents._maml import AdaptationConfig
+from agents._policy import PolicyAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
-from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
-from meta_rl.learning.ppo import clipped_surrogate
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics
+from meta_rl.learning.descent import Descent
+from meta_rl.learning.inner_loop import InnerLoop, clipped_ratio_loss, scheduled
+from meta_rl.learning.samples import prepare
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Config(AdaptationConfig):
         return self.outer_lr or {"sgd": 0.5, "adam": 1e-3}[self.outer_optimizer]
 
 
-class Reptile(OptimizerStep, GradientAdapter):
+class Reptile(PolicyAgent):
     """Moves θ to where every task is near.
 
     Every rollout gives an inner step, also the one played by the adapted policies: their gradient
@@ -52,37 +52,33 @@ class Reptile(OptimizerStep, GradientAdapter):
     """
 
     config: Config
+    inner: InnerLoop
+    descent: Descent
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, spec, device, seed)
+        policy = config.policy(spec)
+        inner = InnerLoop(
+            policy,
+            clipped_ratio_loss(config.clip),
+            scheduled(config.step_size),
+            epochs=config.inner_epochs,
+        )
+        super().__init__(config, policy, device, seed, inner)
         optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-        make = optimizers[config.outer_optimizer]
-        self.optimizer = make(self.theta.values(), lr=config.epsilon)
-
-    def inner_step(self, phi: Params, samples: Samples, steps: Int[Tensor, "M"]) -> Params:
-        """So many gradient steps on one rollout's episodes."""
-        for _ in range(self.config.inner_epochs):
-            phi = super().inner_step(phi, samples, steps)
-        return phi
-
-    def policy_loss(self, phi: Params, samples: Samples) -> Float[Tensor, ""]:
-        """PPO's loss, summed over tasks; where φ collected, its gradient is the policy gradient."""
-        ratio = samples.log_ratio(self.policy.batched(phi, samples.obs)).exp()
-        objective = clipped_surrogate(ratio, samples.advantage, self.config.clip)
-        return -(samples.weight * objective).sum()
+        kind = optimizers[config.outer_optimizer]
+        self.descent = Descent(kind, self.theta, lr=config.epsilon)
 
     @torch.no_grad()
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """θ ← θ + ε (mean of φ over tasks - θ) (Alg. 2): the way to φ is minus a gradient."""
         episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
-        phi = self.adapted(self.theta, episodes)
+        phi = self.inner.adapted(self.theta, episodes)
         gradient = {name: self.theta[name] - phi[name].mean(0) for name in self.theta}
-        metrics = self.diagnostics(gradient, episodes)
-        (group,) = self.optimizer.param_groups
-        group["lr"] = self.outer_step_size()
-        self.descend(gradient)
+        metrics = self.diagnostics(gradient, episodes[0])
+        epsilon = self.outer_step_size()
+        self.descent.step(self.theta, gradient, lr=epsilon)
         self.meta_updates += 1
-        return metrics | {"outer/step_size": torch.tensor(group["lr"])}
+        return metrics | {"outer/step_size": torch.tensor(epsilon)}
 
     def outer_step_size(self) -> float:
         """ε of this meta-update."""

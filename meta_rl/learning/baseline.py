@@ -28,12 +28,13 @@ def fit(
     """
     phi = torch.where(valid.unsqueeze(-1), phi, 0.0)  # padding may hold anything
     target = torch.where(valid, target.to(phi.dtype), 0.0)
+    gram, moment = phi.mT @ phi, phi.mT @ target.unsqueeze(-1)
     few = valid.sum(1) <= phi.shape[-1]
-    constant = torch.zeros_like(phi)
-    constant[..., -1] = phi[..., -1]
-    phi = torch.where(few.view(-1, 1, 1), constant, phi)
-    gram = phi.mT @ phi + ridge * torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
-    moment = phi.mT @ target.unsqueeze(-1)
+    is_constant = torch.arange(phi.shape[-1], device=phi.device) == phi.shape[-1] - 1
+    used = ~few.unsqueeze(1) | is_constant  # (M, F)
+    gram = torch.where(used.unsqueeze(1) & used.unsqueeze(2), gram, 0.0)
+    gram = gram + ridge * torch.eye(phi.shape[-1], dtype=phi.dtype, device=phi.device)
+    moment = torch.where(used.unsqueeze(2), moment, 0.0)
     weights, failed = torch.linalg.solve_ex(gram, moment)
     # Rewards that are not finite are the trainer's to report: here they must not raise.
     return torch.where(failed.view(-1, 1) > 0, torch.nan, weights.squeeze(-1))
@@ -64,20 +65,20 @@ def baseline_advantage(
             last successor; otherwise the horizon ends the return as a failure would.
     """
 
-    def value_of(states: Tensor, clock: Tensor) -> Tensor:
-        values = predict(features(by_task(states), by_task(clock)), weights)
-        return from_by_task(values, copies=reward.shape[2])
+    def value_of(phi: Tensor) -> Tensor:
+        return from_by_task(predict(phi, weights), copies=reward.shape[2])
 
-    obs, next_obs = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (obs, next_obs))
-    reward = torch.where(valid, reward, 0.0)
+    obs, reward = torch.where(valid.unsqueeze(-1), obs, 0.0), torch.where(valid, reward, 0.0)
     last = terminated | truncated
     to_go = discounted_return(reward, last, gamma)
-    target = by_task(to_go)
-    weights = fit(features(by_task(obs), by_task(step)), target, by_task(valid))
-    value = value_of(obs, step)
+    phi = features(by_task(obs), by_task(step))
+    weights = fit(phi, by_task(to_go), by_task(valid))
+    value = value_of(phi)
     next_value = torch.cat([value[1:], value[-1:]])
     if bootstrap_at_horizon:
-        next_value = torch.where(last, value_of(next_obs, step + 1), next_value)
+        next_obs = torch.where(valid.unsqueeze(-1), next_obs, 0.0)
+        future = value_of(features(by_task(next_obs), by_task(step + 1)))
+        next_value = torch.where(last, future, next_value)
     else:  # then no value beyond an episode's end is ever used
         terminated = last
     advantage = gae(reward, value, next_value, terminated, truncated, gamma, lambda_)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import grad_and_value
 
 from meta_rl.core.checks import check_above_zero, check_at_least
-from meta_rl.core.types import Metrics
+from meta_rl.core.types import Metrics, Params
+from meta_rl.learning.descent import Descent
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class PPOConfig:
     epochs: int = 10
     """Passes over each meta-batch."""
     clip: float = 0.2
-    """How far the probability ratio may gain from moving away from 1."""
+    """How far the probability ratio may gain from moving away from 1 (ε)."""
     target_kl: float | None = 0.03
     """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
 
@@ -104,3 +106,37 @@ def run_epochs(
             break
     means = {name: torch.stack([each[name] for each in history]).mean() for name in history[0]}
     return means | {"outer/epochs": torch.tensor(float(taken))}
+
+
+def descend_epochs(
+    loss: Callable[[Params], tuple[Tensor, Metrics]],
+    theta: Params,
+    descent: Descent,
+    config: PPOConfig,
+    at_first: Callable[[Params], Metrics],
+) -> Metrics:
+    """Descend a loss of the whole meta-batch for some epochs, or until the target divergence.
+
+    Args:
+        loss: θ ↦ its value, and what is measured beside it, `outer/kl` among that.
+        at_first: What to measure of the first gradient, still at the θ that collected.
+    """
+    metrics: Metrics = {}
+    measured: Metrics
+    epochs = 0
+    for _ in range(config.epochs):
+        gradient, (value, measured) = grad_and_value(loss, has_aux=True)(theta)
+        if epochs == 0:
+            metrics = at_first(gradient) | {"outer/loss_before": value}
+        if config.target_kl is not None and measured["outer/kl"] > config.target_kl:
+            break
+        descent.step(theta, gradient)
+        epochs += 1
+    else:  # the last step has not been measured yet
+        with torch.no_grad():
+            value, measured = loss(theta)
+    return (
+        metrics
+        | measured
+        | {"outer/loss_after": value, "outer/epochs": torch.tensor(float(epochs))}
+    )

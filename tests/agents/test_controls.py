@@ -9,7 +9,6 @@ from playing import Player
 from torch.func import functional_call
 
 from agents import fine_tune, maml_trpo, multitask_ppo, random, scripted
-from agents._policy import prepare
 from envs import metaworld
 from envs.point_navigation import Config, PointNavigation
 from meta_rl.core.errors import UserError
@@ -19,6 +18,7 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Tasks, TimeStep
 from meta_rl.evaluation.protocol import make_protocol
 from meta_rl.experiment.building import build_agent, build_distribution
 from meta_rl.experiment.config import load_experiment
+from meta_rl.learning.samples import prepare
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(Config(horizon=12, test_goals=5))

@@ -5,13 +5,13 @@ import torch
 from playing import Player
 
 from agents import maml_ppo, maml_trpo, promp
-from agents._maml import MAML, MAMLConfig
-from agents._policy import Samples, prepare
+from agents._maml import MAMLConfig, Stages
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, map_tensors
+from meta_rl.learning.samples import Samples, prepare
 from meta_rl.learning.trust_region import ravel, unravel
 
 CPU = torch.device("cpu")
@@ -39,25 +39,25 @@ def play(agent, seed=0, tasks=3, after=0):
     return MetaBatch(drawn, tuple(rollouts)), context
 
 
-class Quadratic(MAML):
+A = 3.0
+
+
+def quadratic_loss(policy, phi, samples):
     """L(φ) = ½ |φ_x - c|² + ½ a |φ_y|² with the c of each task in the samples' observations."""
-
-    a = 3.0
-
-    def policy_loss(self, phi, samples):
-        distance = (phi["x"] - samples.obs[:, 0]).square().sum()
-        return 0.5 * (distance + self.a * phi["y"].square().sum())
+    distance = (phi["x"] - samples.obs[:, 0]).square().sum()
+    return 0.5 * (distance + A * phi["y"].square().sum())
 
 
 def quadratic(**settings):
-    """A quadratic learner with two tasks and the θ that its step sizes come with."""
-    agent = Quadratic(MAMLConfig(**settings), SPEC, CPU, seed=0)
-    agent.theta = {"x": torch.tensor([0.3, -0.7]), "y": torch.tensor([2.0])}
-    agent.theta |= agent.initial_step_sizes()
+    """An inner loop on quadratics, the θ that its step sizes come with, and two tasks."""
+    config = MAMLConfig(**settings)
+    inner = config.inner_loop(config.policy(SPEC), quadratic_loss)
+    theta = {"x": torch.tensor([0.3, -0.7]), "y": torch.tensor([2.0])}
+    theta |= config.learned_step_sizes(theta, inner)
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
     samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
-    return agent, centre, [samples] * agent.config.adaptation_steps
+    return inner, theta, centre, [samples] * config.adaptation_steps
 
 
 # Learned step sizes.
@@ -69,8 +69,8 @@ def quadratic(**settings):
 )
 def test_there_is_a_step_size_for_each_step_and_tensor_or_parameter(step_sizes, of_x, of_weight):
     settings = {"step_sizes": step_sizes, "adaptation_steps": 2, "later_inner_lr": 0.05}
-    agent, _, _ = quadratic(**settings)
-    assert agent.theta["step_sizes.x"].shape == of_x
+    _, theta, _, _ = quadratic(**settings)
+    assert theta["step_sizes.x"].shape == of_x
 
     theta = make_agent(maml_ppo, **settings).theta
     assert theta["step_sizes.layers.0.weight"].shape == of_weight
@@ -87,16 +87,16 @@ def test_learned_step_sizes_receive_the_analytic_gradient_of_a_quadratic(step_si
     # φ_x - c = (1 - α) (θ_x - c) =: (1 - α) e and φ_y = (1 - aα) θ_y, so that
     # dL(φ)/dα = -(1 - α) e² of x and -a² (1 - aα) θ_y² of y: the same with and without the
     # second-order term, which is about dφ/dθ.
-    agent, centre, supports = quadratic(step_sizes=step_sizes, first_order=first_order)
+    inner, theta, centre, supports = quadratic(step_sizes=step_sizes)
 
     def outer_loss(theta):
-        return agent.policy_loss(agent.adapted(theta, supports), supports[0])
+        return quadratic_loss(None, inner.adapted(theta, supports, first_order), supports[0])
 
-    gradient = torch.func.grad(outer_loss)(agent.theta)
+    gradient = torch.func.grad(outer_loss)(theta)
 
-    squared = ((agent.theta["x"] - centre) ** 2).sum(0)
+    squared = ((theta["x"] - centre) ** 2).sum(0)
     of_x = -(1 - 0.1) * squared
-    of_y = -2 * agent.a**2 * (1 - 0.1 * agent.a) * agent.theta["y"] ** 2  # of both tasks
+    of_y = -2 * A**2 * (1 - 0.1 * A) * theta["y"] ** 2  # of both tasks
     expected = of_x if step_sizes == "per_parameter" else of_x.sum(0, keepdim=True)
     torch.testing.assert_close(gradient["step_sizes.x"], expected.unsqueeze(0))
     torch.testing.assert_close(gradient["step_sizes.y"], of_y.unsqueeze(0))
@@ -112,9 +112,11 @@ def test_the_gradient_of_a_policy_s_step_sizes_equals_finite_differences(step_si
         for rollout in batch.rollouts
     ]
 
+    stages = Stages(agent.inner, episodes, {2: 1.0}, first_order=False)
+
     def loss(theta):
-        policies = agent.policies(theta, episodes, [2])
-        return agent.clipped_loss(policies, policies, episodes)[0]
+        policies = stages.policies(theta)
+        return stages.clipped_loss(policies, policies, agent.config.clip)[0]
 
     gradient = ravel(torch.func.grad(loss)(agent.theta))
 
@@ -145,7 +147,7 @@ def test_an_update_moves_the_step_sizes_and_adaptation_uses_them(algorithm, step
     batch, context = play(agent, seed=1)
     samples = prepare(batch.rollouts[0], agent.config)
     begin = agent.begin(batch.tasks, COPIES, True)["policy"]
-    gradient = agent.inner_gradient(begin, samples)
+    gradient = agent.inner.gradient(begin, samples)
     for name, value in gradient.items():
         moved = begin[name] - learned[f"step_sizes.{name}"] * value
         torch.testing.assert_close(context["policy"][name], moved)
@@ -157,7 +159,7 @@ def test_steps_beyond_those_learned_take_the_last_one_s_size():
 
     samples = prepare(batch.rollouts[2], agent.config)
     before = play(agent)[1]["policy"]
-    gradient = agent.inner_gradient(before, samples)
+    gradient = agent.inner.gradient(before, samples)
 
     assert context["steps"].tolist() == [3, 3, 3]
     for name, value in gradient.items():
@@ -222,8 +224,8 @@ def test_derivative_order_annealing_is_first_order_until_it_is_not():
 def test_the_multi_step_loss_fades_to_the_last_step_s():
     agent = make_agent(maml_ppo, adaptation_steps=3, multi_step_updates=4)
     weights = {}
-    for agent.meta_updates in (0, 2, 4, 9):
-        weights[agent.meta_updates] = agent.stage_weights()
+    for meta_updates in (0, 2, 4, 9):
+        weights[meta_updates] = agent.config.stage_weights(meta_updates)
 
     assert weights[0] == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
     assert weights[2] == pytest.approx({1: 1 / 6, 2: 1 / 6, 3: 2 / 3})
@@ -265,14 +267,15 @@ def test_the_curvature_of_the_multi_step_divergence_is_its_hessian():
         map_tensors(torch.Tensor.double, prepare(rollout, agent.config))
         for rollout in batch.rollouts
     ]
-    old = agent.policies(agent.theta, episodes, [1, 2])
+    stages = Stages(agent.inner, episodes, agent.config.stage_weights(0), first_order=False)
+    old = stages.policies(agent.theta)
     theta = ravel(agent.theta)
 
-    product = agent.divergence_curvature(episodes)
+    product = agent.divergence_curvature(stages)
     dense = torch.stack([product(row) for row in torch.eye(len(theta), dtype=torch.float64)], 1)
 
     def divergence(vector):
-        new = agent.policies(unravel(vector, agent.theta), episodes, [1, 2])
+        new = stages.policies(unravel(vector, agent.theta))
         return sum(0.5 * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k in (1, 2))
 
     torch.testing.assert_close(dense, torch.func.hessian(divergence)(theta))

@@ -8,16 +8,16 @@ from playing import Player
 from torch.func import functional_call, hessian, jacrev
 
 from agents import maml_ppo, maml_trpo
-from agents._maml import MAML, MAMLConfig
-from agents._policy import Samples, prepare, thin
+from agents._maml import MAMLConfig, Stages
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import SharedNoise, Streams
-from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, TimeStep, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Rollout, TimeStep, all_finite, map_tensors
 from meta_rl.learning.policy import from_by_task
 from meta_rl.learning.ppo import clipped_surrogate
+from meta_rl.learning.samples import Samples, prepare, thin
 from meta_rl.learning.trust_region import TrustRegionConfig, ravel, unravel
 
 CPU = torch.device("cpu")
@@ -121,7 +121,13 @@ ALONG_THE_GRADIENT = TrustRegionConfig(damping=1e9, max_kl=1e-3)
 def adapted_policy(agent, theta, supports, query):
     """The policies after all inner steps, on the episodes that they played."""
     episodes = [*supports, query]
-    return agent.policies(theta, episodes, [len(supports)])[len(supports)]
+    return stages(agent, episodes).policies(theta, [len(supports)])[len(supports)]
+
+
+def stages(agent, episodes):
+    """These episodes as the agent's outer step sees them."""
+    config, made = agent.config, agent.meta_updates
+    return Stages(agent.inner, episodes, config.stage_weights(made), config.is_first_order(made))
 
 
 def flat_outputs(agent, supports, query):
@@ -137,23 +143,22 @@ def flat_outputs(agent, supports, query):
 # The inner step on a quadratic loss.
 
 
-class Quadratic(MAML):
+A = 3.0
+
+
+def quadratic_loss(policy, phi, samples):
     """L(φ) = ½ a |φ - c|² with the c of each task in the samples' observations."""
-
-    a = 3.0
-
-    def policy_loss(self, phi, samples):
-        return 0.5 * self.a * (phi["x"] - samples.obs[:, 0]).square().sum()
+    return 0.5 * A * (phi["x"] - samples.obs[:, 0]).square().sum()
 
 
 def quadratic(adaptation_steps, **settings):
-    """A quadratic learner, its θ, its centres, and its supports."""
+    """An inner loop on quadratics, its θ, its centres, and its supports."""
     config = MAMLConfig(adaptation_steps=adaptation_steps, **settings)
-    agent = Quadratic(config, EnvSpec.box(2, (-1.0,), (1.0,), 1), CPU, seed=0)
+    inner = config.inner_loop(config.policy(FAMILY.spec), quadratic_loss)
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
     samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
-    return agent, torch.tensor([0.3, -0.7]), centre, [samples] * adaptation_steps
+    return inner, torch.tensor([0.3, -0.7]), centre, [samples] * adaptation_steps
 
 
 STEP_SIZES = pytest.mark.parametrize(
@@ -171,9 +176,9 @@ STEP_SIZES = pytest.mark.parametrize(
 def test_inner_steps_on_a_quadratic_contract_towards_each_task_s_centre(
     adaptation_steps, later, contraction
 ):
-    agent, theta, centre, supports = quadratic(adaptation_steps, later_inner_lr=later)
+    inner, theta, centre, supports = quadratic(adaptation_steps, later_inner_lr=later)
 
-    phi = agent.adapted({"x": theta}, supports)["x"]
+    phi = inner.adapted({"x": theta}, supports)["x"]
 
     torch.testing.assert_close(phi - centre, contraction * (theta - centre))
 
@@ -185,17 +190,16 @@ def test_the_meta_gradient_of_a_quadratic_has_its_closed_form(
 ):
     # φ - c = k (θ - c) with k = Π (1 - α a), so dL(φ)/dθ = k² a (θ - c): one k is the inner
     # steps' Jacobian, which first-order MAML drops.
-    agent, theta, centre, supports = quadratic(
-        adaptation_steps, later_inner_lr=later, first_order=first_order
-    )
+    inner, theta, centre, supports = quadratic(adaptation_steps, later_inner_lr=later)
 
     def outer_loss(theta):
-        return agent.policy_loss(agent.adapted({"x": theta}, supports), supports[0])
+        phi = inner.adapted({"x": theta}, supports, first_order)
+        return quadratic_loss(None, phi, supports[0])
 
     gradient = torch.func.grad(outer_loss)(theta)
 
     factor = contraction if first_order else contraction**2
-    torch.testing.assert_close(gradient, (factor * agent.a * (theta - centre)).sum(0))
+    torch.testing.assert_close(gradient, (factor * A * (theta - centre)).sum(0))
 
 
 # Adaptation and acting.
@@ -430,7 +434,7 @@ def test_the_curvature_is_the_hessian_of_the_divergence_after_adaptation(
     theta = ravel(agent.theta)
     size = len(theta)
 
-    product = agent.divergence_curvature([*supports, query])
+    product = agent.divergence_curvature(stages(agent, [*supports, query]))
     dense = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)], dim=1)
 
     undamped = dense - damping * torch.eye(size, dtype=torch.float64)
@@ -456,12 +460,11 @@ def test_a_thinned_curvature_is_that_of_the_thinned_experience():
     *supports, query = (prepare(rollout, whole.config) for rollout in meta_batch(whole).rollouts)
     vector = torch.randn(ravel(whole.theta).shape, generator=torch.Generator().manual_seed(0))
 
-    product = thinned.divergence_curvature([*supports, query])(vector)
+    all_, kept = [*supports, query], [thin(samples, 3) for samples in [*supports, query]]
+    product = thinned.divergence_curvature(stages(thinned, all_))(vector)
 
-    kept = [thin(samples, 3) for samples in supports]
-    expected = whole.divergence_curvature([*kept, thin(query, 3)])(vector)
-    torch.testing.assert_close(product, expected)
-    assert not torch.allclose(product, whole.divergence_curvature([*supports, query])(vector))
+    torch.testing.assert_close(product, whole.divergence_curvature(stages(whole, kept))(vector))
+    assert not torch.allclose(product, whole.divergence_curvature(stages(whole, all_))(vector))
 
 
 def test_an_accepted_outer_step_lowers_the_surrogate_and_keeps_the_divergence():

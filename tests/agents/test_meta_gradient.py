@@ -8,13 +8,13 @@ import torch
 from playing import Player
 
 from agents import meta_gradient
-from agents._policy import prepare
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks
 from meta_rl.learning.policy import by_task, from_by_task
+from meta_rl.learning.samples import prepare
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=8, test_goals=5))

@@ -7,13 +7,14 @@ from playing import Player
 from torch.func import grad, hessian
 
 from agents import maml_ppo, promp
-from agents._policy import Samples
+from agents._maml import Stages
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch
 from meta_rl.learning.policy import by_task, for_each_task
+from meta_rl.learning.samples import Samples
 from meta_rl.learning.trust_region import ravel
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def inner_hessian(agent, samples):
 
     def loss(vector):
         theta = agent.theta | {"layers.0.bias": vector[:1], "log_std": vector[1:]}
-        return agent.policy_loss(for_each_task(theta, 1), samples)
+        return agent.inner.loss(agent.policy, for_each_task(theta, 1), samples)
 
     return hessian(loss)(two(agent.theta))
 
@@ -94,7 +95,9 @@ def test_the_surrogate_has_the_gradient_and_the_curvature_of_the_true_objective(
     agent = bandit(promp)
     samples = exact(agent, agent.theta)
 
-    gradient = grad(lambda theta: agent.policy_loss(for_each_task(theta, 1), samples))(agent.theta)
+    gradient = grad(lambda theta: agent.inner.loss(agent.policy, for_each_task(theta, 1), samples))(
+        agent.theta
+    )
 
     mean, variance = agent.theta["layers.0.bias"].item(), (2 * agent.theta["log_std"]).exp().item()
     expected = torch.tensor([2 - 2 * mean, -2 * variance], dtype=torch.float64)
@@ -108,7 +111,9 @@ def test_the_score_function_surrogate_has_the_gradient_and_another_curvature():
     samples = exact(agent, agent.theta)
 
     def gradient(of):
-        return grad(lambda theta: of.policy_loss(for_each_task(theta, 1), samples))(of.theta)
+        return grad(lambda theta: of.inner.loss(of.policy, for_each_task(theta, 1), samples))(
+            of.theta
+        )
 
     torch.testing.assert_close(ravel(gradient(agent)), ravel(gradient(other)))
     difference = inner_hessian(agent, samples) - inner_hessian(other, samples)
@@ -126,9 +131,11 @@ def test_the_meta_gradient_is_that_of_the_true_objective_after_a_true_step():
     torch.testing.assert_close(two(phi), two(stepped(agent.theta)))
     episodes = [exact(agent, agent.theta), exact(agent, phi)]
 
+    stages = Stages(agent.inner, episodes, {1: 1.0}, first_order=False)
+
     def outer(theta):
-        policies = agent.policies(theta, episodes, [1])
-        return -agent.clipped_loss(policies, policies, episodes)[0]
+        policies = stages.policies(theta)
+        return -stages.clipped_loss(policies, policies, agent.config.clip)[0]
 
     torch.testing.assert_close(outer(agent.theta), objective(phi))
     expected = grad(lambda theta: objective(stepped(theta)))(agent.theta)
@@ -136,7 +143,7 @@ def test_the_meta_gradient_is_that_of_the_true_objective_after_a_true_step():
 
 
 def adapted(agent):
-    return agent.adapted(agent.theta, [exact(agent, agent.theta)])
+    return agent.inner.adapted(agent.theta, [exact(agent, agent.theta)])
 
 
 # As an agent.

@@ -16,20 +16,25 @@ FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))
 CURVATURE, CENTRES = 3.0, torch.tensor([1.0, -2.0, 0.4])
 
 
-class Quadratic(reptile.Reptile):
+def quadratic_loss(policy, phi, samples):
     """L(φ) = ½ a |φ - c|² with another c for each of three tasks."""
-
-    def policy_loss(self, phi, samples):
-        distances = [
-            (value - CENTRES.view(-1, *[1] * (value.dim() - 1))).square().sum()
-            for value in phi.values()
-        ]
-        return 0.5 * CURVATURE * torch.stack(distances).sum()
+    distances = [
+        (value - CENTRES.view(-1, *[1] * (value.dim() - 1))).square().sum()
+        for value in phi.values()
+    ]
+    return 0.5 * CURVATURE * torch.stack(distances).sum()
 
 
-def make_agent(cls=reptile.Reptile, **settings):
+def make_agent(**settings):
     config = reptile.Config(**{"hidden_sizes": (4,), "initial_std": 0.5} | settings)
-    return cls(config, FAMILY.spec, CPU, 0)
+    return reptile.build(config, FAMILY.spec, CPU, 0)
+
+
+def make_quadratic(**settings):
+    """Reptile with another loss for its inner loop."""
+    agent = make_agent(**settings)
+    agent.inner.loss = quadratic_loss
+    return agent
 
 
 def play(agent, seed=0):
@@ -55,7 +60,7 @@ def play(agent, seed=0):
     ],
 )
 def test_the_update_goes_a_part_of_the_way_to_the_mean_of_the_adapted(settings, contraction):
-    agent = make_agent(Quadratic, inner_lr=0.1, outer_lr=0.25, **settings)
+    agent = make_quadratic(inner_lr=0.1, outer_lr=0.25, **settings)
     theta = {name: value.clone() for name, value in agent.theta.items()}
 
     metrics = agent.meta_update(play(agent)[0])
@@ -68,7 +73,7 @@ def test_the_update_goes_a_part_of_the_way_to_the_mean_of_the_adapted(settings, 
 
 
 def test_updates_of_a_quadratic_converge_to_the_mean_of_the_centres():
-    agent = make_agent(Quadratic, outer_lr=1.0)
+    agent = make_quadratic(outer_lr=1.0)
     for seed in range(12):
         agent.meta_update(play(agent, seed)[0])
     for value in agent.theta.values():
@@ -84,7 +89,7 @@ def test_each_optimizer_has_a_step_size_of_its_own():
 
 
 def test_adam_takes_the_way_back_for_a_gradient():
-    agent = make_agent(Quadratic, outer_lr=0.01, outer_optimizer="adam")
+    agent = make_quadratic(outer_lr=0.01, outer_optimizer="adam")
     theta = {name: value.clone() for name, value in agent.theta.items()}
 
     agent.meta_update(play(agent)[0])
@@ -95,7 +100,7 @@ def test_adam_takes_the_way_back_for_a_gradient():
 
 
 def test_the_step_size_anneals_linearly_to_zero():
-    agent = make_agent(Quadratic, outer_lr=0.8, annealing_updates=4)
+    agent = make_quadratic(outer_lr=0.8, annealing_updates=4)
     sizes = [agent.meta_update(play(agent, seed)[0])["outer/step_size"] for seed in range(6)]
     assert torch.stack(sizes).tolist() == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
 

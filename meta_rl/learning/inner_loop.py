@@ -1,0 +1,172 @@
+"""The inner loop of gradient-based meta-learning: policy-gradient steps on each task's episodes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad
+
+from meta_rl.core.types import Metrics, Params
+from meta_rl.learning.policy import MLPPolicy, for_each_task
+from meta_rl.learning.ppo import clipped_surrogate
+from meta_rl.learning.samples import Samples, thin
+
+InnerLoss: TypeAlias = Callable[[MLPPolicy, Params, Samples], Tensor]
+"""L(φ), summed over tasks: they share no parameters, so the sum keeps their gradients apart."""
+
+
+StepSizes: TypeAlias = Callable[[Params, str, Tensor], Tensor]
+"""(φ, name of a parameter, adaptations of each task so far (M,)) ↦ its α, to multiply it with."""
+
+
+def score_function_loss(policy: MLPPolicy, phi: Params, samples: Samples) -> Float[Tensor, ""]:
+    """-E[log π_φ(a|s) A] (Finn et al. 2017, eq. 5)."""
+    log_prob = policy.batched(phi, samples.obs).log_prob(samples.action)
+    return -(samples.weight * log_prob * samples.advantage).sum()
+
+
+def likelihood_ratio_loss(policy: MLPPolicy, phi: Params, samples: Samples) -> Float[Tensor, ""]:
+    """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A] (Rothfuss et al. 2019, §5-6).
+
+    Its gradient where φ collected is that of -E[log π A]; its curvature E[∇²π/π A] also counts how
+    φ changes which actions are taken.
+    """
+    ratio = samples.log_ratio(policy.batched(phi, samples.obs)).exp()
+    return -(samples.weight * ratio * samples.advantage).sum()
+
+
+def clipped_ratio_loss(clip: float) -> InnerLoss:
+    """Return PPO's loss; where φ collected, its gradient is the policy gradient."""
+
+    def loss(policy: MLPPolicy, phi: Params, samples: Samples) -> Float[Tensor, ""]:
+        ratio = samples.log_ratio(policy.batched(phi, samples.obs)).exp()
+        objective = clipped_surrogate(ratio, samples.advantage, clip)
+        return -(samples.weight * objective).sum()
+
+    return loss
+
+
+def scheduled(alpha: Callable[[Int[Tensor, "M"]], Float[Tensor, "M"]]) -> StepSizes:
+    """Return step sizes that depend on how often a task has adapted, and on nothing else."""
+
+    def step_sizes(phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
+        return alpha(steps).view(-1, *[1] * (phi[name].dim() - 1))
+
+    return step_sizes
+
+
+LEARNED = "step_sizes."
+"""How the names begin under which learned step sizes are part of θ, and of every φ."""
+
+
+def learned(phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
+    """Step sizes that are part of φ; steps beyond those learned take the last one's."""
+    alpha = phi[LEARNED + name]
+    return alpha[torch.arange(len(steps)), steps.clamp(max=alpha.shape[1] - 1)]
+
+
+def initial_step_sizes(
+    theta: Params, alpha: Float[Tensor, "K"], adapts: Callable[[str], bool], each_parameter: bool
+) -> Params:
+    """What to add to θ so that the α of K inner steps are learned with it.
+
+    Returns:
+        One tensor for each that adapts: (K, 1, ...), one α for all of it, or (K, *its shape).
+    """
+    added = {}
+    for name, value in theta.items():
+        if adapts(name):
+            shape = value.shape if each_parameter else [1] * value.dim()
+            whole = alpha.view(-1, *[1] * value.dim()).expand(-1, *shape)
+            added[LEARNED + name] = whole.clone()
+    return added
+
+
+def everything(name: str) -> bool:
+    """Whether a part of θ adapts, where all do."""
+    return True
+
+
+class InnerLoop:
+    """φ' = φ - α ∇L(φ), task by task (Finn et al. 2017, Alg. 3, lines 6-7).
+
+    Args:
+        adapts: Which parts of θ the steps move, by their names.
+        epochs: Steps that are taken on each rollout's episodes.
+    """
+
+    def __init__(
+        self,
+        policy: MLPPolicy,
+        loss: InnerLoss,
+        step_sizes: StepSizes,
+        adapts: Callable[[str], bool] = everything,
+        epochs: int = 1,
+    ) -> None:
+        self.policy = policy
+        self.loss = loss
+        self.step_sizes = step_sizes
+        self.adapts = adapts
+        self.epochs = epochs
+
+    def step(
+        self, phi: Params, samples: Samples, steps: Int[Tensor, "M"], first_order: bool = False
+    ) -> Params:
+        """Adapt to one rollout.
+
+        Args:
+            steps: Adaptations of each task before this one.
+            first_order: Take the gradient for a constant.
+        """
+        for _ in range(self.epochs):
+            gradient = self.gradient(phi, samples, first_order)
+            phi = phi | {
+                name: phi[name] - self.step_sizes(phi, name, steps) * value
+                for name, value in gradient.items()
+            }
+        return phi
+
+    def gradient(self, phi: Params, samples: Samples, first_order: bool = False) -> Params:
+        """∇L(φ) of each task with respect to what adapts, differentiable in φ."""
+        if first_order:
+            phi = {name: value.detach() for name, value in phi.items()}
+        adapting = {name: value for name, value in phi.items() if self.adapts(name)}
+        slope = grad(lambda moving: self.loss(self.policy, phi | moving, samples))
+        gradient: Params = slope(adapting)
+        return gradient
+
+    def trajectory(
+        self, theta: Params, supports: Sequence[Samples], first_order: bool = False
+    ) -> Iterator[Params]:
+        """φ of each task before the inner steps on the recorded episodes, and after each one."""
+        tasks, device = len(supports[0].obs), supports[0].obs.device
+        phi = for_each_task(theta, tasks)
+        steps = torch.zeros(tasks, dtype=torch.long, device=device)
+        yield phi
+        for k, samples in enumerate(supports):
+            phi = self.step(phi, samples, steps + k, first_order)
+            yield phi
+
+    def adapted(
+        self, theta: Params, supports: Sequence[Samples], first_order: bool = False
+    ) -> Params:
+        """φ of each task after all inner steps, as a function of θ."""
+        *_, phi = self.trajectory(theta, supports, first_order)
+        return phi
+
+    def diagnostics(self, theta: Params, samples: Samples) -> Metrics:
+        """How large the first inner step is, and how far it moves the policy."""
+        support = thin(samples, 5)  # an average for the log needs no more
+        before, after = self.trajectory(theta, [support])
+        inner = [value.flatten(1) for value in self.gradient(before, support).values()]
+        divergence = self.policy.batched(before, support.obs).kl(
+            self.policy.batched(after, support.obs)
+        )
+        metrics = {
+            "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),
+            "inner/kl": support.mean_over_tasks(divergence),
+        }
+        alpha = [value.flatten() for name, value in theta.items() if name.startswith(LEARNED)]
+        return metrics | ({"inner/step_size": torch.cat(alpha).mean()} if alpha else {})
