@@ -32,7 +32,7 @@ class PolicyGradientConfig(PolicyConfig):
     """A policy that takes policy-gradient steps on each task."""
 
     inner_lr: float = 0.1
-    """Step size of adaptation (α)."""
+    """Step size of adaptation (α), above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,9 +48,9 @@ class AdaptationConfig(PolicyGradientConfig):
     """Adaptation by policy-gradient steps from a learned initialization."""
 
     later_inner_lr: float | None = None
-    """Step size of every adaptation step after the first; none means inner_lr."""
+    """Step size of every adaptation step after the first, above 0. Without it, inner_lr."""
     adaptation_steps: int = 1
-    """Inner gradient steps (K); each needs fresh episodes."""
+    """Inner gradient steps (K), at least 1; each needs fresh episodes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,15 +75,16 @@ class MAMLConfig(AdaptationConfig):
     first_order: bool = False
     """Drop the second derivatives from the meta-gradient (FOMAML)."""
     first_order_updates: int = 0
-    """Drop them from so many meta-updates at first (MAML++, derivative-order annealing)."""
+    """Drop them from so many meta-updates at first, at least 0 (MAML++, derivative-order
+    annealing)."""
     adapt: Literal["all", "head"] = "all"
     """What adapts: all parameters, or the last layer and log_std alone (ANIL)."""
     step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
     """Learn the inner steps' sizes with θ, each step its own, beginning at inner_lr: one for each
     weight matrix and bias vector (MAML++), or one for each parameter (Meta-SGD)."""
     multi_step_updates: int = 0
-    """Meta-updates over which the losses after the earlier inner steps fade from the objective,
-    all alike at first (MAML++, multi-step loss); 0 counts the last alone."""
+    """Meta-updates over which the losses after the earlier inner steps fade from the objective, all
+    alike at first (MAML++, multi-step loss), at least 0; 0 counts the last alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,16 +25,17 @@ class PolicyConfig(AdvantageConfig):
     """A policy, and how advantages are made of its rollouts."""
 
     episodes_per_phase: int = 1
-    """Episodes that each copy plays in one rollout: before, and after every adaptation step."""
+    """Episodes that each copy plays in one rollout, at least 1: before adaptation, and after each
+    step of it."""
     hidden_sizes: tuple[int, ...] = (128, 128)
-    """Units of each hidden layer of the policy."""
+    """Units of each hidden layer of the policy, each at least 1."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     initial_std: float = 1.0
-    """Standard deviation of continuous actions at first (σ), in their own unit; one for each
-    dimension is learned."""
+    """Standard deviation of continuous actions at first (σ), in their own unit, at least min_std;
+    one for each dimension is learned."""
     min_std: float = 1e-6
-    """Floor of the standard deviation, in the actions' unit."""
+    """Floor of the standard deviation, in the actions' unit, above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

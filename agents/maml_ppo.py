@@ -18,9 +18,9 @@ class Config(MAMLConfig, PPOConfig):
     """MAML with PPO's clipped objective as the outer step (after Rothfuss et al. 2019, §6)."""
 
     epochs: int = 5
-    """Outer gradient steps through the inner steps for each meta-batch."""
+    """Outer gradient steps through the inner steps for each meta-batch, at least 1."""
     clip: float = 0.3
-    """How far the probability ratio may gain from moving away from 1 (ε)."""
+    """How far the probability ratio may gain from moving away from 1 (ε), above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,8 @@ class Config(MAMLConfig):
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     """The outer step."""
     curvature_stride: int = 1
-    """Take the divergence's curvature on one of so many steps of every rollout; 1 uses all."""
+    """Take the divergence's curvature on one of so many steps of every rollout, at least 1; 1 uses
+    all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

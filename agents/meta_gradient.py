@@ -25,7 +25,7 @@ class Config(PolicyGradientConfig):
     """An actor-critic whose discount and lambda are learned online (Xu et al. 2018)."""
 
     gae_lambda: float = 0.95
-    """Weight of longer backups in the advantages, in [0, 1]; 1 is Monte Carlo."""
+    """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     learn_gamma: bool = True
     """Learn gamma, from where it is set."""
     learn_lambda: bool = True
@@ -37,9 +37,10 @@ class Config(PolicyGradientConfig):
     outer_lambda: float = 1.0
     """Weight of longer backups in that objective's advantages, in [0, 1]."""
     outer_lr: float = 1e-2
-    """Step size beta of Adam on the logits of gamma and gae_lambda and the log of inner_lr."""
+    """Step size of Adam on the logits of gamma and gae_lambda and the log of inner_lr (β), above
+    0."""
     trace_decay: float = 0.0
-    """How much of their influence on earlier updates is still counted (mu), in [0, 1]."""
+    """How much of their influence on earlier updates is still counted (μ), in [0, 1]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,13 +23,14 @@ class Config(maml_ppo.Config):
     """Proximal meta-policy search (Rothfuss et al. 2019, Alg. 1)."""
 
     target_kl: float | None = None
-    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
+    """Take no further epoch once the mean divergence exceeds this, in nats a step, above 0; none
+    never stops."""
     inner_kl_coefficient: float = 5e-4
-    """Weight, at first, of the divergence between the policies that collected before each inner
-    step and those that θ has come to make of them (η; logged as outer/kl_stage_K)."""
+    """Weight at first (η), above 0, of the divergence between the policies that collected before
+    each inner step and those that θ has come to make of them (logged as outer/kl_stage_K)."""
     target_inner_kl: float | None = 0.01
-    """Double or halve η when that divergence, in nats, is beyond 1.5 times this or below it by as
-    much; none keeps η."""
+    """Double or halve η when that divergence, in nats a step, is beyond 1.5 times this or below it
+    by as much; above 0, and none keeps η."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,17 +19,19 @@ class Config(AdaptationConfig):
     """Reptile with policy-gradient or PPO inner steps (Nichol et al. 2018, batched version)."""
 
     outer_lr: float | None = None
-    """Step size epsilon towards the mean of the adapted parameters, or Adam's; none means 0.5, or
-    1e-3 with Adam."""
+    """Step size towards the mean of the adapted parameters (ε), or Adam's, above 0. Without it,
+    0.5, or 1e-3 with Adam."""
     annealing_updates: int = 0
-    """Meta-updates over which outer_lr falls linearly to 0, after which nothing more is learned;
-    0 keeps it."""
+    """Meta-updates over which outer_lr falls linearly to 0, after which nothing more is learned, at
+    least 0; 0 keeps it."""
     outer_optimizer: Literal["sgd", "adam"] = "sgd"
     """Move straight towards that mean, or let Adam take the way there for a gradient."""
     inner_epochs: int = 1
-    """Gradient steps on the episodes of each inner step; PPO's clip holds all after the first."""
+    """Gradient steps on the episodes of each inner step, at least 1; PPO's clip holds all after the
+    first."""
     clip: float = 0.3
-    """How far the probability ratio may gain from moving away from 1 within an inner step."""
+    """How far the probability ratio may gain from moving away from 1 within an inner step, above
+    0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,19 +42,20 @@ class Config(MinibatchConfig):
     """RL²: a GRU policy over trials of several episodes, trained by PPO (Duan et al. 2016)."""
 
     episodes_per_trial: int = 2
-    """Episodes that the memory lasts for; after them comes another task."""
+    """Episodes that the memory lasts for, at least 1; after them comes another task."""
     outer_lr: float = 5e-4
-    """Step size of Adam."""
+    """Step size of Adam, above 0."""
     entropy_coefficient: float = 5e-3
-    """Weight of the policy's entropy in the objective."""
+    """Weight of the policy's entropy in the objective, at least 0."""
     max_gradient_norm: float = 1.0
-    """Longer gradients are scaled down to this norm."""
+    """Longer gradients are scaled down to this norm, above 0."""
     bptt_steps: int = 250
-    """Most steps that gradients flow back through; trials are cut into equal pieces as long."""
+    """Most steps that gradients flow back through, at least 1; trials are cut into equal pieces as
+    long."""
     gamma: float = 0.99
-    """Discount per environment step, across the episodes of a trial, in [0, 1]."""
+    """Discount per environment step (γ), across the episodes of a trial, in [0, 1]."""
     gae_lambda: float = 0.95
-    """Weight of longer backups in the advantages, in [0, 1]; 1 is Monte Carlo."""
+    """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     bootstrap_at_horizon: bool = False
     """Count the future beyond the trial by the baseline instead of ending the return there."""
     normalize_advantage: bool = True
@@ -62,15 +63,16 @@ class Config(MinibatchConfig):
     normalize_inputs: bool = True
     """Scale observations and remembered rewards by their running moments."""
     encoder_sizes: tuple[int, ...] = (128, 128)
-    """Units of each layer before the memory."""
+    """Units of each layer before the memory, each at least 1."""
     memory_size: int = 128
-    """Units of the GRU (H)."""
+    """Units of the GRU (H), at least 1."""
     initial_std: float = 1.0
-    """Standard deviation of the actions at first; it comes to depend on what is remembered."""
+    """Standard deviation of the actions at first (σ), in their own unit, between min_std and
+    max_std; it comes to depend on what is remembered."""
     min_std: float = 0.05
-    """Floor of the standard deviation."""
+    """Floor of the standard deviation, in the actions' unit, above 0."""
     max_std: float = 1.5
-    """Ceiling of the standard deviation."""
+    """Ceiling of the standard deviation, in the actions' unit, at least min_std."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,15 +30,16 @@ class Config:
     """A point in the plane that must find an unseen goal (Finn et al. 2017, §5.3)."""
 
     reward: Literal["distance", "squared"] = "distance"
-    """Minus the distance to the goal, or minus its square."""
+    """Minus the distance to the goal in metres, or minus its square."""
     horizon: int = 100
-    """Most steps of one episode."""
+    """Most steps of one episode (T), at least 1."""
     test_goals: int = 200
-    """Held-out goals: the test split, and as many of the train split that evaluation covers."""
+    """Held-out goals, at least 1: the test split, and as many of the train split that evaluation
+    covers."""
     validation_goals: int = 40
-    """Goals of the validation split, by which the best checkpoint is chosen."""
+    """Goals of the validation split, at least 1, by which the best checkpoint is chosen."""
     goal_seed: int = 0
-    """Fixes the goals of all splits, whatever the seed of the run."""
+    """Seed of the goals of all splits, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
         if self.reward not in ("distance", "squared"):

@@ -78,12 +78,12 @@ class Config:
     reward_version: str = "v2"
     """Which of Meta-World's reward functions to use: v1 or v2."""
     horizon: int = MAX_HORIZON
-    """Environment steps after which an episode is truncated."""
+    """Environment steps after which an episode is truncated (T), between 1 and 500."""
     goal_seed: int = 0
-    """Seed of the train and test goals, and of one apart for validation goals."""
+    """Seed of the train and test goals, and of one apart for validation goals, at least 0."""
     train_goal_sets: int = 1
-    """Train on so many sets of Meta-World's 50 goals a class, drawn with seeds goal_seed,
-    goal_seed + 2, ...; the test goals stay the same. The benchmarks have one."""
+    """Train on so many sets of Meta-World's 50 goals a class, at least 1, drawn with seeds
+    goal_seed, goal_seed + 2, ...; the test goals stay the same. The benchmarks have one."""
     simulator: str = "native"
     """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is metaworld's
     own code in worker processes: the reference, and several times slower."""

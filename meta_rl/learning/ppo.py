@@ -18,13 +18,14 @@ class PPOConfig:
     """Settings of PPO's epochs."""
 
     outer_lr: float = 1e-3
-    """Step size of Adam in the outer update."""
+    """Step size of Adam in the outer update (β), above 0."""
     epochs: int = 10
-    """Passes over each meta-batch."""
+    """Passes over each meta-batch, at least 1."""
     clip: float = 0.2
-    """How far the probability ratio may gain from moving away from 1 (ε)."""
+    """How far the probability ratio may gain from moving away from 1 (ε), above 0."""
     target_kl: float | None = 0.03
-    """Take no further epoch once the mean divergence exceeds this, in nats; none never stops."""
+    """Take no further epoch once the mean divergence exceeds this, in nats a step, above 0; none
+    never stops."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "epochs")
@@ -36,7 +37,7 @@ class MinibatchConfig(PPOConfig):
     """Settings of PPO's epochs on minibatches."""
 
     minibatches: int = 4
-    """Parts that each pass is split into, one Adam step each."""
+    """Parts that each pass is split into, at least 1; one Adam step each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -86,15 +86,15 @@ class TrustRegionConfig:
     """How far and how carefully an outer step goes (TRPO)."""
 
     max_kl: float = 0.01
-    """Trust region delta of the outer step, in nats, averaged over tasks."""
+    """Trust region of the outer step (δ), in nats a step, averaged over tasks; above 0."""
     cg_iterations: int = 10
-    """Conjugate-gradient iterations for the step's direction."""
+    """Conjugate-gradient iterations for the step's direction, at least 1."""
     damping: float = 1e-5
-    """Added to the curvature's diagonal."""
+    """Added to the curvature's diagonal, at least 0."""
     backtracks: int = 15
-    """Most shrinkings of the step in the line search."""
+    """Most shrinkings of the step in the line search, at least 1."""
     backtrack_ratio: float = 0.8
-    """Factor by which the line search shrinks the step."""
+    """Factor by which the line search shrinks the step, between 0 and 1."""
 
     def __post_init__(self) -> None:
         where = "agent.trust_region"

@@ -1,9 +1,10 @@
 """Help pages answer at once: they import no large library."""
 
 import json
+import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -105,11 +106,27 @@ def test_a_mistake_beside_help_is_told_as_without(words, meta_rl):
     meta_rl(*words).fails_with("meta-rl: ")
 
 
-@pytest.mark.parametrize("section", [Experiment, EvaluationConfig, TrackingConfig])
+RANGES = ("at least", "above 0", "in [0, 1]", "between")
+
+
+def sections():
+    """Every dataclass whose fields are settings: the experiment's, and what the catalog holds."""
+    found = {Experiment, EvaluationConfig, TrackingConfig}
+    for kind in ("agents", "envs"):
+        for name in catalog.names(kind):
+            config = catalog.load(kind, name).Config
+            found |= {cls for cls in config.__mro__ if is_dataclass(cls)}
+            found |= {type(value) for value in vars(config()).values() if is_dataclass(value)}
+    return sorted(found, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 def test_each_field_has_a_help_text_and_each_number_a_range(section):
     told = texts(section)
-    assert list(told) == [field.name for field in fields(section)]
-    for field in fields(section):
-        assert told[field.name].endswith(".")
-        if "int" in str(field.type) and field.name != "version":
-            assert "at least" in told[field.name], field.name
+    types = {field.name: str(field.type) for field in fields(section)}
+    own = [name for name in vars(section).get("__annotations__", {}) if not name.startswith("_")]
+    assert list(told) == own
+    for name, text in told.items():
+        assert text.endswith(".")
+        if re.search(r"\b(int|float)\b", types[name]) and name != "version":
+            assert any(phrase in text for phrase in RANGES), f"{name}: {text}"
