@@ -167,7 +167,6 @@ class Trainer:
         except KeyboardInterrupt:
             interruption.answer("the checkpoint is being written", " and loses it")
             self.save(before)
-            interruption.answer("what was recorded is being completed")
             raise Interrupted(
                 f"stopped after {before['meta_iterations']} meta-iterations; continue with "
                 f"`meta-rl train --resume {self.folder.path}`"
@@ -180,6 +179,7 @@ class Trainer:
                 self.save(before)
             raise
         finally:
+            interruption.answer("what was recorded is being completed")
             self.sinks.finish(succeeded)
 
     def _beginning(self) -> Beginning:

@@ -24,6 +24,19 @@ sys.exit(main(sys.argv[1:]))
 """
 """`meta-rl` on a disk that takes its time."""
 
+SLOW_TO_FINISH = """
+import sys, time
+from meta_rl.runs.sinks.wandb import WandbSink
+def slow(self, succeeded=True):
+    print("FINISHING", flush=True)
+    for _ in range(PAUSE_S * 100):
+        time.sleep(0.01)
+WandbSink.finish = slow
+from meta_rl.commands.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""`meta-rl` with a network that takes its time."""
+
 
 def wait_for(condition, process, patience_s=120.0):
     deadline = time.monotonic() + patience_s
@@ -92,6 +105,53 @@ def test_a_third_ctrl_c_ends_at_once(saving, meta_rl):
     assert (process.returncode, told) == (130, "")
     assert run.latest["meta_iterations"] == 0  # the one before is whole
     meta_rl("train", "--resume", "runs/small", "--meta-iterations", 1).succeeds()
+
+
+@pytest.fixture
+def finishing(tmp_path, environment, small_config):
+    """Start a short training, and return it while it waits for W&B with all its work done."""
+    started = []
+
+    def start(pause_s):
+        words = ["-c", SLOW_TO_FINISH.replace("PAUSE_S", str(pause_s))]
+        process = subprocess.Popen(
+            [sys.executable, *words, "train", str(small_config(meta_iterations=1))],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        while "FINISHING" not in (line := process.stdout.readline()):
+            assert line, process.communicate()
+        process.send_signal(signal.SIGINT)
+        word = process.stderr.readline()
+        assert word == (
+            "meta-rl: what was recorded is being completed; Ctrl-C once more ends at once\n"
+        )
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_finished_run_waits_for_the_network_loses_no_result(finishing):
+    process = finishing(2)
+    shown, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (0, "")
+    assert "adaptation to test tasks" in shown and "run folder: runs/small" in shown
+
+
+@pytest.mark.slow
+def test_a_second_one_ends_the_wait(finishing):
+    process = finishing(600)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
 
 
 @pytest.mark.slow
