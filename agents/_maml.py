@@ -1,19 +1,20 @@
 """What MAML's relatives are put together from: settings, inner loop, and an outer step's view."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from agents._policy import PolicyAgent, PolicyConfig
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.types import MetaBatch, Metrics, Params, Phase
+from meta_rl.core.types import MetaBatch, Metrics, Params, Phase, map_tensors
 from meta_rl.learning.inner_loop import (
     LEARNED,
     InnerLoop,
@@ -23,7 +24,7 @@ from meta_rl.learning.inner_loop import (
     scheduled,
 )
 from meta_rl.learning.policy import MLPPolicy, from_by_task
-from meta_rl.learning.ppo import clipped_loss
+from meta_rl.learning.ppo import TaskLoss, clipped_loss
 from meta_rl.learning.samples import Samples, prepare
 
 
@@ -149,6 +150,15 @@ class Stages:
     """Which stages the objective counts, and how much."""
     first_order: bool
 
+    def of(self, which: Int[Tensor, "B"] | None) -> "Stages":
+        """Return what some of the tasks played; None is all of them."""
+        if which is None:
+            return self
+        chosen = which.to(self.episodes[0].obs.device)
+        return replace(
+            self, episodes=[map_tensors(lambda x: x[chosen], each) for each in self.episodes]
+        )
+
     @property
     def all(self) -> range:
         """The stages that were played."""
@@ -174,6 +184,16 @@ class Stages:
         dtype = self.episodes[0].obs.dtype
         theta = {name: value.to(dtype) for name, value in theta.items()}
         return self.policies(theta, stages)
+
+    def clipped_objective(self, theta: Params, clip: float) -> TaskLoss:
+        """PPO's loss after adaptation, with the policies of this θ for those that played."""
+        old = self.acting_policies(theta)
+
+        def loss(theta: Params, which: Tensor | None) -> tuple[Tensor, Metrics]:
+            some = self.of(which)
+            return some.clipped_loss(of_tasks(old, which), some.policies(theta), clip)
+
+        return loss
 
     def importance_loss(self, new: Mapping[int, Distribution]) -> Float[Tensor, ""]:
         """Minus the return after adaptation, by importance sampling."""
@@ -214,6 +234,16 @@ class Stages:
     ) -> Float[Tensor, ""]:
         """How far the policies of one stage have moved, in nats a step."""
         return self.episodes[stage].mean_over_tasks(old[stage].kl(new[stage]))
+
+
+def of_tasks(
+    policies: Mapping[int, Distribution], which: Int[Tensor, "B"] | None
+) -> Mapping[int, Distribution]:
+    """Return the policies of some of the tasks; None is all of them."""
+    if which is None:
+        return policies
+    found: dict[int, Distribution] = pytree.tree_map(lambda x: x[which.to(x.device)], policies)
+    return found
 
 
 class MAML(PolicyAgent):

@@ -81,6 +81,8 @@ class PolicyAgent:
     copies_share_experience = True
     descent: Descent | None = None
     """What moves θ by gradients, if the agent has such a part; its state is saved with θ."""
+    generator: torch.Generator | None = None
+    """What shuffles samples, if the agent shuffles any; likewise."""
 
     def __init__(
         self,
@@ -143,9 +145,13 @@ class PolicyAgent:
         return {"policy/std": self.theta["log_std"].exp().mean()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ, how many updates made it, and the moments of its descent."""
-        state = {"theta": self.theta, "meta_updates": self.meta_updates}
-        return state | ({"optimizer": self.descent.state_dict()} if self.descent else {})
+        """Return θ, how many updates made it, and the state of the parts that move it."""
+        state: dict[str, Any] = {"theta": self.theta, "meta_updates": self.meta_updates}
+        if self.descent is not None:
+            state["optimizer"] = self.descent.state_dict()
+        if self.generator is not None:
+            state["generator"] = self.generator.get_state()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore θ, as a copy: an optimizer may write into it."""
@@ -155,3 +161,5 @@ class PolicyAgent:
         self.meta_updates = state.get("meta_updates", 0)  # the first checkpoints did not count
         if self.descent is not None:
             self.descent.load_state_dict(state["optimizer"], self.theta)
+        if self.generator is not None and "generator" in state:  # MAML once shuffled nothing
+            self.generator.set_state(state["generator"].cpu())

@@ -3,28 +3,28 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from agents._maml import MAML, MAMLConfig
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.core.seeding import make_generator
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import score_function_loss
-from meta_rl.learning.ppo import PPOConfig, descend_epochs
+from meta_rl.learning.ppo import OuterEpochsConfig, descend_epochs
 
 
 @dataclass(frozen=True)
-class Config(MAMLConfig, PPOConfig):
+class Config(MAMLConfig, OuterEpochsConfig):
     """MAML with PPO's clipped objective as the outer step (after Rothfuss et al. 2019, §6)."""
 
     epochs: int = 5
-    """Outer gradient steps through the inner steps for each meta-batch, at least 1."""
+    """Passes over the tasks of each meta-batch, at least 1."""
     clip: float = 0.3
     """How far the probability ratio may gain from moving away from 1 (ε), above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        PPOConfig.__post_init__(self)
+        OuterEpochsConfig.__post_init__(self)
 
 
 class MAMLPPO(MAML):
@@ -32,24 +32,23 @@ class MAMLPPO(MAML):
 
     config: Config
     descent: Descent
+    generator: torch.Generator
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, config.policy(spec), score_function_loss, device, seed)
         self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
+        self.generator = make_generator(seed, "update")
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Several epochs of PPO on the return after adaptation."""
         stages = self.stages(batch)
-        old = stages.acting_policies(self.theta)
-
-        def outer_loss(theta: Params) -> tuple[Tensor, Metrics]:
-            return stages.clipped_loss(old, stages.policies(theta), self.config.clip)
-
         metrics = descend_epochs(
-            outer_loss,
+            stages.clipped_objective(self.theta, self.config.clip),
+            len(batch.tasks),
             self.theta,
             self.descent,
             self.config,
+            self.generator,
             at_first=lambda gradient: self.diagnostics(gradient, stages.episodes[0]),
         )
         self.meta_updates += 1
@@ -58,12 +57,8 @@ class MAMLPPO(MAML):
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the outer steps for inspection."""
         stages = self.stages(batch)
-        old = stages.acting_policies(self.theta)
-
-        def outer_loss(theta: Params) -> Tensor:
-            return stages.clipped_loss(old, stages.policies(theta), self.config.clip)[0]
-
-        return self.open_surrogate(batch, stages, outer_loss)
+        loss = stages.clipped_objective(self.theta, self.config.clip)
+        return self.open_surrogate(batch, stages, lambda theta: loss(theta, None)[0])
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLPPO:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, Stages
-from meta_rl.core.checks import check_at_least
+from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
@@ -28,13 +28,25 @@ class Config(MAMLConfig):
 
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     """The outer step."""
+    outer_steps: int = 1
+    """Outer steps on each meta-batch, at least 1; those after the first weigh its episodes anew."""
+    target_kl: float | None = 0.05
+    """Take no further step on a meta-batch once the mean divergence from the policies that played
+    it exceeds this, in nats a step, above 0; none never stops."""
     curvature_stride: int = 1
     """Take the divergence's curvature on one of so many steps of every rollout, at least 1; 1 uses
     all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "curvature_stride")
+        check_at_least(1, self, "curvature_stride", "outer_steps")
+        check_above_zero(self, "target_kl")
+
+
+def outer_loss(theta: Params, stages: Stages) -> tuple[Tensor, dict[int, Distribution]]:
+    """Minus the return after adaptation, and the adapted policies."""
+    policies = stages.policies(theta)
+    return stages.importance_loss(policies), policies
 
 
 class MAMLTRPO(MAML):
@@ -50,38 +62,64 @@ class MAMLTRPO(MAML):
         super().__init__(config, config.policy(spec), score_function_loss, device, seed)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """One TRPO step on the return after adaptation (Finn et al. 2017, Alg. 3, line 10)."""
+        """TRPO steps on the return after adaptation (Finn et al. 2017, Alg. 3, line 10).
+
+        Steps after the first go on from where the policies are now, with the same episodes.
+        """
         stages = self.stages(batch)
+        metrics: Metrics = {}
+        acting: dict[int, Distribution] = {}
+        steps = 0
+        for _ in range(self.config.outer_steps):
+            gradient, (loss, old) = grad_and_value(outer_loss, has_aux=True)(self.theta, stages)
+            acting = acting or old
+            metrics = metrics or self.diagnostics(gradient, stages.episodes[0])
+            if steps > 0 and self.too_far(stages.divergence(acting, old)):
+                break
+            outcome = self.take_step(stages, gradient, loss, old)
+            metrics = outcome | metrics | {"outer/loss_after": outcome["outer/loss_after"]}
+            if not outcome["outer/accepted"]:
+                break
+            steps += 1
+        if steps > 1:
+            metrics["outer/kl"] = self.moved(stages, acting)
+        self.meta_updates += 1
+        return metrics | {"outer/steps": torch.tensor(float(steps))}
 
-        def outer_loss(theta: Params) -> tuple[Tensor, dict[int, Distribution]]:
-            policies = stages.policies(theta)
-            return stages.importance_loss(policies), policies
+    def too_far(self, divergence: Tensor) -> bool:
+        """Whether the policies have left those that played by more than they may."""
+        limit = self.config.target_kl
+        return limit is not None and bool(divergence > limit)
 
-        gradient, (loss_before, old) = grad_and_value(outer_loss, has_aux=True)(self.theta)
+    @torch.no_grad()
+    def moved(self, stages: Stages, acting: dict[int, Distribution]) -> Tensor:
+        """How far the policies have come from those that played, in nats a step."""
+        return stages.divergence(acting, stages.policies(self.theta))
+
+    def take_step(
+        self, stages: Stages, gradient: Params, loss: Tensor, old: dict[int, Distribution]
+    ) -> Metrics:
+        """Move θ within the trust region around the policies that it makes now."""
 
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
-            loss, new = outer_loss(theta)
+            loss, new = outer_loss(theta, stages)
             return loss, stages.divergence(old, new)
 
-        metrics = self.diagnostics(gradient, stages.episodes[0])
         self.theta, outcome = trust_region_step(
             self.theta,
             ravel(gradient),
-            loss_before,
+            loss,
             self.divergence_curvature(stages),
             loss_and_kl,
             self.config.trust_region,
         )
-        self.meta_updates += 1
-        return metrics | outcome
+        return outcome
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the outer step for inspection."""
         stages = self.stages(batch)
-        return self.open_surrogate(
-            batch, stages, lambda theta: stages.importance_loss(stages.policies(theta))
-        )
+        return self.open_surrogate(batch, stages, lambda theta: outer_loss(theta, stages)[0])
 
     def divergence_curvature(self, stages: Stages) -> Product:
         """The Hessian at θ of the mean divergence between the policies after adaptation.

@@ -1,8 +1,6 @@
 """One policy for all tasks, trained by PPO: what can be had without adaptation."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +32,7 @@ class MultitaskPPO(PolicyAgent):
 
     config: Config
     descent: Descent
+    generator: torch.Generator
 
     def __init__(
         self,
@@ -51,13 +50,10 @@ class MultitaskPPO(PolicyAgent):
         """Epochs of clipped policy gradients on minibatches."""
         (rollout,) = batch.rollouts
         samples = prepare(rollout, self.config)
-        config = self.config
         metrics = run_epochs(
             lambda which: self.step(self.some(samples, which.to(self.device))),
             samples.obs.shape[1],
-            config.epochs,
-            config.minibatches,
-            config.target_kl,
+            self.config,
             self.generator,
         )
         self.meta_updates += 1
@@ -100,15 +96,6 @@ class MultitaskPPO(PolicyAgent):
             across_episodes=False,
             approximation=None,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return θ, Adam's moments and the shuffling's state."""
-        return super().state_dict() | {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state)
-        self.generator.set_state(state["generator"].cpu())
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MultitaskPPO:

@@ -1,6 +1,6 @@
 """ProMP: meta-gradients of low variance, by several clipped steps that stay near their samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents import maml_ppo
-from agents._maml import MAML, Stages
+from agents._maml import MAML, Stages, of_tasks
 from meta_rl.core.checks import check_above_zero
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import likelihood_ratio_loss
-from meta_rl.learning.ppo import descend_epochs
+from meta_rl.learning.ppo import TaskLoss, descend_epochs
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ class ProMP(MAML):
 
     config: Config
     descent: Descent
+    generator: torch.Generator
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, config.policy(spec), likelihood_ratio_loss, device, seed)
         self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
+        self.generator = make_generator(seed, "update")
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
@@ -53,9 +56,11 @@ class ProMP(MAML):
         stages = self.stages(batch)
         metrics = descend_epochs(
             self.outer_loss(stages),
+            len(batch.tasks),
             self.theta,
             self.descent,
             self.config,
+            self.generator,
             at_first=lambda gradient: self.diagnostics(gradient, stages.episodes[0]),
         )
         inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
@@ -64,14 +69,15 @@ class ProMP(MAML):
         self.meta_updates += 1
         return metrics
 
-    def outer_loss(self, stages: Stages) -> Callable[[Params], tuple[Tensor, Metrics]]:
+    def outer_loss(self, stages: Stages) -> TaskLoss:
         """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
-        old = stages.acting_policies(self.theta, stages.all)
+        acting = stages.acting_policies(self.theta, stages.all)
 
-        def loss(theta: Params) -> tuple[Tensor, Metrics]:
-            new = stages.policies(theta, stages.all)
-            clipped, measured = stages.clipped_loss(old, new, self.config.clip)
-            inner_kl = torch.stack([stages.moved(old, new, k) for k in stages.all[:-1]])
+        def loss(theta: Params, which: Tensor | None) -> tuple[Tensor, Metrics]:
+            some, old = stages.of(which), of_tasks(acting, which)
+            new = some.policies(theta, some.all)
+            clipped, measured = some.clipped_loss(old, new, self.config.clip)
+            inner_kl = torch.stack([some.moved(old, new, k) for k in some.all[:-1]])
             by_stage = {f"outer/kl_stage_{k}": value for k, value in enumerate(inner_kl)}
             return clipped + (self.eta * inner_kl).mean(), measured | by_stage
 
@@ -90,7 +96,7 @@ class ProMP(MAML):
         """Open the objective of the outer steps for inspection."""
         stages = self.stages(batch)
         loss = self.outer_loss(stages)
-        return self.open_surrogate(batch, stages, lambda theta: loss(theta)[0])
+        return self.open_surrogate(batch, stages, lambda theta: loss(theta, None)[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ, Adam's moments and η."""

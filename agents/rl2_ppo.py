@@ -254,13 +254,10 @@ class RL2PPO:
             metrics, memory[:, which] = self.step(trials.of(which), memory[:, which])
             return metrics
 
-        config = self.config
         metrics = run_epochs(
             step,
             trials.valid.shape[-1],
-            config.epochs,
-            config.minibatches,
-            config.target_kl,
+            self.config,
             self.generator,
         )
         if self.config.normalize_inputs:  # only now: the trials were played with the old moments

@@ -1,7 +1,8 @@
 """PPO (Schulman et al. 2017): the clipped objective, and epochs of minibatches."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +45,20 @@ class MinibatchConfig(PPOConfig):
         check_at_least(1, self, "minibatches")
 
 
+@dataclass(frozen=True)
+class OuterEpochsConfig(MinibatchConfig):
+    """Settings of PPO's epochs whose samples are tasks."""
+
+    minibatches: int = 1
+    """Parts that the tasks of each pass are split into, at least 1; one Adam step each."""
+    max_gradient_norm: float | None = None
+    """Longer gradients are scaled down to this norm, above 0. Without it, none is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "max_gradient_norm")
+
+
 def clipped_surrogate(
     ratio: Float[Tensor, "*B"], advantage: Float[Tensor, "*B"], clip: float
 ) -> Float[Tensor, "*B"]:
@@ -74,70 +89,103 @@ def clipped_loss(
 
 
 def run_epochs(
-    step: Callable[[Int[Tensor, "B"]], Metrics],
+    step: Callable[[Int[Tensor, "B"]], Metrics | None],
     count: int,
-    epochs: int,
-    minibatches: int,
-    target_kl: float | None,
+    config: MinibatchConfig,
     generator: torch.Generator,
+    measure: Callable[[], Metrics] | None = None,
 ) -> Metrics:
     """Take steps on random minibatches (Schulman et al. 2017, Alg. 1); return their mean metrics.
 
+    No further epoch is begun once the divergence exceeds `config.target_kl`.
+
     Args:
         step: Takes one on the samples of the given indices (on the CPU); its metrics hold
-            `outer/kl`.
+            `outer/kl`. None says that it took none, and that there shall be no more.
         count: Number of samples.
-        epochs: Passes over all samples.
-        minibatches: Parts of nearly one size that each pass is split into.
-        target_kl: Begin no further epoch once the mean `outer/kl` of one exceeds this.
         generator: Shuffles.
+        measure: Measures `outer/kl` after an epoch; without it, the mean of the epoch's steps
+            counts, each measured before it was taken.
 
     Returns:
         With them `outer/epochs`, how many there were.
     """
     history: list[Metrics] = []
     taken = 0
-    while taken < epochs:
+    while taken < config.epochs:
         order = torch.randperm(count, generator=generator)
-        latest = [step(which) for which in order.tensor_split(min(minibatches, count))]
+        parts = order.tensor_split(min(config.minibatches, count))
+        latest = [metrics for which in parts if (metrics := step(which)) is not None]
+        if len(latest) < len(parts):
+            break
         history += latest
         taken += 1
-        moved = torch.stack([metrics["outer/kl"] for metrics in latest]).mean()
-        if target_kl is not None and moved > target_kl:
-            break
-    means = {name: torch.stack([each[name] for each in history]).mean() for name in history[0]}
-    return means | {"outer/epochs": torch.tensor(float(taken))}
+        if config.target_kl is not None and (measure is None or taken < config.epochs):
+            moved = mean_of([measure()] if measure else latest)["outer/kl"]
+            if moved > config.target_kl:
+                break
+    return mean_of(history) | {"outer/epochs": torch.tensor(float(taken))}
+
+
+def mean_of(history: Sequence[Metrics]) -> Metrics:
+    """Return the mean of each metric; nothing of no steps."""
+    names = history[0] if history else ()
+    return {name: torch.stack([each[name] for each in history]).mean() for name in names}
+
+
+TaskLoss: TypeAlias = Callable[[Params, Tensor | None], tuple[Tensor, Metrics]]
+"""(θ, which tasks (B,), or None for all) ↦ the loss, and what is measured beside it."""
 
 
 def descend_epochs(
-    loss: Callable[[Params], tuple[Tensor, Metrics]],
+    loss: TaskLoss,
+    tasks: int,
     theta: Params,
     descent: Descent,
-    config: PPOConfig,
+    config: OuterEpochsConfig,
+    generator: torch.Generator,
     at_first: Callable[[Params], Metrics],
 ) -> Metrics:
-    """Descend a loss of the whole meta-batch for some epochs, or until the target divergence.
+    """Move θ by epochs of gradient steps on minibatches of tasks.
 
     Args:
-        loss: θ ↦ its value, and what is measured beside it, `outer/kl` among that.
+        loss: Measures `outer/kl`.
+        tasks: M.
         at_first: What to measure of the first gradient, still at the θ that collected.
+
+    Returns:
+        What was measured first, and of the whole meta-batch at the end.
     """
-    metrics: Metrics = {}
-    measured: Metrics
-    epochs = 0
-    for _ in range(config.epochs):
-        gradient, (value, measured) = grad_and_value(loss, has_aux=True)(theta)
-        if epochs == 0:
-            metrics = at_first(gradient) | {"outer/loss_before": value}
-        if config.target_kl is not None and measured["outer/kl"] > config.target_kl:
-            break
-        descent.step(theta, gradient)
-        epochs += 1
-    else:  # the last step has not been measured yet
-        with torch.no_grad():
-            value, measured = loss(theta)
-    return (
-        metrics
-        | measured
-        | {"outer/loss_after": value, "outer/epochs": torch.tensor(float(epochs))}
-    )
+    whole = config.minibatches == 1
+    first: Metrics = {}
+
+    def step(which: Int[Tensor, "B"]) -> Metrics | None:
+        gradient: Params
+        gradient, (value, measured) = grad_and_value(loss, has_aux=True)(
+            theta, None if whole else which
+        )
+        if not first:
+            first.update(at_first(gradient) | {"outer/loss_before": value})
+        # With one step an epoch, its own measure spares one of the epoch before.
+        if whole and config.target_kl is not None and measured["outer/kl"] > config.target_kl:
+            return None
+        descent.step(theta, shortened(gradient, config.max_gradient_norm))
+        return {}
+
+    @torch.no_grad()
+    def measure() -> Metrics:
+        value, measured = loss(theta, None)
+        return measured | {"outer/loss_after": value}
+
+    stops_itself = replace(config, target_kl=None) if whole else config
+    counted = run_epochs(step, tasks, stops_itself, generator, measure)
+    return first | counted | measure()
+
+
+def shortened(gradient: Params, longest: float | None) -> Params:
+    """Scale a gradient down to a norm that it may have at most."""
+    if longest is None:
+        return gradient
+    norm = torch.stack([value.square().sum() for value in gradient.values()]).sum().sqrt()
+    scale = (longest / norm).clamp(max=1.0)
+    return {name: value * scale for name, value in gradient.items()}

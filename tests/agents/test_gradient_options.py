@@ -11,6 +11,7 @@ from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, map_tensors
+from meta_rl.learning.ppo import shortened
 from meta_rl.learning.samples import Samples, prepare
 from meta_rl.learning.trust_region import ravel, unravel
 
@@ -279,6 +280,75 @@ def test_the_curvature_of_the_multi_step_divergence_is_its_hessian():
         return sum(0.5 * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k in (1, 2))
 
     torch.testing.assert_close(dense, torch.func.hessian(divergence)(theta))
+
+
+# Outer steps.
+
+
+@pytest.mark.parametrize("algorithm", [maml_ppo, promp])
+def test_a_minibatch_is_some_of_the_tasks(algorithm):
+    agent = make_agent(algorithm, adaptation_steps=2)
+    stages = agent.stages(play(agent, tasks=3)[0])
+    if algorithm is promp:
+        loss = agent.outer_loss(stages)
+    else:
+        loss = stages.clipped_objective(agent.theta, clip=0.3)
+    theta = {name: value + 0.01 for name, value in agent.theta.items()}
+
+    def gradient(which):
+        return ravel(torch.func.grad(loss, has_aux=True)(theta, which)[0])
+
+    alone = [gradient(torch.tensor([m])) for m in range(3)]
+    torch.testing.assert_close(torch.stack(alone).mean(0), gradient(None), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", [maml_ppo, promp])
+@pytest.mark.parametrize(("target_kl", "epochs"), [(None, 4), (1e-7, 1)])
+def test_epochs_take_a_step_for_each_minibatch_until_the_whole_batch_has_moved_enough(
+    algorithm, target_kl, epochs, monkeypatch
+):
+    agent = make_agent(algorithm, epochs=4, minibatches=2, target_kl=target_kl, outer_lr=0.01)
+    batch, _ = play(agent, tasks=3)
+    stages, steps = agent.stages(batch), []
+    old = stages.acting_policies(agent.theta)
+    step = agent.descent.step
+    monkeypatch.setattr(agent.descent, "step", lambda *given: steps.append(given) or step(*given))
+
+    metrics = agent.meta_update(batch)
+
+    assert len(steps) == 2 * epochs and metrics["outer/epochs"] == epochs
+    moved = stages.divergence(old, stages.acting_policies(agent.theta))
+    torch.testing.assert_close(metrics["outer/kl"], moved, atol=1e-6, rtol=1e-3)
+
+
+def test_long_gradients_are_scaled_down_and_short_ones_kept():
+    gradient = {"x": torch.tensor([3.0, 0.0]), "y": torch.tensor([[4.0]])}
+    torch.testing.assert_close(ravel(shortened(gradient, 0.5)), torch.tensor([0.3, 0.0, 0.4]))
+    for longest in (5.1, None):
+        assert torch.equal(ravel(shortened(gradient, longest)), ravel(gradient))
+
+
+def test_several_trust_region_steps_go_further_until_the_policies_have_left_enough():
+    def update(**settings):
+        agent = make_agent(maml_trpo, **settings)
+        batch, _ = play(agent)
+        stages = agent.stages(batch)
+        old = stages.acting_policies(agent.theta)
+        metrics = agent.meta_update(batch)
+        moved = stages.divergence(old, stages.acting_policies(agent.theta))
+        torch.testing.assert_close(metrics["outer/kl"], moved, atol=1e-6, rtol=1e-3)
+        return metrics, agent.theta
+
+    one, _ = update()
+    three, theta = update(outer_steps=3, target_kl=None)
+    stopped, first = update(outer_steps=3, target_kl=1e-6)
+
+    assert [each["outer/steps"].item() for each in (one, three, stopped)] == [1, 3, 1]
+    assert three["outer/kl"] > 2 * one["outer/kl"]
+    assert three["outer/loss_after"] < one["outer/loss_after"] - 1e-4
+    assert torch.equal(three["outer/loss_before"], one["outer/loss_before"])
+    assert not torch.equal(ravel(theta), ravel(first))
 
 
 def test_a_multi_step_loss_needs_several_steps():
