@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from agents._policy import PolicyAgent, PolicyConfig
-from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
@@ -25,7 +25,7 @@ from meta_rl.learning.inner_loop import (
 )
 from meta_rl.learning.policy import MLPPolicy, from_by_task
 from meta_rl.learning.ppo import TaskLoss, clipped_loss
-from meta_rl.learning.samples import Samples, prepare
+from meta_rl.learning.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class MAMLConfig(AdaptationConfig):
     step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
     """Learn the inner steps' sizes with θ, each step its own, beginning at inner_lr: one for each
     weight matrix and bias vector (MAML++), or one for each parameter (Meta-SGD)."""
+    before_weight: float = 0.0
+    """Weight of the return before adaptation in the objective, in [0, 1]; the rest is on that
+    after. It lets the outer step learn from all episodes."""
     multi_step_updates: int = 0
     """Meta-updates over which the losses after the earlier inner steps fade from the objective, all
     alike at first (MAML++, multi-step loss), at least 0; 0 counts the last alone."""
@@ -90,6 +93,7 @@ class MAMLConfig(AdaptationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(0, self, "first_order_updates", "multi_step_updates")
+        check_within_unit(self, "before_weight")
         if self.step_sizes != "fixed" and self.adaptation_steps == 1 and self.later_inner_lr:
             raise UserError(
                 "agent.later_inner_lr has no effect where the size of a single inner step is "
@@ -136,7 +140,11 @@ class MAMLConfig(AdaptationConfig):
         last, fading = self.adaptation_steps, self.multi_step_updates
         spread = max(0.0, 1 - meta_updates / fading) if fading else 0.0
         weights = {k: spread / last for k in range(1, last + 1) if spread > 0}
-        return weights | {last: spread / last + 1 - spread}
+        weights |= {last: spread / last + 1 - spread}
+        if self.before_weight == 0:
+            return weights
+        after = {k: (1 - self.before_weight) * share for k, share in weights.items()}
+        return {0: self.before_weight, **after}
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,7 @@ class MAML(PolicyAgent):
         """See a meta-batch as the next outer step does."""
         return Stages(
             self.inner,
-            [prepare(rollout, self.config) for rollout in batch.rollouts],
+            [self.samples(rollout) for rollout in batch.rollouts],
             self.config.stage_weights(self.meta_updates),
             self.config.is_first_order(self.meta_updates),
         )

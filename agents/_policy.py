@@ -1,10 +1,11 @@
 """What agents with one policy are put together on: it acts, may adapt, and is saved."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from meta_rl.core.checks import check_above_zero, check_at_least
@@ -12,9 +13,19 @@ from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Noise, make_generator
 from meta_rl.core.spaces import choices
-from meta_rl.core.types import EnvSpec, Metrics, Params, Phase, Rollout, Tasks, TimeStep
+from meta_rl.core.types import (
+    EnvSpec,
+    MetaBatch,
+    Metrics,
+    Params,
+    Phase,
+    Rollout,
+    Tasks,
+    TimeStep,
+)
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop
+from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import MLPPolicy, for_each_task
 from meta_rl.learning.samples import AdvantageConfig, Samples, prepare
 from meta_rl.learning.trust_region import ravel
@@ -27,6 +38,8 @@ class PolicyConfig(AdvantageConfig):
     episodes_per_phase: int = 1
     """Episodes that each copy plays in one rollout, at least 1: before adaptation, and after each
     step of it."""
+    normalize_observations: bool = False
+    """Show the policy observations shifted and scaled by their running moments."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """Units of each hidden layer of the policy, each at least 1."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -96,6 +109,7 @@ class PolicyAgent:
         self.device = device
         self.policy = policy
         self.inner = inner
+        self.obs_moments = RunningMoments.empty((policy.observation_size,), device)
         self.theta = policy.initial_parameters(make_generator(seed, "init"), device)
         self.meta_updates = 0
         self.phases = config.phases
@@ -119,7 +133,11 @@ class PolicyAgent:
         self, context: dict[str, Any], timestep: TimeStep
     ) -> tuple[Distribution, dict[str, Any]]:
         """Return each task's own policy in the given states."""
-        return self.policy.batched(context["policy"], timestep.obs), context
+        return self.policy.batched(context["policy"], self.shown(timestep.obs)), context
+
+    def shown(self, obs: Float[Tensor, "*B O"]) -> Float[Tensor, "*B O"]:
+        """What the policy sees of observations."""
+        return self.obs_moments.normalize(obs) if self.config.normalize_observations else obs
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
         """Take one inner step on each task's own episodes; without an inner loop, learn nothing."""
@@ -131,7 +149,24 @@ class PolicyAgent:
 
     def support(self, rollout: Rollout) -> Samples:
         """A rollout as an inner step learns from it."""
-        return prepare(rollout, self.config)
+        return self.samples(rollout)
+
+    def samples(
+        self,
+        rollout: Rollout,
+        gamma: float | Float[Tensor, ""] | None = None,
+        lambda_: float | Float[Tensor, ""] | None = None,
+    ) -> Samples:
+        """A rollout as an update learns from it, by the config's γ and λ or by others."""
+        samples = prepare(rollout, self.config, gamma, lambda_)
+        return replace(samples, obs=self.shown(samples.obs))
+
+    def count(self, batch: MetaBatch) -> None:
+        """End a meta-update. The moments change only now: the batch was played with the old."""
+        self.meta_updates += 1
+        if self.config.normalize_observations:
+            for rollout in batch.rollouts:
+                self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
 
     def diagnostics(self, gradient: Params, support: Samples) -> Metrics:
         """How large the inner and the outer step are, and how far the first one moves θ."""
@@ -151,6 +186,8 @@ class PolicyAgent:
             state["optimizer"] = self.descent.state_dict()
         if self.generator is not None:
             state["generator"] = self.generator.get_state()
+        if self.config.normalize_observations:
+            state["obs_moments"] = vars(self.obs_moments)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -163,3 +200,6 @@ class PolicyAgent:
             self.descent.load_state_dict(state["optimizer"], self.theta)
         if self.generator is not None and "generator" in state:  # MAML once shuffled nothing
             self.generator.set_state(state["generator"].cpu())
+        if self.config.normalize_observations:
+            moments = state["obs_moments"].items()
+            self.obs_moments = RunningMoments(**{name: x.to(self.device) for name, x in moments})

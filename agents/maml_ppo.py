@@ -51,7 +51,7 @@ class MAMLPPO(MAML):
             self.generator,
             at_first=lambda gradient: self.diagnostics(gradient, stages.episodes[0]),
         )
-        self.meta_updates += 1
+        self.count(batch)
         return metrics
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:

@@ -83,7 +83,7 @@ class MAMLTRPO(MAML):
             steps += 1
         if steps > 1:
             metrics["outer/kl"] = self.moved(stages, acting)
-        self.meta_updates += 1
+        self.count(batch)
         return metrics | {"outer/steps": torch.tensor(float(steps))}
 
     def too_far(self, divergence: Tensor) -> bool:

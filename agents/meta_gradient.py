@@ -17,7 +17,7 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop, scheduled, score_function_loss
 from meta_rl.learning.policy import for_each_task
-from meta_rl.learning.samples import Samples, prepare
+from meta_rl.learning.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class MetaGradient(PolicyAgent):
     def estimate(self, rollout: Rollout, eta: Params) -> Samples:
         """A rollout with the advantages of the return η, differentiable in η."""
         gamma, lambda_ = self.setting(eta, "gamma"), self.setting(eta, "gae_lambda")
-        return prepare(rollout, self.config, gamma, lambda_)
+        return self.samples(rollout, gamma, lambda_)
 
     def learned_step_size(self, steps: Int[Tensor, "M"]) -> Float[Tensor, "M"]:
         """The learned α, whatever a task's step."""
@@ -127,7 +127,7 @@ class MetaGradient(PolicyAgent):
         (rollout,) = batch.rollouts
 
         # Δη = -β ∂J'(τ', θ', η')/∂θ' dθ'/dη
-        judged = prepare(rollout, self.config, self.config.outer_gamma, self.config.outer_lambda)
+        judged = self.samples(rollout, self.config.outer_gamma, self.config.outer_lambda)
         slope = grad(self.shared_loss)(self.theta, judged)
         gradient = {
             each: torch.stack(
@@ -151,7 +151,7 @@ class MetaGradient(PolicyAgent):
             name: {each: self.config.trace_decay * z[each] + influence[name][each] for each in z}
             for name, z in self.trace.items()
         }
-        self.meta_updates += 1
+        self.count(batch)
         settings = {
             f"policy/{name}": self.setting(self.eta, name)
             for name in ("gamma", "gae_lambda", "inner_lr")

@@ -14,7 +14,7 @@ from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop
 from meta_rl.learning.policy import MLPPolicy, for_each_task, from_by_task
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
-from meta_rl.learning.samples import Samples, prepare
+from meta_rl.learning.samples import Samples
 from meta_rl.learning.trust_region import ravel
 
 
@@ -49,14 +49,14 @@ class MultitaskPPO(PolicyAgent):
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs of clipped policy gradients on minibatches."""
         (rollout,) = batch.rollouts
-        samples = prepare(rollout, self.config)
+        samples = self.samples(rollout)
         metrics = run_epochs(
             lambda which: self.step(self.some(samples, which.to(self.device))),
             samples.obs.shape[1],
             self.config,
             self.generator,
         )
-        self.meta_updates += 1
+        self.count(batch)
         return metrics | self.spread()
 
     def some(self, samples: Samples, which: Tensor) -> Samples:
@@ -80,7 +80,7 @@ class MultitaskPPO(PolicyAgent):
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the first epoch, on all steps at once, for inspection."""
         (rollout,) = batch.rollouts
-        samples = prepare(rollout, self.config)
+        samples = self.samples(rollout)
 
         def log_ratio(theta: Params) -> Tensor:
             policy = self.policy.batched(for_each_task(theta, len(samples.obs)), samples.obs)

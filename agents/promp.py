@@ -66,7 +66,7 @@ class ProMP(MAML):
         inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
         metrics["outer/kl_coefficient"] = self.eta.mean()
         self.eta = self.adapted_eta(torch.stack(inner_kl))
-        self.meta_updates += 1
+        self.count(batch)
         return metrics
 
     def outer_loss(self, stages: Stages) -> TaskLoss:

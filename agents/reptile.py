@@ -11,7 +11,6 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop, clipped_ratio_loss, scheduled
-from meta_rl.learning.samples import prepare
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,13 @@ class Reptile(PolicyAgent):
     @torch.no_grad()
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """θ ← θ + ε (mean of φ over tasks - θ) (Alg. 2): the way to φ is minus a gradient."""
-        episodes = [prepare(rollout, self.config) for rollout in batch.rollouts]
+        episodes = [self.samples(rollout) for rollout in batch.rollouts]
         phi = self.inner.adapted(self.theta, episodes)
         gradient = {name: self.theta[name] - phi[name].mean(0) for name in self.theta}
         metrics = self.diagnostics(gradient, episodes[0])
         epsilon = self.outer_step_size()
         self.descent.step(self.theta, gradient, lr=epsilon)
-        self.meta_updates += 1
+        self.count(batch)
         return metrics | {"outer/step_size": torch.tensor(epsilon)}
 
     def outer_step_size(self) -> float:

@@ -41,6 +41,7 @@ class MLPPolicy(nn.Module):
         )
         if not choices:
             self.log_std = nn.Parameter(torch.full((action_size,), log(initial_std)))
+        self.observation_size = observation_size
         self.choices = choices
         self.activation = ACTIVATIONS[activation]
         self.min_log_std = log(min_std)
