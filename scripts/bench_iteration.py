@@ -187,7 +187,8 @@ def watch(trainer: Trainer, stopwatch: Stopwatch) -> None:
     stopwatch.wrap(trainer.collector, "collect", "record")
     estimate = baseline.baseline_advantage
     for name, module in list(sys.modules.items()):
-        if name.startswith("agents.") and getattr(module, "baseline_advantage", None) is estimate:
+        ours = name.startswith(("agents.", "meta_rl.learning."))
+        if ours and module is not baseline and vars(module).get("baseline_advantage") is estimate:
             stopwatch.wrap(module, "baseline_advantage", "advantages")
 
 

@@ -1,0 +1,84 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "study.py"
+
+
+@pytest.fixture
+def study(tmp_path, small_config):
+    """A study of two trainings and two seeds, whose second training takes its time."""
+    config = small_config("maml_ppo")
+    path = tmp_path / "ppo.yaml"
+    path.write_text(
+        "seeds: [0, 1]\n"
+        "trainings:\n"
+        f"  short: {config} --meta-iterations 2\n"
+        f"  long: {config} --meta-iterations 60 --checkpoint-every 5\n"
+    )
+    return path
+
+
+def start(study, environment, *words):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(study), "--processes", "2", *words],
+        cwd=study.parent,
+        env=environment | {"COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def entries(study):
+    path = study.with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+@pytest.mark.slow
+def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
+    process = start(study, environment)
+    deadline = time.monotonic() + 120
+    while not entries(study):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in shown
+    (first,) = entries(study)
+    assert (first["config"], first["seed"]) == ("short", 0)
+    interrupted = study.parent / "runs" / "ppo" / "long-seed0"
+    before = len((interrupted / "metrics.jsonl").read_text().splitlines())
+    assert 0 < before < 60
+
+    shown, _ = (process := start(study, environment)).communicate(timeout=240)
+    assert process.returncode == 0, shown
+    assert "short-seed0 starts" not in shown and "long-seed0 starts" in shown
+    found = {(run["config"], run["seed"]): run for run in entries(study)}
+    assert found.keys() == {(name, seed) for name in ("short", "long") for seed in (0, 1)}
+    assert found["long", 0]["env_steps"] > 10 * found["short", 0]["env_steps"]
+    lines = (interrupted / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["meta_iterations"] for line in lines][:60] == [*range(1, 61)]
+
+    shown, _ = (process := start(study, environment)).communicate(timeout=60)
+    assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 4
+
+
+def test_what_fails_is_told_and_leaves_the_others_their_turn(study, environment):
+    text = study.read_text().replace("--meta-iterations 60", "--meta-iterations 0")
+    study.write_text(text.replace("[0, 1]", "[3]"))
+    shown, _ = (process := start(study, environment)).communicate(timeout=60)
+    assert process.returncode == 1
+    assert "long-seed3 failed: see" in shown and "FAILED (1)" in shown
+    assert [run["config"] for run in entries(study)] == ["short"]
+
+
+def test_a_study_holds_seeds_and_trainings_alone(study, environment):
+    study.write_text(study.read_text() + "processes: 4\n")
+    shown, _ = (process := start(study, environment)).communicate(timeout=60)
+    assert process.returncode == 1 and "must hold `seeds` and `trainings`" in shown
