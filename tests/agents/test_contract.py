@@ -29,15 +29,13 @@ TASKS, COPIES = 3, 2
 
 OPTIONS = (
     {},
-    {"adapt": "head"},
+    {"adapt": "head", "before_weight": 0.3, "normalize_observations": True},
     {"step_sizes": "per_layer", "first_order_updates": 2, "multi_step_updates": 4},  # MAML++
     {"step_sizes": "per_parameter", "first_order": True},
     {"adaptation_steps": 2, "later_inner_lr": 0.05},
     {"first_order": True, "curvature_stride": 2},
     {"outer_optimizer": "adam", "outer_lr": 1e-3, "annealing_updates": 4, "inner_epochs": 2},
-    {"learn_step_size": True, "trace_decay": 0.5},
-    {"normalize_observations": True},
-    {"before_weight": 0.3, "normalize_observations": True},
+    {"learn_step_size": True, "trace_decay": 0.5, "normalize_observations": True},
 )
 """What changes an agent's structure; tried on every agent whose Config has all of the settings."""
 

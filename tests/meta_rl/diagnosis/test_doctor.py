@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents import _maml, _policy, maml_trpo, rl2_ppo
+from agents import maml_trpo, rl2_ppo
 from envs.point_navigation import PointEnv
 from meta_rl.core.types import Rollout
 from meta_rl.diagnosis.doctor import CHECKS
 from meta_rl.diagnosis.maths import gradient_error, returns_less_baseline
+from meta_rl.learning import inner_loop, samples
 
 CONFIGS = ("point_navigation_maml_trpo", "point_navigation_maml_ppo", "point_navigation_rl2_ppo")
 TRPO, _, RL2 = CONFIGS
@@ -107,7 +108,7 @@ def test_a_collapsed_standard_deviation_is_found(doctor, config, flags):
     assert check["measured"] == pytest.approx(1e-3, rel=0.05)  # from the actions' density alone
 
 
-@pytest.mark.parametrize(("config", "module"), [(TRPO, _policy), (RL2, rl2_ppo)])
+@pytest.mark.parametrize(("config", "module"), [(TRPO, samples), (RL2, rl2_ppo)])
 def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, module):
     right = module.baseline_advantage
     monkeypatch.setattr(module, "baseline_advantage", lambda *given: -right(*given))
@@ -117,13 +118,13 @@ def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, mod
 
 
 def test_a_wrong_sign_in_the_loss_is_found(doctor, monkeypatch):
-    right = maml_trpo.MAMLTRPO.outer_loss
+    right = maml_trpo.outer_loss
 
-    def wrong(self, theta, episodes):
-        loss, policy = right(self, theta, episodes)
-        return -loss, policy
+    def wrong(theta, stages):
+        loss, policies = right(theta, stages)
+        return -loss, policies
 
-    monkeypatch.setattr(maml_trpo.MAMLTRPO, "outer_loss", wrong)
+    monkeypatch.setattr(maml_trpo, "outer_loss", wrong)
     _, alarms, _, found = quick(doctor, TRPO)
     only(alarms, "points against its own policy gradient (cosine -1.00)")
     assert found["meta-gradient's error by finite differences"]["status"] == "healthy"
@@ -134,12 +135,12 @@ def test_a_lost_derivative_is_an_alarm_and_a_first_order_gradient_a_note(doctor,
     assert alarms == []
     assert any("as the config wants: first-order bias" in note for note in notes)
 
-    right = _maml.grad
+    right = inner_loop.grad
 
     def lost(loss):
         return lambda *given: {name: x.detach() for name, x in right(loss)(*given).items()}
 
-    monkeypatch.setattr(_maml, "grad", lost)
+    monkeypatch.setattr(inner_loop, "grad", lost)
     _, alarms, _, _ = quick(doctor, TRPO)
     only(alarms, "is not the derivative of the agent's loss")
 
