@@ -46,13 +46,11 @@ def wait_for(condition, process, patience_s=120.0):
 
 
 @pytest.fixture
-def saving(tmp_path, environment, small_config, run_at):
-    """Start a training, interrupt it, and return it while it writes its checkpoint."""
+def program(tmp_path, environment):
+    """Start Python on some words; what still runs at the end of a test is killed."""
     started = []
 
-    def start(pause_s):
-        config = small_config(meta_iterations=10**6, checkpoint_every=10**6)
-        words = ["-c", SLOW_TO_SAVE.replace("PAUSE_S", str(pause_s)), "train", str(config)]
+    def start(*words):
         process = subprocess.Popen(
             [sys.executable, *words],
             cwd=tmp_path,
@@ -63,6 +61,22 @@ def saving(tmp_path, environment, small_config, run_at):
             text=True,
         )
         started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def saving(tmp_path, program, small_config, run_at):
+    """Start a training, interrupt it, and return it while it writes its checkpoint."""
+
+    def start(pause_s):
+        config = small_config(meta_iterations=10**6, checkpoint_every=10**6)
+        words = ["-c", SLOW_TO_SAVE.replace("PAUSE_S", str(pause_s)), "train", str(config)]
+        process = program(*words)
         run = run_at(tmp_path / "runs" / "small")
         wait_for(lambda: (run.path / "metrics.jsonl").exists() and len(run.rows) > 2, process)
         process.send_signal(signal.SIGINT)
@@ -70,10 +84,7 @@ def saving(tmp_path, environment, small_config, run_at):
             assert line, process.communicate()
         return process, run
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 @pytest.mark.slow
@@ -108,22 +119,12 @@ def test_a_third_ctrl_c_ends_at_once(saving, meta_rl):
 
 
 @pytest.fixture
-def finishing(tmp_path, environment, small_config):
+def finishing(program, small_config):
     """Start a short training, and return it while it waits for W&B with all its work done."""
-    started = []
 
     def start(pause_s):
         words = ["-c", SLOW_TO_FINISH.replace("PAUSE_S", str(pause_s))]
-        process = subprocess.Popen(
-            [sys.executable, *words, "train", str(small_config(meta_iterations=1))],
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
+        process = program(*words, "train", str(small_config(meta_iterations=1)))
         while "FINISHING" not in (line := process.stdout.readline()):
             assert line, process.communicate()
         process.send_signal(signal.SIGINT)
@@ -133,10 +134,7 @@ def finishing(tmp_path, environment, small_config):
         )
         return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 @pytest.mark.slow
