@@ -72,6 +72,13 @@ def baseline_explains(evidence: Evidence) -> Finding:
     """The linear baseline takes away some of the returns' variance."""
     check = "variance explained by the baseline"
     found = _of_maths(check, "above 0.05", evidence, "explained_variance")
+    maths = evidence.maths
+    if maths is not None and maths.fewest_steps <= maths.baseline_features:
+        return found.note(
+            f"A task has {maths.fewest_steps} steps in a meta-batch, no more than the linear "
+            f"baseline has features ({maths.baseline_features}): its baseline is the mean return.",
+            "Play more copies or episodes of each task.",
+        )
     if found.measured is None or not found.measured <= 0.05:
         return found
     # A least-squares fit with a constant cannot explain less than nothing of its own data.

@@ -33,6 +33,10 @@ class Maths:
     """Of the direction it moves in with the policy gradient of its advantages."""
     explained_variance: float
     """Share of the returns' variance within a task that the linear feature baseline explains."""
+    fewest_steps: int
+    """Of any task: what its baseline is fitted to."""
+    baseline_features: int
+    """Of that fit: with no more steps than these, the mean return takes its place."""
     gradient_error: float
     """Of its gradient, relative, by central differences of its loss."""
     approximation: str | None
@@ -75,6 +79,9 @@ def compare(surrogate: Surrogate) -> Maths:
             advantage_correlation=_correlation_by_task(surrogate.advantage, surplus, valid),
             direction_cosine=float(downhill @ uphill / downhill.norm() / uphill.norm()),
             explained_variance=_explained_variance(rollout, ends, surrogate.gamma),
+            fewest_steps=int(rollout.valid.sum((0, 2)).min()),
+            # RL²'s baseline sees the time in the episode, too.
+            baseline_features=2 * (rollout.obs.shape[-1] + surrogate.across_episodes) + 4,
             gradient_error=gradient_error(surrogate.loss, near),
             approximation=surrogate.approximation,
         )

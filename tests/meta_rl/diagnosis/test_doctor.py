@@ -108,6 +108,14 @@ def test_a_collapsed_standard_deviation_is_found(doctor, config, flags):
     assert check["measured"] == pytest.approx(1e-3, rel=0.05)  # from the actions' density alone
 
 
+def test_a_baseline_of_too_few_steps_is_told(doctor):
+    flags = ("--envs.horizon", "2", "--copies", "2", "--agent.episodes-per-phase", "2")
+    _, _, notes, _ = quick(doctor, TRPO, *flags)
+    assert any("A task has 8 steps" in note and "features (8)" in note for note in notes)
+    _, _, notes, _ = quick(doctor, TRPO, *flags[:4], "--agent.episodes-per-phase", "3")
+    assert not any("features" in note for note in notes)
+
+
 @pytest.mark.parametrize(("config", "module"), [(TRPO, samples), (RL2, rl2_ppo)])
 def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, module):
     right = module.baseline_advantage
