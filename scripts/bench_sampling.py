@@ -1,12 +1,17 @@
 """Measures how fast Meta-World is stepped: natively, in worker processes, and by AsyncVectorEnv.
 
     python scripts/bench_sampling.py [--benchmarks ML1 ML10 ML45] [--seconds 3] [--output FILE]
+                                     [--tasks reach-v3 ... | all] [--envpool PYTHON]
 
 All simulators of a benchmark hold the same worlds and take turns within each repeat, so that a
 machine that grows busy or hot slows all of them. Every measurement is of whole episodes, the
 resets at their ends included. Beside them runs the bare physics of the same worlds under the same
 actions: five `mj_step` and one `mj_forward` a step, with nothing read or written in between. Time
 in MuJoCo is that of such steps; what metaworld's resets simulate counts as not in it.
+
+EnvPool needs other versions of packages than we do, so it plays in a Python of its own: `python -m
+venv DIR; DIR/bin/pip install envpool`, then `--envpool DIR/bin/python`. Its worlds are of one task
+with starts of its own.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -20,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +60,7 @@ SUBSTEPS = FORMAT.substeps
 COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1}
 CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45}
 ASYNC, WORKERS, NATIVE = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv"
-PHYSICS, ROLLOUT = "physics", "mujoco.rollout"
+PHYSICS, ROLLOUT, ENVPOOL = "physics", "mujoco.rollout", "EnvPool"
 MEGABYTE = 1e6
 QUIET_LOAD = 0.25
 """Load average per core above which other programs disturb the measurements."""
@@ -66,7 +71,11 @@ class Args:
     """Compare simulators of Meta-World's train tasks in env steps a second."""
 
     benchmarks: tuple[str, ...] = ("ML1", "ML10", "ML45")
-    """Which of ML1, ML10, ML25 and ML45; ML1 is of reach-v3."""
+    """Which of ML1, ML10, ML25 and ML45."""
+    tasks: tuple[str, ...] = ("reach-v3",)
+    """Tasks that ML1 is measured on, one after another; all means all fifty."""
+    envpool: Path | None = None
+    """Python that has EnvPool, to measure ML1 beside it."""
     copies: int | None = None
     """Goals, one world each, of every class; none means 20 of ML1, 2 of ML10, 1 of the others."""
     horizon: int = 500
@@ -88,6 +97,8 @@ class Args:
         known = (ASYNC, WORKERS, NATIVE, ROLLOUT, PHYSICS)
         if wrong := set(self.simulators) - set(known):
             raise SystemExit(f"no simulator {wrong.pop()!r}; there are {', '.join(known)}")
+        if wrong := set(self.tasks) - ALL_V3_ENVIRONMENTS.keys() - {"all"}:
+            raise SystemExit(f"no task {wrong.pop()!r}; there are {', '.join(ALL_V3_ENVIRONMENTS)}")
         if min(self.repeats, self.horizon, self.copies or 1) < 1 or self.threads < 0:
             raise SystemExit("repeats, horizon and copies must be at least 1, threads at least 0")
 
@@ -191,6 +202,42 @@ class TaskEnvContender:
     def close(self) -> None:
         """End processes and threads."""
         self._env.close()
+
+
+class EnvPoolContender:
+    """EnvPool's C++ threads, in another Python."""
+
+    mb_per_world: float | None = None
+    kb_per_further_world: float | None = None
+
+    def __init__(self, python: Path, task: str, worlds: int, horizon: int, threads: int) -> None:
+        self.threads = threads
+        words = "".join(word.capitalize() for word in task.removesuffix("-v3").split("-"))
+        script = Path(__file__).with_name("_envpool_peer.py")
+        numbers = map(str, (worlds, threads, horizon))
+        self._process = subprocess.Popen(
+            [python, "-W", "ignore", script, f"MetaWorld/{words}-v3", *numbers],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.version = self._answer()
+
+    def play(self) -> float:
+        """Play one episode; the vector environment resets in the step after the last."""
+        assert self._process.stdin is not None
+        print("play", file=self._process.stdin, flush=True)
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            raise SystemExit("EnvPool ended before its time; its error is above")
+        return line.strip()
 
 
 class PhysicsContender:
@@ -324,8 +371,8 @@ def main(args: Args) -> None:
     if not machine["quiet"]:
         print(f"WARNING: the machine is not quiet (load {load[0]:.2f}); the figures are too low")
     results = []
-    for name in args.benchmarks:
-        result = run_benchmark(name, args)
+    for name, task in measured(args):
+        result = run_benchmark(name, task, args)
         print("\n" + describe(result), flush=True)
         results.append(result)
         if args.output is not None:  # after each, for a long run may be cut short
@@ -335,9 +382,17 @@ def main(args: Args) -> None:
             args.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def run_benchmark(name: str, args: Args) -> dict[str, Any]:
+def measured(args: Args) -> Iterator[tuple[str, str | None]]:
+    """Yield benchmarks, and of ML1 each task."""
+    tasks = sorted(ALL_V3_ENVIRONMENTS) if "all" in args.tasks else args.tasks
+    for benchmark in args.benchmarks:
+        yield from ((benchmark, task) for task in (tasks if benchmark == "ML1" else (None,)))
+
+
+def run_benchmark(name: str, task: str | None, args: Args) -> dict[str, Any]:
     """Measure all contenders in turns; return their rates, costs and memory."""
-    distribution = build(Config(benchmark=name, horizon=args.horizon))
+    chosen = {} if task is None else {"task": task}
+    distribution = build(Config(benchmark=name, horizon=args.horizon, **chosen))
     count = (args.copies or COPIES[name]) * CLASSES[name]
     tasks = distribution.sample(count, "train", torch.Generator().manual_seed(0))
     random = np.random.default_rng(0)
@@ -356,7 +411,7 @@ def run_benchmark(name: str, args: Args) -> dict[str, Any]:
         memory = {label: each.mb_per_world for label, each in contenders.items()}
         threads = {label: each.threads for label, each in contenders.items()}
     return {
-        "benchmark": name,
+        "benchmark": f"{name} {task}" if task else name,
         "worlds": count,
         "horizon": args.horizon,
         "repeats": args.repeats,
@@ -384,9 +439,7 @@ def make_contenders(
     if ASYNC in args.simulators:
         made[ASYNC] = AsyncContender(tasks, goal_size, actions)
     if WORKERS in args.simulators:
-        config = Config(
-            distribution.protocol()["benchmark"], horizon=args.horizon, simulator="gymnasium"
-        )
+        config = replace(distribution._config, simulator="gymnasium")
         known = children()
         env = build(config).make_env(device, most)
         contender = TaskEnvContender(env, tasks, actions, most)
@@ -403,11 +456,16 @@ def make_contenders(
                 contender.mb_per_world = grown / len(tasks)
                 contender.kb_per_further_world = contender.further_kb_per_world(tasks)
             made[f"{NATIVE}, {count_of('thread', threads)}"] = contender
+    alone = tasks.names[0] if len(set(tasks.names)) == 1 else None
+    if args.envpool is not None and alone is not None:
+        made[f"{ENVPOOL}, {count_of('thread', most)}"] = EnvPoolContender(
+            args.envpool, alone, len(tasks), args.horizon, most
+        )
     worlds = []
     for task in tasks:
         its_scene = scene(task.name, "v2", goal_size(task.name))
         worlds.append((its_scene, its_scene.snapshot(task.params[: goal_size(task.name)])))
-    if ROLLOUT in args.simulators and len(set(tasks.names)) == 1:  # all worlds in one model
+    if ROLLOUT in args.simulators and alone is not None:  # all worlds in one model
         made[f"{ROLLOUT}, {count_of('thread', most)}"] = RolloutContender(worlds, actions, most)
     if PHYSICS in args.simulators:
         for threads in sorted({most, 1}, reverse=True):
@@ -479,6 +537,15 @@ def describe(result: dict[str, Any]) -> str:
             lines.append(f"{label}: a step costs {1 / share:.2f} x the bare physics, per core")
     for label, kilobytes in result["kb_per_further_world"].items():
         lines.append(f"{label}: each further world of these goals takes {kilobytes:.0f} kB")
+    native, peer = (
+        next(
+            (rate for label, rate in result["env_steps_per_s"].items() if label.startswith(each)),
+            None,
+        )
+        for each in (NATIVE, ENVPOOL)
+    )
+    if native is not None and peer is not None:
+        lines.append(f"native / EnvPool: {native / peer:.2f}")
     for name, scaling in result.items():
         if name.startswith("scaling"):
             each = ", ".join(f"{label} {factor:.2f}" for label, factor in scaling.items())
