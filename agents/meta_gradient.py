@@ -120,7 +120,8 @@ class MetaGradient(PolicyAgent):
     def shared_loss(self, theta: Params, samples: Samples) -> Float[Tensor, ""]:
         """L(θ), the mean over tasks that share θ."""
         tasks = len(samples.obs)
-        return self.inner.loss(self.policy, for_each_task(theta, tasks), samples) / tasks
+        policy = self.policy.batched(for_each_task(theta, tasks), samples.obs)
+        return self.inner.loss(policy, samples) / tasks
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Improve η by what the last step did for this batch, and take the next (§1)."""
@@ -176,7 +177,8 @@ class MetaGradient(PolicyAgent):
             name: {each: value.to(self.device) for each, value in z.items()}
             for name, z in state["trace"].items()
         }
-        self.optimizer.load_state_dict(state["optimizer"], self.eta)
+        if "optimizer" in state:  # a trimmed state has none
+            self.optimizer.load_state_dict(state["optimizer"], self.eta)
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MetaGradient:

@@ -391,8 +391,9 @@ class RL2PPO:
                 "this one bounds smoothly, so the numbers mean something else: train anew"
             )
         self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam would keep the tensors
-        self.generator.set_state(state["generator"].cpu())
+        if "optimizer" in state:  # a trimmed state is not trained on
+            self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam keeps the tensors
+            self.generator.set_state(state["generator"].cpu())
         for name in ("obs_moments", "reward_moments"):
             moments = {key: value.to(self.device) for key, value in state[name].items()}
             setattr(self, name, RunningMoments(**moments))

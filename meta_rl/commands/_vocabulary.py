@@ -114,10 +114,11 @@ def check_at_least(least: int, given: object, *names: str) -> None:
 
 def load_agent(given: OneRun) -> "tuple[RunFolder, TrainedAgent]":
     """Load a run's policy on a device that this machine has, and tell which if it is another."""
+    from meta_rl.experiment import catalog
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import load_trained
 
-    folder = RunFolder(Path(given.run))
+    folder = RunFolder(catalog.run_path(given.run))
     trained = load_trained(folder, given.checkpoint, given.device)
     tell_device(trained.experiment.device, trained.device)
     return folder, trained

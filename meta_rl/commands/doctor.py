@@ -80,6 +80,7 @@ def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any],
     from meta_rl.runs import checkpoint
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import check_same_sections
+    from meta_rl.runs.trimmed import widened
 
     if not Path(given.source).is_dir():
         if given.checkpoint is not None:
@@ -99,7 +100,7 @@ def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any],
     state = checkpoint.load(file, device)
     check_same_sections(state, experiment)
     recorded = recorded_updates(folder.metrics)
-    return experiment, examine(experiment, given.iterations, state["agent"], recorded)
+    return experiment, examine(experiment, given.iterations, widened(state["agent"]), recorded)
 
 
 def _print_json(

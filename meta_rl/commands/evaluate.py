@@ -168,10 +168,15 @@ def place_of(given: Arguments) -> Path | None:
 
     A place that was asked for must be writable; the default one need not be.
     """
+    from meta_rl.experiment import catalog
     from meta_rl.runs.folder import RunFolder
 
     if given.output is None:
-        folder = RunFolder(Path(given.run)).evaluations
+        run = RunFolder(catalog.run_path(given.run))
+        if run.is_pretrained:
+            print("the result is only printed: name a folder or file for it with --output")
+            return None
+        folder = run.evaluations
         try:
             check_folder(folder, "give another place with --output")
         except UserError as error:

@@ -7,13 +7,19 @@ from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.experiment import catalog
 
 HELP = """\
-usage: meta-rl list [agents|envs|configs]
+usage: meta-rl list [agents|envs|configs|pretrained]
 
-Shows the learning algorithms (agents), the task families (envs) and the experiments to start from
-(configs), one line each; all three, or the kind that is named.
+Shows the learning algorithms (agents), the task families (envs), the experiments to start from
+(configs) and the trained policies that came along (pretrained), one line each; all of them, or the
+kind that is named.
 """
 
-KINDS = {"agents": "agents", "envs": "task families", "configs": "configs"}
+KINDS = {
+    "agents": "agents",
+    "envs": "task families",
+    "configs": "configs",
+    "pretrained": "trained policies",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -44,13 +50,20 @@ def _print(rows: list[tuple[str, str]], indent: str = "") -> None:
 def _rows(kind: str) -> list[tuple[str, str]]:
     """Return the names of a kind, each with its line."""
     if kind == "configs":
-        return [(name, _first_comment(name)) for name in catalog.config_names()]
+        return [
+            (name, _first_comment(catalog.config_path(name))) for name in catalog.config_names()
+        ]
+    if kind == "pretrained":
+        return [
+            (name, _first_comment(catalog.ROOT / "pretrained" / name / "config.yaml"))
+            for name in catalog.pretrained_names()
+        ]
     package: catalog.Package = "agents" if kind == "agents" else "envs"
     return [(name, _config_help(package, name)) for name in catalog.names(package)]
 
 
-def _first_comment(name: str) -> str:
-    first = catalog.config_path(name).read_text().partition("\n")[0]
+def _first_comment(path: Path) -> str:
+    first = path.read_text().partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 

@@ -83,6 +83,23 @@ def _complete(module: ModuleType) -> ModuleType:
     return module
 
 
+def pretrained_names() -> list[str]:
+    """List the policies in pretrained/."""
+    return sorted(path.parent.name for path in (ROOT / "pretrained").glob("*/config.yaml"))
+
+
+def run_path(name: str) -> Path:
+    """Return a run's folder: a path, or pretrained/NAME from wherever meta-rl is installed."""
+    path = Path(name)
+    if path.exists() or path.parent != Path("pretrained"):
+        return path
+    known = pretrained_names()
+    if path.name not in known:
+        hint = did_you_mean(path.name, known)
+        raise UserError(f"no {path.name!r} in pretrained/; {hint}It has: {', '.join(known)}")
+    return ROOT / path
+
+
 def config_names() -> list[str]:
     """List the experiments in configs/."""
     return sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))

@@ -28,6 +28,11 @@ class RunFolder:
     path: Path
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether it came with the program, so that nothing is to be written there."""
+        return self.path.resolve().parent == catalog.ROOT / "pretrained"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object for each meta-iteration."""
         return self.path / "metrics.jsonl"

@@ -19,6 +19,7 @@ from meta_rl.experiment.config import Experiment, agent_fields, plain, to_dict
 from meta_rl.experiment.versions import translated
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.trimmed import widened
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def load_trained(folder: RunFolder, which: str, device_name: str | None = None) 
     check_same_sections(state, experiment)
     distribution = build_distribution(experiment)
     agent = build_agent(experiment, distribution.spec, device)
-    agent.load_state_dict(state["agent"])
+    agent.load_state_dict(widened(state["agent"]))
     return TrainedAgent(
         experiment, distribution, agent, device, state["env_steps"], state["meta_iterations"]
     )

@@ -320,6 +320,11 @@ class Trainer:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint of the same agent and family."""
+        if state.get("trimmed"):
+            raise UserError(
+                f"{self.folder.path} is trimmed to what adaptation needs, so it cannot be trained "
+                f"on; begin anew with `meta-rl train {self.folder.path / 'config.yaml'}`"
+            )
         check_same_sections(state, self.experiment)
         trained_on = torch.device(state["config"]["device"]).type
         if trained_on != self.device.type:  # their random numbers cannot continue each other's

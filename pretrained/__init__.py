@@ -1,0 +1,1 @@
+"""Trained policies, one run folder each, trimmed to what adaptation needs."""
