@@ -18,7 +18,6 @@ from meta_rl.core.types import MetaBatch, Metrics, Params, Phase, map_tensors
 from meta_rl.learning.inner_loop import (
     LEARNED,
     InnerLoop,
-    InnerLoss,
     initial_step_sizes,
     learned,
     scheduled,
@@ -26,6 +25,7 @@ from meta_rl.learning.inner_loop import (
 from meta_rl.learning.policy import MLPPolicy, from_by_task
 from meta_rl.learning.ppo import TaskLoss, clipped_loss
 from meta_rl.learning.samples import Samples
+from meta_rl.learning.task_gradient import InnerLoss
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Stages:
         *supports, _ = self.episodes
         trajectory = self.inner.trajectory(theta, supports, self.first_order)
         return {
-            k: self.inner.policy.batched(phi, self.episodes[k].obs)
+            k: self.inner.policy.in_pieces(phi, self.episodes[k].obs)
             for k, phi in enumerate(trajectory)
             if k in (self.weights if stages is None else stages)
         }

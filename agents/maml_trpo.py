@@ -1,24 +1,25 @@
 """MAML with a trust-region outer step."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from agents._maml import MAML, MAMLConfig, Stages
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
+from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.inner_loop import score_function_loss
+from meta_rl.learning.policy import LinearPolicy
 from meta_rl.learning.samples import thin
 from meta_rl.learning.trust_region import (
     Product,
     TrustRegionConfig,
-    curvature_product,
     ravel,
     trust_region_step,
+    unravel,
 )
 
 
@@ -71,7 +72,9 @@ class MAMLTRPO(MAML):
         acting: dict[int, Distribution] = {}
         steps = 0
         for _ in range(self.config.outer_steps):
-            gradient, (loss, old) = grad_and_value(outer_loss, has_aux=True)(self.theta, stages)
+            gradient, loss, old = grad_and_value(
+                lambda theta: outer_loss(theta, stages), self.theta
+            )
             acting = acting or old
             metrics = metrics or self.diagnostics(gradient, stages.episodes[0])
             if steps > 0 and self.too_far(stages.divergence(acting, old)):
@@ -128,21 +131,27 @@ class MAMLTRPO(MAML):
         alike; the gradient and the line search always use all of it.
         """
         stride = self.config.curvature_stride
-        stages = replace(stages, episodes=[thin(each, stride) for each in stages.episodes])
-        tasks = len(stages.episodes[0].obs)
+        thinned = [thin(each, stride) for each in stages.episodes]
+        tasks, damping = len(thinned[0].obs), self.config.trust_region.damping
+        adaptation = self.inner.linearized(self.theta, thinned[:-1], stages.first_order)
+        policies = {
+            k: LinearPolicy(self.policy, adaptation.stages[k], thinned[k].obs)
+            for k in stages.weights
+        }
 
-        def fisher(
-            policies: dict[int, Distribution], tangents: dict[int, Distribution]
-        ) -> dict[int, Distribution]:
-            products = {}
-            for k, tangent in tangents.items():
+        @torch.no_grad()
+        def product(vector: Tensor) -> Tensor:
+            moved = adaptation.push(unravel(vector, self.theta))
+            back = {}
+            for k, policy in policies.items():
                 share = stages.weights[k] / tasks
-                products[k] = policies[k].fisher(tangent, share * stages.episodes[k].weight, share)
-            return products
+                tangent = policy.push(moved[k])
+                back[k] = policy.pull(
+                    policy.distribution.fisher(tangent, share * thinned[k].weight, share)
+                )
+            return ravel(adaptation.pull(back)) + damping * vector
 
-        return curvature_product(
-            stages.policies, fisher, self.theta, self.config.trust_region.damping
-        )
+        return product
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MAMLTRPO:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from agents._policy import PolicyAgent, PolicyConfig
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, map_tensors
 from meta_rl.learning.descent import Descent
+from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.inner_loop import InnerLoop
 from meta_rl.learning.policy import MLPPolicy, for_each_task, from_by_task
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
@@ -65,15 +65,13 @@ class MultitaskPPO(PolicyAgent):
 
     def step(self, samples: Samples) -> Metrics:
         """One Adam step on a minibatch."""
-        gradient: Params
-        metrics: Metrics
-        gradient, metrics = grad(self.loss, has_aux=True)(self.theta, samples)
+        gradient, _, metrics = grad_and_value(lambda theta: self.loss(theta, samples), self.theta)
         self.descent.step(self.theta, gradient)
         return metrics | {"outer/gradient_norm": ravel(gradient).norm()}
 
     def loss(self, theta: Params, samples: Samples) -> tuple[Tensor, Metrics]:
         """Minus PPO's objective, a mean over the steps, and what tells how far the policy moved."""
-        policy = self.policy.batched(for_each_task(theta, len(samples.obs)), samples.obs)
+        policy = self.policy.in_pieces(for_each_task(theta, len(samples.obs)), samples.obs)
         weight = samples.weight / samples.weight.sum()
         return clipped_loss(samples.log_ratio(policy), samples.advantage, weight, self.config.clip)
 
@@ -83,7 +81,7 @@ class MultitaskPPO(PolicyAgent):
         samples = self.samples(rollout)
 
         def log_ratio(theta: Params) -> Tensor:
-            policy = self.policy.batched(for_each_task(theta, len(samples.obs)), samples.obs)
+            policy = self.policy.in_pieces(for_each_task(theta, len(samples.obs)), samples.obs)
             return from_by_task(samples.log_ratio(policy), samples.copies)
 
         return Surrogate(

@@ -288,7 +288,7 @@ class Surrogate:
     theta: Params
     """The parameters that the update moves."""
     loss: Callable[[Params], Float[Tensor, ""]]
-    """What it lowers; `torch.func.grad` of it is the gradient that it follows."""
+    """What it lowers; its derivative by autograd is the gradient that it follows."""
     log_ratio: Callable[[Params], Float[Tensor, "T M N"]]
     """log π_θ(a|s) of the rollout's actions, less what it was when they were drawn."""
     advantage: Float[Tensor, "T M N"]

@@ -121,6 +121,25 @@ def outer_movement(evidence: Evidence) -> Finding:
     return found
 
 
+def parameter_movement(evidence: Evidence) -> Finding:
+    """The outer steps are many and long enough for the experience that they cost."""
+    found = Finding(
+        "movement of θ per million env steps, in its lengths", "above 0.1", evidence.movement
+    )
+    if found.measured is None:
+        return found.skipped("the agent offers no surrogate, or its last update was rejected")
+    # Gradient agents that learned next to nothing of ML1 push-v3 in five million env steps moved
+    # by 0.07 to 0.08; what learned it, or 2-D navigation, by 0.18 to 1.7 (docs/push_study.md).
+    if found.measured <= 0.1:
+        return found.alarm(
+            f"The outer steps are too few or too short: a million env steps move θ by "
+            f"{found.measured:.1g} of its length.",
+            "Take more steps on each meta-batch (agent.minibatches, agent.epochs, or "
+            "agent.outer_steps), or longer ones (agent.outer_lr, agent.trust_region.max_kl).",
+        )
+    return found
+
+
 def line_search(evidence: Evidence) -> Finding:
     """The line search finds a step."""
     updates = [row for row in [*evidence.recorded, *evidence.rows] if "outer/accepted" in row]

@@ -33,6 +33,7 @@ from meta_rl.diagnosis.checks_of_updates import (
     inner_movement,
     line_search,
     outer_movement,
+    parameter_movement,
     rejected_updates,
 )
 from meta_rl.diagnosis.evidence import Evidence
@@ -69,6 +70,7 @@ CHECKS: tuple[Callable[[Evidence], Finding], ...] = (
     inner_movement,
     adaptation_gain,
     outer_movement,
+    parameter_movement,
     line_search,
     backtracks,
     clipped_share,

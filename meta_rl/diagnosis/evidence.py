@@ -20,6 +20,7 @@ from meta_rl.core.protocols import Inspectable
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout
 from meta_rl.diagnosis.maths import Maths, compare, probe
 from meta_rl.experiment.config import Experiment
+from meta_rl.learning.trust_region import ravel
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.training.rejected import Rejected
@@ -46,6 +47,8 @@ class Evidence:
     """Why trial updates were rejected."""
     maths: Maths | None = None
     """Of the last trial meta-iteration, if the agent offers it."""
+    movement: float | None = None
+    """How far the last trial update moved θ, in lengths of θ per million env steps, likewise."""
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -114,15 +117,28 @@ def examine(
                 continue
             evidence.batches.append(batch)
             # The last one: normalizers and optimizers are no longer at their start.
-            if isinstance(agent, Inspectable) and number == iterations - 1:
-                evidence.maths = compare(agent.surrogate(probe(batch)))
+            opened = agent if isinstance(agent, Inspectable) and number == iterations - 1 else None
+            if opened is not None:
+                evidence.maths = compare(opened.surrogate(probe(batch)))
+                theta = _theta(opened, batch)
             try:
                 metrics = trainer.update(batch)
                 evidence.rows.append({name: float(value) for name, value in metrics.items()})
             except Rejected as problem:
                 agent.load_state_dict(before)
                 evidence.rejected.append(str(problem))
+                continue
+            if opened is not None:
+                moved = float((_theta(opened, batch) - theta).norm() / theta.norm())
+                steps = sum(int(rollout.valid.sum()) for rollout in batch.rollouts)
+                evidence.movement = moved * 1e6 / steps
     return evidence
+
+
+def _theta(agent: Inspectable, batch: MetaBatch) -> Float[Tensor, "D"]:
+    """Return a copy of the parameters that updates move, as one vector."""
+    theta = agent.surrogate(probe(batch)).theta
+    return ravel({name: value.detach() for name, value in theta.items()}).clone()
 
 
 @contextmanager

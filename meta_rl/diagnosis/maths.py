@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.func import grad
 
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import MetaBatch, Params, Rollout, map_tensors
 from meta_rl.learning.baseline import features, fit, predict
+from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.policy import by_task
 from meta_rl.learning.returns import discounted_return
 from meta_rl.learning.trust_region import ravel, unravel
@@ -70,7 +70,7 @@ def compare(surrogate: Surrogate) -> Maths:
     def likelihood(theta: Params) -> Tensor:
         return (weight * surrogate.log_ratio(theta)).sum()
 
-    downhill, uphill = -ravel(grad(surrogate.loss)(theta)), ravel(grad(likelihood)(theta))
+    downhill, uphill = -_gradient(surrogate.loss, theta), _gradient(likelihood, theta)
     # Observations and biases of zero put ReLU units on their very kink, where no derivative is.
     near = unravel(ravel(theta) + 1e-3 * _directions(theta, 1)[0], theta)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def gradient_error(loss: Callable[[Params], Tensor], theta: Params) -> float:
     Slopes s are taken along g, and along random unit vectors u, which see what g may lack: the mean
     of (s - g·u)² over them is |∇ - g|² / D. NaN if g is zero.
     """
-    gradient = ravel(grad(loss)(theta))
+    gradient = _gradient(loss, theta)
     # A short step, for the inner gradient jumps where a ReLU unit of any sample passes its kink.
     vector, step = ravel(theta), 1e-8
 
@@ -107,6 +107,11 @@ def gradient_error(loss: Callable[[Params], Tensor], theta: Params) -> float:
     along = abs(slope(gradient / norm) - norm)
     squared = [(slope(u) - float(gradient @ u)) ** 2 for u in _directions(theta, 4)]
     return max(along, sqrt(len(vector) * sum(squared) / len(squared))) / norm
+
+
+def _gradient(loss: Callable[[Params], Tensor], theta: Params) -> Float[Tensor, "D"]:
+    """Return the gradient as one vector."""
+    return ravel(grad_and_value(lambda theta: (loss(theta), None), theta)[0])
 
 
 def _directions(theta: Params, count: int) -> Float[Tensor, "count D"]:

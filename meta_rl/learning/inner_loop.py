@@ -1,47 +1,47 @@
 """The inner loop of gradient-based meta-learning: policy-gradient steps on each task's episodes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad
+from torch.func import jvp, vjp
 
+from meta_rl.core.distributions import Distribution
 from meta_rl.core.types import Metrics, Params
 from meta_rl.learning.policy import MLPPolicy, for_each_task
 from meta_rl.learning.ppo import clipped_surrogate
 from meta_rl.learning.samples import Samples, thin
-
-InnerLoss: TypeAlias = Callable[[MLPPolicy, Params, Samples], Tensor]
-"""L(φ), summed over tasks: they share no parameters, so the sum keeps their gradients apart."""
-
+from meta_rl.learning.task_gradient import InnerLoss, TaskGradient, task_gradient
 
 StepSizes: TypeAlias = Callable[[Params, str, Tensor], Tensor]
 """(φ, name of a parameter, adaptations of each task so far (M,)) ↦ its α, to multiply it with."""
 
 
-def score_function_loss(policy: MLPPolicy, phi: Params, samples: Samples) -> Float[Tensor, ""]:
+def score_function_loss(policy: Distribution, samples: Samples) -> Float[Tensor, ""]:
     """-E[log π_φ(a|s) A] (Finn et al. 2017, eq. 5)."""
-    log_prob = policy.batched(phi, samples.obs).log_prob(samples.action)
+    log_prob = policy.log_prob(samples.action)
     return -(samples.weight * log_prob * samples.advantage).sum()
 
 
-def likelihood_ratio_loss(policy: MLPPolicy, phi: Params, samples: Samples) -> Float[Tensor, ""]:
+def likelihood_ratio_loss(policy: Distribution, samples: Samples) -> Float[Tensor, ""]:
     """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A] (Rothfuss et al. 2019, §5-6).
 
     Its gradient where φ collected is that of -E[log π A]; its curvature E[∇²π/π A] also counts how
     φ changes which actions are taken.
     """
-    ratio = samples.log_ratio(policy.batched(phi, samples.obs)).exp()
+    ratio = samples.log_ratio(policy).exp()
     return -(samples.weight * ratio * samples.advantage).sum()
 
 
 def clipped_ratio_loss(clip: float) -> InnerLoss:
     """Return PPO's loss; where φ collected, its gradient is the policy gradient."""
 
-    def loss(policy: MLPPolicy, phi: Params, samples: Samples) -> Float[Tensor, ""]:
-        ratio = samples.log_ratio(policy.batched(phi, samples.obs)).exp()
+    def loss(policy: Distribution, samples: Samples) -> Float[Tensor, ""]:
+        ratio = samples.log_ratio(policy).exp()
         objective = clipped_surrogate(ratio, samples.advantage, clip)
         return -(samples.weight * objective).sum()
 
@@ -121,21 +121,22 @@ class InnerLoop:
             first_order: Take the gradient for a constant.
         """
         for _ in range(self.epochs):
-            gradient = self.gradient(phi, samples, first_order)
-            phi = phi | {
-                name: phi[name] - self.step_sizes(phi, name, steps) * value
-                for name, value in gradient.items()
-            }
+            phi = self.moved(phi, self.gradient(phi, samples, first_order), steps)
         return phi
 
+    def moved(self, phi: Params, gradient: Params, steps: Int[Tensor, "M"]) -> Params:
+        """φ - α ∇L."""
+        return phi | {
+            name: phi[name] - self.step_sizes(phi, name, steps) * value
+            for name, value in gradient.items()
+        }
+
     def gradient(self, phi: Params, samples: Samples, first_order: bool = False) -> Params:
-        """∇L(φ) of each task with respect to what adapts, differentiable in φ."""
+        """∇L(φ) of each task with respect to what adapts; differentiable in φ, once."""
         if first_order:
             phi = {name: value.detach() for name, value in phi.items()}
-        adapting = {name: value for name, value in phi.items() if self.adapts(name)}
-        slope = grad(lambda moving: self.loss(self.policy, phi | moving, samples))
-        gradient: Params = slope(adapting)
-        return gradient
+        whole = task_gradient(self.policy, self.loss, phi, samples)
+        return {name: value for name, value in whole.items() if self.adapts(name)}
 
     def trajectory(
         self, theta: Params, supports: Sequence[Samples], first_order: bool = False
@@ -148,6 +149,23 @@ class InnerLoop:
         for k, samples in enumerate(supports):
             phi = self.step(phi, samples, steps + k, first_order)
             yield phi
+
+    def linearized(
+        self, theta: Params, supports: Sequence[Samples], first_order: bool = False
+    ) -> "Linearization":
+        """The trajectory from θ, and what small changes of θ do to it."""
+        tasks, device = len(supports[0].obs), supports[0].obs.device
+        phi = {name: value.contiguous() for name, value in for_each_task(theta, tasks).items()}
+        steps = torch.zeros(tasks, dtype=torch.long, device=device)
+        stages, each = [phi], []
+        for k, samples in enumerate(supports):
+            inner = []
+            for _ in range(self.epochs):
+                inner.append(LinearStep(self, phi, samples, steps + k, first_order))
+                phi = inner[-1].after
+            each.append(inner)
+            stages.append(phi)
+        return Linearization(stages, each)
 
     def adapted(
         self, theta: Params, supports: Sequence[Samples], first_order: bool = False
@@ -170,3 +188,77 @@ class InnerLoop:
         }
         alpha = [value.flatten() for name, value in theta.items() if name.startswith(LEARNED)]
         return metrics | ({"inner/step_size": torch.cat(alpha).mean()} if alpha else {})
+
+
+class LinearStep:
+    """One inner step φ' = φ - α ∇L(φ), and its Jacobian's products."""
+
+    def __init__(
+        self,
+        loop: InnerLoop,
+        phi: Params,
+        samples: Samples,
+        steps: Int[Tensor, "M"],
+        first_order: bool,
+    ) -> None:
+        self.adapts = loop.adapts
+        self.first_order = first_order
+        self.slope = TaskGradient(loop.policy, loop.loss, phi, samples, kept=not first_order)
+        self.before = (phi, self.adapting(self.slope.value))
+        self.move: Callable[[Params, Params], Params] = partial(loop.moved, steps=steps)
+        self.after = self.move(*self.before)
+
+    def adapting(self, params: Params) -> Params:
+        """Those that adapt."""
+        return {name: value for name, value in params.items() if self.adapts(name)}
+
+    def push(self, tangent: Params) -> Params:
+        """The change of φ' along one of φ: through φ itself, its step sizes and ∇L(φ)."""
+        turned = {name: torch.zeros_like(value) for name, value in self.before[1].items()}
+        if not self.first_order:
+            turned = self.adapting(self.slope.product(tangent))
+        moved: Params = jvp(self.move, self.before, (tangent, turned))[1]
+        return moved
+
+    def pull(self, cotangent: Params) -> Params:
+        """The transpose of `push`, whose Hessian is its own."""
+        on_phi: Params
+        on_phi, on_gradient = vjp(self.move, *self.before)[1](cotangent)
+        if self.first_order:
+            return on_phi
+        whole = {name: torch.zeros_like(value) for name, value in self.slope.value.items()}
+        through = self.slope.product(whole | on_gradient)
+        return {name: value + through.get(name, 0) for name, value in on_phi.items()}
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """φ of each task before the inner steps and after each, near θ."""
+
+    stages: list[Params]
+    steps: list[list[LinearStep]]
+    """Of each stage but the last, those that lead to the next."""
+
+    def push(self, tangent: Params) -> list[Params]:
+        """How each stage's φ changes along a change of θ."""
+        moved = [for_each_task(tangent, len(next(iter(self.stages[0].values()))))]
+        for inner in self.steps:
+            along = moved[-1]
+            for step in inner:
+                along = step.push(along)
+            moved.append(along)
+        return moved
+
+    def pull(self, cotangents: Mapping[int, Params]) -> Params:
+        """The gradient in θ of what has these in some stages' φ; there must be some of the last."""
+        last = len(self.steps)
+        total = {
+            **{n: torch.zeros_like(v) for n, v in self.stages[last].items()},
+            **cotangents[last],
+        }
+        for k in reversed(range(last)):
+            for step in reversed(self.steps[k]):
+                total = step.pull(total)
+            for name, value in cotangents.get(k, {}).items():
+                total[name] = total[name] + value
+        return {name: value.sum(0) for name, value in total.items()}

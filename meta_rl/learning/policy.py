@@ -1,17 +1,19 @@
 """Policies whose parameters are data: one set for all tasks, or one for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import log
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import jvp, vjp
 
 from meta_rl.core.distributions import Categorical, Distribution, Gaussian, Product
 from meta_rl.core.types import Params
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+from meta_rl.learning.mlp import ACTIVATIONS, Activation, Passes, layer_names, layers_of
 
 
 class MLPPolicy(nn.Module):
@@ -51,6 +53,11 @@ class MLPPolicy(nn.Module):
         """How the names begin of what makes a distribution of the last features."""
         return f"layers.{len(self.layers) - 1}.", "log_std"
 
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of its parameters: those of the layers, in their order, and log_std."""
+        return layer_names(len(self.layers)) + ([] if self.choices else ["log_std"])
+
     def initial_parameters(self, generator: torch.Generator, device: torch.device) -> Params:
         """Draw Xavier-uniform weights and zero biases, and return all parameters as data."""
         for layer in self.layers:
@@ -62,7 +69,7 @@ class MLPPolicy(nn.Module):
     def forward(self, obs: Float[Tensor, "*B O"]) -> Distribution:
         """The policy under the module's own parameters."""
         for layer in self.layers[:-1]:
-            obs = self.activation(layer(obs))
+            obs = self.activation.value(layer(obs))
         mean = self.layers[-1](obs)
         if self.choices:
             return choice_of(mean, self.choices)
@@ -79,11 +86,60 @@ class MLPPolicy(nn.Module):
             weight, bias = params[f"layers.{i}.weight"], params[f"layers.{i}.bias"]
             obs = torch.baddbmm(bias.unsqueeze(1), obs, weight.mT)
             if i < depth - 1:
-                obs = self.activation(obs)
-        if self.choices:
-            return choice_of(obs, self.choices)
-        log_std = params["log_std"].clamp(min=self.min_log_std).unsqueeze(1)
-        return Gaussian(obs, log_std)
+                obs = self.activation.value(obs)
+        return self.acting(obs, params.get("log_std"))
+
+    def acting(
+        self, output: Float[Tensor, "M B A"], log_std: Float[Tensor, "M A"] | None = None
+    ) -> Distribution:
+        """The policy of each task whose network put this out."""
+        if log_std is None:
+            return choice_of(output, self.choices)
+        return Gaussian(output, log_std.clamp(min=self.min_log_std).unsqueeze(1))
+
+    def in_pieces(self, params: Params, obs: Float[Tensor, "M B O"]) -> Distribution:
+        """As `batched`, faster on the many steps of whole rollouts; differentiable once."""
+        values = [params[name] for name in layer_names(len(self.layers))]
+        through: Any = _Output.apply  # untyped in torch
+        return self.acting(through(self.activation, obs, *values), params.get("log_std"))
+
+
+class LinearPolicy:
+    """The policies of many tasks on whole rollouts, and what small changes of φ do to them."""
+
+    def __init__(self, policy: MLPPolicy, phi: Params, obs: Float[Tensor, "M B O"]) -> None:
+        depth = len(policy.layers)
+        self.passes = Passes(layers_of(phi, depth), policy.activation, obs, kept=True)
+        self.rest = policy.parameter_names[2 * depth :]  # log_std, if there is one
+        self.acting = policy.acting
+        self.output = (self.passes.output, *(phi[name] for name in self.rest))
+        self.distribution = policy.acting(*self.output)
+
+    def push(self, tangent: Params) -> Distribution:
+        """The change of the distributions' parameters along one of φ."""
+        along = (self.passes.push(tangent), *(tangent[name] for name in self.rest))
+        change: Distribution = jvp(self.acting, self.output, along)[1]
+        return change
+
+    def pull(self, cotangent: Distribution) -> Params:
+        """The transpose of `push`."""
+        on_output, *on_rest = vjp(self.acting, *self.output)[1](cotangent)
+        return self.passes.pull(on_output) | dict(zip(self.rest, on_rest, strict=True))
+
+
+class _Output(torch.autograd.Function):
+    """What the networks of many tasks put out, differentiable in their layers."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: Activation, obs: Tensor, *row: Tensor) -> Tensor:
+        layers = list(zip(row[::2], row[1::2], strict=True))
+        passes = ctx.passes = Passes(layers, activation, obs, kept=any(ctx.needs_input_grad))
+        return passes.output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
+        return None, None, *ctx.passes.pull(slope).values()
 
 
 def choice_of(logits: Float[Tensor, "*B A"], choices: Sequence[int]) -> Categorical | Product:

@@ -7,11 +7,11 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad_and_value
 
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.types import Metrics, Params
 from meta_rl.learning.descent import Descent
+from meta_rl.learning.differentiation import grad_and_value
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,8 @@ def descend_epochs(
     first: Metrics = {}
 
     def step(which: Int[Tensor, "B"]) -> Metrics | None:
-        gradient: Params
-        gradient, (value, measured) = grad_and_value(loss, has_aux=True)(
-            theta, None if whole else which
-        )
+        some = None if whole else which
+        gradient, value, measured = grad_and_value(lambda theta: loss(theta, some), theta)
         if not first:
             first.update(at_first(gradient) | {"outer/loss_before": value})
         # With one step an epoch, its own measure spares one of the epoch before.

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import vjp
-from torch.utils import _pytree as pytree
 
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.errors import UserError
@@ -30,13 +28,16 @@ def unravel(vector: Float[Tensor, "D"], like: Params) -> Params:
 
 def conjugate_gradient(
     product: Product, b: Float[Tensor, "D"], iterations: int, tolerance: float = 1e-10
-) -> Float[Tensor, "D"]:
+) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
     """Solve A x = b for a symmetric positive definite A given as a product.
 
     Args:
         iterations: At most so many.
         tolerance: Stop once the squared residual is so small a part of the squared b: whatever
             the loss's scale, further steps only add float32's rounding.
+
+    Returns:
+        x, and A x, which the residual tells without another product.
     """
     x = torch.zeros_like(b)
     residual = b.clone()
@@ -52,33 +53,7 @@ def conjugate_gradient(
         residual = residual - step * image
         previous, squared = squared, residual @ residual
         direction = residual + squared / previous * direction
-    return x
-
-
-def curvature_product(
-    outputs: Callable[[Params], Any],
-    metric: Callable[[Any, Any], Any],
-    theta: Params,
-    damping: float,
-) -> Product:
-    """Return v ↦ (Jᵀ F J + damping) v, exactly, with J the Jacobian of the outputs at θ.
-
-    With `outputs` the parameters of a distribution and `metric(outputs, ·)` its Fisher information,
-    this is the Hessian of the KL divergence from the distribution at θ: the terms with second
-    derivatives of `outputs` vanish there, since the divergence is at its minimum.
-
-    Both products are recorded once and reused: J v is the transpose of the map u ↦ Jᵀ u.
-    """
-    value, transpose = vjp(outputs, theta)[:2]
-    zeros = pytree.tree_map(torch.zeros_like, value)
-    forward = vjp(lambda u: transpose(u)[0], zeros)[1]
-
-    def product(vector: Float[Tensor, "D"]) -> Float[Tensor, "D"]:
-        (tangent,) = forward(unravel(vector, theta))
-        (back,) = transpose(metric(value, tangent))
-        return ravel(back) + damping * vector
-
-    return product
+    return x, b - residual
 
 
 @dataclass(frozen=True)
@@ -120,8 +95,8 @@ def trust_region_step(
     The line search accepts the first step that is finite, lowers the loss and keeps the
     divergence; if none does, the very θ that was given is returned.
     """
-    direction = conjugate_gradient(product, gradient, config.cg_iterations)
-    curvature = direction @ product(direction)
+    direction, image = conjugate_gradient(product, gradient, config.cg_iterations)
+    curvature = direction @ image
     # ½ β² dᵀ H d = δ: the longest step that the quadratic model of the divergence allows.
     longest = (2 * config.max_kl / curvature).sqrt() * direction
     vector = ravel(theta)

@@ -284,8 +284,10 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
     assert identical(found, expected)
 
 
-def test_the_objective_that_it_may_open_is_the_one_it_follows(name, build_agent, identical):
-    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_the_objective_that_it_may_open_is_the_one_it_follows(name, build_agent, identical, device):
+    device = torch.device(device)
+    agent, worker = build_agent(name, FAMILY.spec, device), make_worker(device=device)
     if not isinstance(agent, Inspectable):
         pytest.skip("the agent opens none")
     agent.meta_update(play(agent, worker, some_tasks())[0])  # so that nothing is still at its start

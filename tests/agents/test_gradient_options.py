@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from derivatives import ParameterInnerLoop, adapted_policies, gradient_of
 from playing import Player
 
 from agents import maml_ppo, maml_trpo, promp
@@ -40,10 +41,34 @@ def play(agent, seed=0, tasks=3, after=0):
     return MetaBatch(drawn, tuple(rollouts)), context
 
 
+def in_double(agent, batch):
+    """What a batch's rollouts teach; it and θ become double precision, where tolerances are low."""
+    agent.theta = {name: value.double() for name, value in agent.theta.items()}
+    samples = [prepare(rollout, agent.config) for rollout in batch.rollouts]
+    return [map_tensors(torch.Tensor.double, each) for each in samples]
+
+
+def task_loss(agent, stages):
+    """What the agent's outer step descends, as a function of θ and some of the tasks."""
+    if isinstance(agent, maml_trpo.MAMLTRPO):
+        return lambda theta, which: maml_trpo.outer_loss(theta, stages.of(which))
+    if isinstance(agent, promp.ProMP):
+        return agent.outer_loss(stages)
+    return stages.clipped_objective(agent.theta, agent.config.clip)
+
+
+class FunctionalStages(Stages):
+    """An outer step's view whose policies torch.func can differentiate, as often as one likes."""
+
+    def policies(self, theta, stages=None):
+        found = adapted_policies(self.inner, theta, self.episodes, self.first_order)
+        return {k: found[k] for k in (self.weights if stages is None else stages)}
+
+
 A = 3.0
 
 
-def quadratic_loss(policy, phi, samples):
+def quadratic_loss(phi, samples):
     """L(φ) = ½ |φ_x - c|² + ½ a |φ_y|² with the c of each task in the samples' observations."""
     distance = (phi["x"] - samples.obs[:, 0]).square().sum()
     return 0.5 * (distance + A * phi["y"].square().sum())
@@ -52,7 +77,7 @@ def quadratic_loss(policy, phi, samples):
 def quadratic(**settings):
     """An inner loop on quadratics, the θ that its step sizes come with, and two tasks."""
     config = MAMLConfig(**settings)
-    inner = config.inner_loop(config.policy(SPEC), quadratic_loss)
+    inner = ParameterInnerLoop.like(config.inner_loop(config.policy(SPEC), quadratic_loss))
     theta = {"x": torch.tensor([0.3, -0.7]), "y": torch.tensor([2.0])}
     theta |= config.learned_step_sizes(theta, inner)
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
@@ -91,7 +116,7 @@ def test_learned_step_sizes_receive_the_analytic_gradient_of_a_quadratic(step_si
     inner, theta, centre, supports = quadratic(step_sizes=step_sizes)
 
     def outer_loss(theta):
-        return quadratic_loss(None, inner.adapted(theta, supports, first_order), supports[0])
+        return quadratic_loss(inner.adapted(theta, supports, first_order), supports[0])
 
     gradient = torch.func.grad(outer_loss)(theta)
 
@@ -107,19 +132,14 @@ def test_learned_step_sizes_receive_the_analytic_gradient_of_a_quadratic(step_si
 def test_the_gradient_of_a_policy_s_step_sizes_equals_finite_differences(step_sizes):
     agent = make_agent(maml_ppo, step_sizes=step_sizes, adaptation_steps=2)
     batch, _ = play(agent)
-    agent.theta = {name: value.double() for name, value in agent.theta.items()}
-    episodes = [
-        map_tensors(torch.Tensor.double, prepare(rollout, agent.config))
-        for rollout in batch.rollouts
-    ]
-
+    episodes = in_double(agent, batch)
     stages = Stages(agent.inner, episodes, {2: 1.0}, first_order=False)
 
     def loss(theta):
         policies = stages.policies(theta)
         return stages.clipped_loss(policies, policies, agent.config.clip)[0]
 
-    gradient = ravel(torch.func.grad(loss)(agent.theta))
+    gradient = ravel(gradient_of(loss, agent.theta))
 
     vector, generator = ravel(agent.theta), torch.Generator().manual_seed(0)
     learned = ravel(
@@ -253,33 +273,77 @@ def test_the_multi_step_loss_is_the_weighted_sum_over_the_stages(algorithm):
     torch.testing.assert_close(metrics["outer/loss_before"], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_curvature_of_the_multi_step_divergence_is_its_hessian():
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        ({}, {1: 0.5, 2: 0.5}),
+        ({"before_weight": 0.2}, {0: 0.2, 1: 0.4, 2: 0.4}),
+        ({"adapt": "head", "step_sizes": "per_parameter"}, {1: 0.5, 2: 0.5}),
+    ],
+)
+def test_the_curvature_of_the_multi_step_divergence_is_its_hessian(settings, weights):
     agent = make_agent(
         maml_trpo,
-        hidden_sizes=(3,),
-        adaptation_steps=2,
-        multi_step_updates=4,
-        step_sizes="per_layer",
-        trust_region=maml_trpo.TrustRegionConfig(damping=0.0),
+        **{
+            "hidden_sizes": (3,),
+            "adaptation_steps": 2,
+            "multi_step_updates": 4,
+            "step_sizes": "per_layer",
+            "trust_region": maml_trpo.TrustRegionConfig(damping=0.0),
+        }
+        | settings,
     )
     batch, _ = play(agent, tasks=2)
-    agent.theta = {name: value.double() for name, value in agent.theta.items()}
-    episodes = [
-        map_tensors(torch.Tensor.double, prepare(rollout, agent.config))
-        for rollout in batch.rollouts
-    ]
-    stages = Stages(agent.inner, episodes, agent.config.stage_weights(0), first_order=False)
-    old = stages.policies(agent.theta)
+    episodes = in_double(agent, batch)
+    view = (agent.inner, episodes, agent.config.stage_weights(0), False)
     theta = ravel(agent.theta)
 
-    product = agent.divergence_curvature(stages)
+    product = agent.divergence_curvature(Stages(*view))
     dense = torch.stack([product(row) for row in torch.eye(len(theta), dtype=torch.float64)], 1)
+
+    stages = FunctionalStages(*view)
+    old = stages.policies(agent.theta)
 
     def divergence(vector):
         new = stages.policies(unravel(vector, agent.theta))
-        return sum(0.5 * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k in (1, 2))
+        return sum(w * episodes[k].mean_over_tasks(old[k].kl(new[k])) for k, w in weights.items())
 
     torch.testing.assert_close(dense, torch.func.hessian(divergence)(theta))
+
+
+# The meta-gradient.
+
+
+@ALGORITHMS
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"first_order": True},
+        {"adapt": "head"},
+        {"activation": "relu", "hidden_sizes": (6, 5)},
+        {"step_sizes": "per_parameter", "adaptation_steps": 2},
+        {"before_weight": 0.2, "multi_step_updates": 4, "adaptation_steps": 2},
+    ],
+    ids=lambda settings: "-".join(settings) or "plain",
+)
+def test_the_meta_gradient_is_that_of_torch_func(algorithm, settings):
+    agent = make_agent(algorithm, **settings)
+    batch, _ = play(agent)
+    episodes = in_double(agent, batch)
+    config = agent.config
+    view = (agent.inner, episodes, config.stage_weights(0), config.is_first_order(0))
+    generator = torch.Generator().manual_seed(0)
+    theta = {  # not where the episodes were played, so that ratios differ from 1
+        name: value + 0.02 * torch.randn(value.shape, generator=generator)
+        for name, value in agent.theta.items()
+    }
+    loss, functional = (task_loss(agent, kind(*view)) for kind in (Stages, FunctionalStages))
+
+    gradient = gradient_of(lambda theta: loss(theta, None)[0], theta)
+
+    expected = torch.func.grad(lambda theta: functional(theta, None)[0])(theta)
+    torch.testing.assert_close(gradient, expected)
 
 
 # Outer steps.
@@ -289,14 +353,11 @@ def test_the_curvature_of_the_multi_step_divergence_is_its_hessian():
 def test_a_minibatch_is_some_of_the_tasks(algorithm):
     agent = make_agent(algorithm, adaptation_steps=2)
     stages = agent.stages(play(agent, tasks=3)[0])
-    if algorithm is promp:
-        loss = agent.outer_loss(stages)
-    else:
-        loss = stages.clipped_objective(agent.theta, clip=0.3)
+    loss = task_loss(agent, stages)
     theta = {name: value + 0.01 for name, value in agent.theta.items()}
 
     def gradient(which):
-        return ravel(torch.func.grad(loss, has_aux=True)(theta, which)[0])
+        return ravel(gradient_of(lambda theta: loss(theta, which)[0], theta))
 
     alone = [gradient(torch.tensor([m])) for m in range(3)]
     torch.testing.assert_close(torch.stack(alone).mean(0), gradient(None), atol=1e-5, rtol=1e-4)

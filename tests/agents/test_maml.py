@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from derivatives import ParameterInnerLoop, adapted_policies
 from playing import Player
 from torch.func import functional_call, hessian, jacrev
 
@@ -130,14 +131,16 @@ def stages(agent, episodes):
     return Stages(agent.inner, episodes, config.stage_weights(made), config.is_first_order(made))
 
 
-def flat_outputs(agent, supports, query):
-    """The adapted policies' mean and log σ in one vector, as a function of raveled θ."""
+def functional_policy(agent, supports, query):
+    """What `adapted_policy` makes of raveled θ, for torch.func: an oracle for its derivatives."""
+    first_order = agent.config.is_first_order(agent.meta_updates)
 
-    def outputs(vector):
-        policy = adapted_policy(agent, unravel(vector, agent.theta), supports, query)
-        return torch.cat([policy.mean.flatten(), policy.log_std.flatten()])
+    def policy(vector):
+        theta = unravel(vector, agent.theta)
+        episodes = [*supports, query]
+        return adapted_policies(agent.inner, theta, episodes, first_order)[len(supports)]
 
-    return outputs
+    return policy
 
 
 # The inner step on a quadratic loss.
@@ -146,7 +149,7 @@ def flat_outputs(agent, supports, query):
 A = 3.0
 
 
-def quadratic_loss(policy, phi, samples):
+def quadratic_loss(phi, samples):
     """L(φ) = ½ a |φ - c|² with the c of each task in the samples' observations."""
     return 0.5 * A * (phi["x"] - samples.obs[:, 0]).square().sum()
 
@@ -154,7 +157,7 @@ def quadratic_loss(policy, phi, samples):
 def quadratic(adaptation_steps, **settings):
     """An inner loop on quadratics, its θ, its centres, and its supports."""
     config = MAMLConfig(adaptation_steps=adaptation_steps, **settings)
-    inner = config.inner_loop(config.policy(FAMILY.spec), quadratic_loss)
+    inner = ParameterInnerLoop.like(config.inner_loop(config.policy(FAMILY.spec), quadratic_loss))
     centre = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
     zero = torch.zeros(2, 1)
     samples = Samples(centre.unsqueeze(1), zero.unsqueeze(2), zero, zero, zero, copies=1)
@@ -194,7 +197,7 @@ def test_the_meta_gradient_of_a_quadratic_has_its_closed_form(
 
     def outer_loss(theta):
         phi = inner.adapted({"x": theta}, supports, first_order)
-        return quadratic_loss(None, phi, supports[0])
+        return quadratic_loss(phi, supports[0])
 
     gradient = torch.func.grad(outer_loss)(theta)
 
@@ -441,16 +444,22 @@ def test_the_curvature_is_the_hessian_of_the_divergence_after_adaptation(
     torch.testing.assert_close(dense, dense.T)
     assert torch.linalg.eigvalsh(dense).min() > 0.99 * damping
 
-    outputs = flat_outputs(agent, supports, query)
+    functional = functional_policy(agent, supports, query)
+
+    def outputs(vector):
+        policy = functional(vector)
+        return torch.cat([policy.mean.flatten(), policy.log_std.flatten()])
+
     jacobian = jacrev(outputs)(theta)
     old = adapted_policy(agent, agent.theta, supports, query)
     on_mean = (query.weight / 2).unsqueeze(-1) * (-2 * old.log_std).exp()  # 1/σ², mean over tasks
     metric = torch.cat([on_mean.flatten(), torch.full((2 * 2,), 2 / 2, dtype=torch.float64)])
     torch.testing.assert_close(undamped, jacobian.T @ (metric.unsqueeze(1) * jacobian))
 
+    torch.testing.assert_close(old, functional(theta))
+
     def divergence(vector):
-        policy = adapted_policy(agent, unravel(vector, agent.theta), supports, query)
-        return (query.weight * old.kl(policy)).sum() / 2
+        return (query.weight * old.kl(functional(vector))).sum() / 2
 
     torch.testing.assert_close(undamped, hessian(divergence)(theta))
 

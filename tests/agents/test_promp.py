@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from derivatives import gradient_of
 from playing import Player
 from torch.func import grad, hessian
 
@@ -15,7 +16,6 @@ from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch
 from meta_rl.learning.policy import by_task, for_each_task
 from meta_rl.learning.samples import Samples
-from meta_rl.learning.trust_region import ravel
 
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))
@@ -81,28 +81,56 @@ def exact(agent, theta):
     )
 
 
+def inner_loss(agent, samples):
+    """The surrogate as a function of θ, for torch.func."""
+
+    def loss(theta):
+        policy = agent.policy.batched(for_each_task(theta, 1), samples.obs)
+        return agent.inner.loss(policy, samples)
+
+    return loss
+
+
 def inner_hessian(agent, samples):
     """Of the two parameters."""
 
     def loss(vector):
         theta = agent.theta | {"layers.0.bias": vector[:1], "log_std": vector[1:]}
-        return agent.inner.loss(agent.policy, for_each_task(theta, 1), samples)
+        return inner_loss(agent, samples)(theta)
 
     return hessian(loss)(two(agent.theta))
+
+
+def inner_gradient(agent, samples):
+    """As the agent's inner loop takes it."""
+    gradient = agent.inner.gradient(for_each_task(agent.theta, 1), samples)
+    return {name: gradient[name].squeeze(0) for name in agent.theta}
+
+
+def inner_products(agent, samples):
+    """The Hessian of the two parameters as a meta-gradient multiplies with it."""
+    rows = []
+    for name in ("layers.0.bias", "log_std"):
+
+        def slope(theta, name=name):
+            return agent.inner.gradient(for_each_task(theta, 1), samples)[name].sum()
+
+        rows.append(two(gradient_of(slope, agent.theta)))
+    return torch.stack(rows)
 
 
 def test_the_surrogate_has_the_gradient_and_the_curvature_of_the_true_objective():
     agent = bandit(promp)
     samples = exact(agent, agent.theta)
 
-    gradient = grad(lambda theta: agent.inner.loss(agent.policy, for_each_task(theta, 1), samples))(
-        agent.theta
-    )
+    gradient = inner_gradient(agent, samples)
 
     mean, variance = agent.theta["layers.0.bias"].item(), (2 * agent.theta["log_std"]).exp().item()
     expected = torch.tensor([2 - 2 * mean, -2 * variance], dtype=torch.float64)
     torch.testing.assert_close(-two(gradient), expected)
     curvature = torch.tensor([-2.0, -4 * variance], dtype=torch.float64).diag()
+    torch.testing.assert_close(-inner_products(agent, samples), curvature)
+    torch.testing.assert_close(gradient, grad(inner_loss(agent, samples))(agent.theta))
     torch.testing.assert_close(-inner_hessian(agent, samples), curvature)
 
 
@@ -110,14 +138,12 @@ def test_the_score_function_surrogate_has_the_gradient_and_another_curvature():
     agent, other = bandit(promp), bandit(maml_ppo)
     samples = exact(agent, agent.theta)
 
-    def gradient(of):
-        return grad(lambda theta: of.inner.loss(of.policy, for_each_task(theta, 1), samples))(
-            of.theta
-        )
-
-    torch.testing.assert_close(ravel(gradient(agent)), ravel(gradient(other)))
+    first, second = (inner_gradient(each, samples) for each in (agent, other))
+    torch.testing.assert_close(first, second)
     difference = inner_hessian(agent, samples) - inner_hessian(other, samples)
     assert difference.abs().max() > 0.1
+    products = inner_products(agent, samples) - inner_products(other, samples)
+    torch.testing.assert_close(products, difference)
 
 
 def test_the_meta_gradient_is_that_of_the_true_objective_after_a_true_step():
@@ -139,7 +165,7 @@ def test_the_meta_gradient_is_that_of_the_true_objective_after_a_true_step():
 
     torch.testing.assert_close(outer(agent.theta), objective(phi))
     expected = grad(lambda theta: objective(stepped(theta)))(agent.theta)
-    torch.testing.assert_close(two(grad(outer)(agent.theta)), two(expected))
+    torch.testing.assert_close(two(gradient_of(outer, agent.theta)), two(expected))
 
 
 def adapted(agent):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from derivatives import ParameterInnerLoop
 from playing import Player
 
 from agents import maml_ppo, reptile
@@ -16,7 +17,7 @@ FAMILY = PointNavigation(PointConfig(horizon=5, test_goals=5))
 CURVATURE, CENTRES = 3.0, torch.tensor([1.0, -2.0, 0.4])
 
 
-def quadratic_loss(policy, phi, samples):
+def quadratic_loss(phi, samples):
     """L(φ) = ½ a |φ - c|² with another c for each of three tasks."""
     distances = [
         (value - CENTRES.view(-1, *[1] * (value.dim() - 1))).square().sum()
@@ -33,7 +34,7 @@ def make_agent(**settings):
 def make_quadratic(**settings):
     """Reptile with another loss for its inner loop."""
     agent = make_agent(**settings)
-    agent.inner.loss = quadratic_loss
+    agent.inner = ParameterInnerLoop.like(agent.inner, quadratic_loss)
     return agent
 
 

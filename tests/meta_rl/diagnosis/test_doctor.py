@@ -13,7 +13,7 @@ from meta_rl.diagnosis.maths import gradient_error, returns_less_baseline
 from meta_rl.learning import inner_loop, samples
 
 CONFIGS = ("point_navigation_maml_trpo", "point_navigation_maml_ppo", "point_navigation_rl2_ppo")
-TRPO, _, RL2 = CONFIGS
+TRPO, PPO, RL2 = CONFIGS
 QUICK = "--threads 1 --workers 1 --meta-batch-size 6 --copies 10 --envs.horizon 50"
 
 
@@ -54,6 +54,19 @@ def test_it_is_silent_on_a_healthy_experiment(doctor, config):
     measured = [finding for finding in found.values() if finding["status"] != "skipped"]
     assert len(measured) >= 15
     assert all(finding["advice"] == "" for finding in measured if finding["status"] == "healthy")
+
+
+def test_outer_steps_that_are_too_few_for_their_env_steps_are_an_alarm(doctor):
+    few = ("--agent.epochs", "1", "--agent.outer-lr", "1e-5")
+    _, alarms, _, found = quick(doctor, PPO, *few, iterations=2)
+    only(alarms, "The outer steps are too few or too short")
+    movement = found["movement of θ per million env steps, in its lengths"]["measured"]
+    assert 0 < movement <= 0.1
+
+    _, alarms, _, found = quick(doctor, PPO, *few, "--agent.outer-lr", "1e-3", iterations=2)
+    assert alarms == []
+    moved = found["movement of θ per million env steps, in its lengths"]["measured"]
+    assert moved / movement == pytest.approx(100, rel=0.1)  # Adam's steps are as long as their rate
 
 
 def test_a_memory_recomputed_in_pieces_is_examined_in_double_precision(doctor):
@@ -143,12 +156,12 @@ def test_a_lost_derivative_is_an_alarm_and_a_first_order_gradient_a_note(doctor,
     assert alarms == []
     assert any("as the config wants: first-order bias" in note for note in notes)
 
-    right = inner_loop.grad
+    right = inner_loop.task_gradient
 
-    def lost(loss):
-        return lambda *given: {name: x.detach() for name, x in right(loss)(*given).items()}
+    def lost(*given):
+        return {name: x.detach() for name, x in right(*given).items()}
 
-    monkeypatch.setattr(inner_loop, "grad", lost)
+    monkeypatch.setattr(inner_loop, "task_gradient", lost)
     _, alarms, _, _ = quick(doctor, TRPO)
     only(alarms, "is not the derivative of the agent's loss")
 

@@ -1,11 +1,14 @@
 import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, hessian, jvp, vjp, vmap
+from torch.utils import _pytree as pytree
 
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.seeding import SharedNoise
-from meta_rl.learning.policy import MLPPolicy, by_task, for_each_task, from_by_task
+from meta_rl.learning import mlp
+from meta_rl.learning.policy import LinearPolicy, MLPPolicy, by_task, for_each_task, from_by_task
+from meta_rl.learning.trust_region import ravel, unravel
 
 CPU = torch.device("cpu")
 M, B, A = 3, 7, 2
@@ -60,6 +63,67 @@ def test_the_batched_policy_equals_vmap_of_the_module_with_its_gradients(activat
     assert batched.mean.shape == (M, B, A) and batched.log_std.shape == (M, 1, A)
     torch.testing.assert_close(batched, reference)
     torch.testing.assert_close(batched_gradient, gradient)
+
+
+# With choices, A counts the options of all of them.
+CHOICES = pytest.mark.parametrize("choices", [(), (2,), (3, 2)])
+
+
+def linear_policy(monkeypatch, choices):
+    """A policy and its linearization in double precision, cut into pieces, and the states."""
+    monkeypatch.setattr(mlp, "CACHED", 3 * 5)  # three steps a piece
+    generator = torch.Generator().manual_seed(3)
+    policy = MLPPolicy(OBSERVATION, sum(choices) or A, (5,), "tanh", 0.5, 0.1, choices).double()
+    phi = {name: value.double() for name, value in task_parameters(policy).items()}
+    if not choices:
+        phi["log_std"][0, 0] = -9.0  # below its floor, where nothing moves it
+    obs = torch.randn(M, B, OBSERVATION, generator=generator, dtype=torch.float64)
+    return policy, phi, obs, LinearPolicy(policy, phi, obs)
+
+
+def random_like(tree, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return pytree.tree_map(
+        lambda x: torch.randn(x.shape, generator=generator, dtype=torch.float64), tree
+    )
+
+
+@CHOICES
+def test_a_linear_policy_pushes_and_pulls_as_the_batched_one_s_jacobian(monkeypatch, choices):
+    policy, phi, obs, linear = linear_policy(monkeypatch, choices)
+    tangent = random_like(phi, 4)
+
+    def of(phi):
+        return policy.batched(phi, obs)
+
+    expected, moved = jvp(of, (phi,), (tangent,))
+    torch.testing.assert_close(linear.distribution, expected)
+    torch.testing.assert_close(linear.push(tangent), moved)
+    cotangent = random_like(moved, 5)
+    torch.testing.assert_close(linear.pull(cotangent), vjp(of, phi)[1](cotangent)[0])
+
+
+@CHOICES
+def test_pushed_weighed_and_pulled_a_change_is_the_divergence_s_hessian_times_it(
+    monkeypatch, choices
+):
+    # The terms with second derivatives of the network vanish at the divergence's minimum.
+    policy, phi, obs, linear = linear_policy(monkeypatch, choices)
+    generator = torch.Generator().manual_seed(6)
+    weight = torch.rand(M, B, generator=generator, dtype=torch.float64)
+    weight = weight / weight.sum(1, keepdim=True)
+    vector = ravel(phi)
+    old = policy.batched(phi, obs)
+
+    def divergence(vector):
+        return (weight * old.kl(policy.batched(unravel(vector, phi), obs))).sum()
+
+    expected = hessian(divergence)(vector)
+
+    for row in torch.randn(3, len(vector), generator=generator, dtype=torch.float64):
+        tangent = linear.push(unravel(row, phi))
+        product = linear.pull(linear.distribution.fisher(tangent, weight, 1.0))
+        torch.testing.assert_close(product, unravel(expected @ row, phi))
 
 
 def test_shared_parameters_give_every_task_the_module_s_own_policy():
