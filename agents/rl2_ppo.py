@@ -88,6 +88,10 @@ class Config(MinibatchConfig):
             )
 
 
+STEPS_AT_ONCE = 2**14
+"""Of a minibatch, at least one trial."""
+
+
 class RecurrentPolicy(nn.Module):
     """Encoder, GRU, and a head: a Gaussian's mean and deviation, or the logits of choices."""
 
@@ -268,14 +272,25 @@ class RL2PPO:
     def step(
         self, trials: Trials, memory: Float[Tensor, "C B H"]
     ) -> tuple[Metrics, Float[Tensor, "C B H"]]:
-        """One Adam step on a minibatch of trials; return their memories as `play` does."""
-        policy, memory = self.play(trials, memory, self.policy)
+        """One Adam step on a minibatch of trials; return their memories as `play` does.
+
+        On a CPU a few trials at a time, for backpropagation keeps kilobytes of every step.
+        """
         self.optimizer.zero_grad()
-        loss, metrics = self.loss(trials, policy)
-        loss.backward()
+        length, trial_count = trials.valid[..., 0].numel(), trials.valid.shape[-1]
+        at_once = max(1, STEPS_AT_ONCE // length) if self.device.type == "cpu" else trial_count
+        memories, found = [], []
+        for which in torch.arange(trial_count, device=self.device).split(at_once):
+            some = trials.of(which)
+            policy, remembered = self.play(some, memory[:, which], self.policy)
+            loss, metrics = self.loss(some, policy, trials.valid.sum())
+            loss.backward()
+            memories.append(remembered)
+            found.append(metrics)
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
-        return metrics | {"outer/gradient_norm": norm}, memory
+        total = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
+        return total | {"outer/gradient_norm": norm}, torch.cat(memories, dim=1)
 
     @torch.no_grad()
     def memories(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "C B H"]:
@@ -303,9 +318,11 @@ class RL2PPO:
         last = last.detach().unflatten(0, side_by_side)
         return acting, torch.cat([memory[:1], last[:-1]])
 
-    def loss(self, trials: Trials, policy: Distribution) -> tuple[Float[Tensor, ""], Metrics]:
-        """Mean loss over all steps, and what is logged."""
-        weight = trials.valid / trials.valid.sum()
+    def loss(
+        self, trials: Trials, policy: Distribution, steps: Int[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """What these trials add to the mean loss over so many steps, and what is logged of it."""
+        weight = trials.valid / steps
         log_ratio = policy.log_prob(trials.action) - trials.log_prob
         loss, metrics = clipped_loss(log_ratio, trials.advantage, weight, self.config.clip)
         entropy = (weight * policy.entropy()).sum()
@@ -335,7 +352,7 @@ class RL2PPO:
 
         return Surrogate(
             theta={name: value.detach() for name, value in policy.named_parameters()},
-            loss=lambda theta: self.loss(pieces, play(theta))[0],
+            loss=lambda theta: self.loss(pieces, play(theta), pieces.valid.sum())[0],
             log_ratio=log_ratio,
             advantage=trials.advantage.unflatten(1, rollout.reward.shape[1:]),
             rollout=rollout,

@@ -45,6 +45,10 @@ def predict(phi: Float[Tensor, "M B F"], weights: Float[Tensor, "M F"]) -> Float
     return (phi @ weights.unsqueeze(-1)).squeeze(-1).float()
 
 
+AT_ONCE = 2**14
+"""Steps whose features are in memory at a time, at least those of one task."""
+
+
 def baseline_advantage(
     obs: Float[Tensor, "T M N O"],
     next_obs: Float[Tensor, "T M N O"],
@@ -64,21 +68,26 @@ def baseline_advantage(
         bootstrap_at_horizon: Count a truncated episode's future by the baseline's value of its
             last successor; otherwise the horizon ends the return as a failure would.
     """
-
-    def value_of(phi: Tensor) -> Tensor:
-        return from_by_task(predict(phi, weights), copies=reward.shape[2])
-
     obs, reward = torch.where(valid.unsqueeze(-1), obs, 0.0), torch.where(valid, reward, 0.0)
     last = terminated | truncated
     to_go = discounted_return(reward, last, gamma)
-    phi = features(by_task(obs), by_task(step))
-    weights = fit(phi, by_task(to_go), by_task(valid))
-    value = value_of(phi)
+    columns = [by_task(each) for each in (obs, next_obs, step, to_go, valid)]
+    at_once = max(1, AT_ONCE // columns[0].shape[1])
+    parts = zip(*(torch.split(each, at_once) for each in columns), strict=True)
+    values, futures = [], []
+    # A few tasks at a time, for their features take twice as much memory as the whole rollout.
+    for seen, after, clock, target, kept in parts:
+        phi = features(seen, clock)
+        weights = fit(phi, target, kept)
+        values.append(predict(phi, weights))
+        if bootstrap_at_horizon:
+            after = torch.where(kept.unsqueeze(-1), after, 0.0)
+            futures.append(predict(features(after, clock + 1), weights))
+    copies = reward.shape[2]
+    value = from_by_task(torch.cat(values), copies)
     next_value = torch.cat([value[1:], value[-1:]])
     if bootstrap_at_horizon:
-        next_obs = torch.where(valid.unsqueeze(-1), next_obs, 0.0)
-        future = value_of(features(by_task(next_obs), by_task(step + 1)))
-        next_value = torch.where(last, future, next_value)
+        next_value = torch.where(last, from_by_task(torch.cat(futures), copies), next_value)
     else:  # then no value beyond an episode's end is ever used
         terminated = last
     advantage = gae(reward, value, next_value, terminated, truncated, gamma, lambda_)

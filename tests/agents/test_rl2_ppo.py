@@ -5,6 +5,7 @@ import pytest
 import torch
 from playing import Player
 
+from agents import rl2_ppo
 from agents.rl2_ppo import Config, build
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointEnv, PointNavigation
@@ -253,6 +254,22 @@ def test_more_minibatches_than_trials_are_as_many_as_trials():
     agent = make_agent(minibatches=50)
     metrics = agent.meta_update(trial(agent, make_worker(), some_tasks(count=1), copies=2)[0])
     assert metrics["outer/loss"].isfinite()
+
+
+def test_a_minibatch_s_gradient_does_not_depend_on_how_many_trials_are_played_at_once(
+    early_ends, monkeypatch
+):
+    results = []
+    for at_once in (2**14, 1):  # all of them, and one at a time
+        monkeypatch.setattr(rl2_ppo, "STEPS_AT_ONCE", at_once)
+        agent = make_agent(target_kl=None)
+        metrics = agent.meta_update(trial(agent, make_worker(), some_tasks())[0])
+        results.append((metrics, dict(agent.policy.named_parameters())))
+    (metrics, theta), (again, same) = results
+    for name, value in metrics.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    for name, value in theta.items():
+        torch.testing.assert_close(same[name], value, rtol=0, atol=1e-5)
 
 
 def test_initial_std_must_lie_within_its_bounds():

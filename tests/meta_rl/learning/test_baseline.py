@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from meta_rl.learning import baseline
 from meta_rl.learning.baseline import (
     baseline_advantage,
     features,
@@ -174,6 +175,22 @@ def test_advantages_equal_a_ridge_regression_and_gae_written_out(bootstrap):
         for t in range(length[n]):
             expected = sum((gamma * lambda_) ** k * d for k, d in enumerate(delta[t:]))
             assert advantage[t, 0, n].item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_advantages_do_not_depend_on_how_many_tasks_are_fitted_at_once(bootstrap, monkeypatch):
+    T, M, N = 20, 3, 2
+    generator = torch.Generator().manual_seed(0)
+    path, reward = (torch.randn(T + 1, M, N, size, generator=generator) for size in (2, 1))
+    step = torch.arange(T).view(T, 1, 1).expand(T, M, N)
+    columns = (path[:-1], path[1:], step, reward[:-1, ..., 0], step < 0, step == T - 1)
+
+    def advantage():
+        return baseline_advantage(*columns, all_true(T, M, N), 0.9, 0.8, bootstrap)
+
+    together = advantage()
+    monkeypatch.setattr(baseline, "AT_ONCE", 1)
+    torch.testing.assert_close(advantage(), together)
 
 
 def test_normalized_advantages_have_mean_0_and_deviation_1_over_each_task_s_valid_steps():
