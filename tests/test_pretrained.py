@@ -40,6 +40,13 @@ def test_it_adapts_as_well_as_was_recorded(meta_rl, name, tmp_path, monkeypatch)
     assert again["stages"][-1]["success"]["mean"] >= sum(expected) / goals - 0.2
 
 
+def test_what_it_makes_of_a_task_is_written_to_the_runs_here(meta_rl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = meta_rl("adapt", f"pretrained/{NAMES[0]}", "--goal", 57, "--episodes", 1)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "runs" / NAMES[0] / "adapted" / "push-v3-57.pt").is_file()
+
+
 def test_it_is_not_trained_on(meta_rl):
     folder = catalog.ROOT / "pretrained" / NAMES[0]
     outcome = meta_rl("train", "--resume", folder)

@@ -42,7 +42,7 @@ class Arguments(OneTask):
     """Write a policy with a memory (RL²) that learns nothing more while it acts."""
     output: File = None
     """File of the adapted policy, FILE.pt. Without it, RUN/adapted/TASK-GOAL.pt; of a run in
-    pretrained/, adapted/NAME-TASK-GOAL.pt."""
+    pretrained/, runs/NAME/adapted/TASK-GOAL.pt."""
     video: File = None
     """Film of the first episode of the first and the last round: an .mp4, or a .png strip of
     pictures."""
@@ -83,8 +83,6 @@ def main(arguments: list[str]) -> int:
             print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
     distribution = playable(target.distribution)
     default = folder.adapted / f"{target.file_name}.pt"
-    if folder.is_pretrained:
-        default = Path("adapted") / f"{folder.path.name}-{target.file_name}.pt"
     path = Path(given.output) if given.output else default
     check_files(path)
     log = Log(path.with_suffix(".jsonl"), target.label)

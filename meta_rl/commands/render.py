@@ -20,7 +20,7 @@ class Arguments(OneTask):
     """Film actions drawn from the policy, or its mode. It learns from drawn actions."""
     output: File = None
     """File of the film: an .mp4, or a .png strip of pictures. Without it,
-    RUN/videos/TASK-GOAL.mp4."""
+    RUN/videos/TASK-GOAL.mp4; of a run in pretrained/, runs/NAME/videos/TASK-GOAL.mp4."""
 
 
 def main(arguments: list[str]) -> int:

@@ -85,13 +85,17 @@ class RunFolder:
 
     @property
     def adapted(self) -> Path:
-        """Policies adapted to single tasks."""
-        return self.path / "adapted"
+        """Policies adapted to single tasks; of a pretrained run, in the runs here."""
+        return self._own / "adapted"
 
     @property
     def videos(self) -> Path:
-        """What policies do before and after they adapt to single tasks."""
-        return self.path / "videos"
+        """What policies do before and after they adapt to single tasks; likewise."""
+        return self._own / "videos"
+
+    @property
+    def _own(self) -> Path:
+        return Path("runs", self.path.name) if self.is_pretrained else self.path
 
     def create(
         self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
