@@ -12,7 +12,7 @@ from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.inner_loop import score_function_loss
-from meta_rl.learning.policy import LinearPolicy
+from meta_rl.learning.linearization import Linearization, LinearPolicy
 from meta_rl.learning.samples import thin
 from meta_rl.learning.trust_region import (
     Product,
@@ -133,7 +133,7 @@ class MAMLTRPO(MAML):
         stride = self.config.curvature_stride
         thinned = [thin(each, stride) for each in stages.episodes]
         tasks, damping = len(thinned[0].obs), self.config.trust_region.damping
-        adaptation = self.inner.linearized(self.theta, thinned[:-1], stages.first_order)
+        adaptation = Linearization(self.inner, self.theta, thinned[:-1], stages.first_order)
         policies = {
             k: LinearPolicy(self.policy, adaptation.stages[k], thinned[k].obs)
             for k in stages.weights

@@ -1,21 +1,18 @@
 """The inner loop of gradient-based meta-learning: policy-gradient steps on each task's episodes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import jvp, vjp
 
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.types import Metrics, Params
 from meta_rl.learning.policy import MLPPolicy, for_each_task
 from meta_rl.learning.ppo import clipped_surrogate
 from meta_rl.learning.samples import Samples, thin
-from meta_rl.learning.task_gradient import InnerLoss, TaskGradient, task_gradient
+from meta_rl.learning.task_gradient import InnerLoss, task_gradient
 
 StepSizes: TypeAlias = Callable[[Params, str, Tensor], Tensor]
 """(φ, name of a parameter, adaptations of each task so far (M,)) ↦ its α, to multiply it with."""
@@ -150,23 +147,6 @@ class InnerLoop:
             phi = self.step(phi, samples, steps + k, first_order)
             yield phi
 
-    def linearized(
-        self, theta: Params, supports: Sequence[Samples], first_order: bool = False
-    ) -> "Linearization":
-        """The trajectory from θ, and what small changes of θ do to it."""
-        tasks, device = len(supports[0].obs), supports[0].obs.device
-        phi = {name: value.contiguous() for name, value in for_each_task(theta, tasks).items()}
-        steps = torch.zeros(tasks, dtype=torch.long, device=device)
-        stages, each = [phi], []
-        for k, samples in enumerate(supports):
-            inner = []
-            for _ in range(self.epochs):
-                inner.append(LinearStep(self, phi, samples, steps + k, first_order))
-                phi = inner[-1].after
-            each.append(inner)
-            stages.append(phi)
-        return Linearization(stages, each)
-
     def adapted(
         self, theta: Params, supports: Sequence[Samples], first_order: bool = False
     ) -> Params:
@@ -188,77 +168,3 @@ class InnerLoop:
         }
         alpha = [value.flatten() for name, value in theta.items() if name.startswith(LEARNED)]
         return metrics | ({"inner/step_size": torch.cat(alpha).mean()} if alpha else {})
-
-
-class LinearStep:
-    """One inner step φ' = φ - α ∇L(φ), and its Jacobian's products."""
-
-    def __init__(
-        self,
-        loop: InnerLoop,
-        phi: Params,
-        samples: Samples,
-        steps: Int[Tensor, "M"],
-        first_order: bool,
-    ) -> None:
-        self.adapts = loop.adapts
-        self.first_order = first_order
-        self.slope = TaskGradient(loop.policy, loop.loss, phi, samples, kept=not first_order)
-        self.before = (phi, self.adapting(self.slope.value))
-        self.move: Callable[[Params, Params], Params] = partial(loop.moved, steps=steps)
-        self.after = self.move(*self.before)
-
-    def adapting(self, params: Params) -> Params:
-        """Those that adapt."""
-        return {name: value for name, value in params.items() if self.adapts(name)}
-
-    def push(self, tangent: Params) -> Params:
-        """The change of φ' along one of φ: through φ itself, its step sizes and ∇L(φ)."""
-        turned = {name: torch.zeros_like(value) for name, value in self.before[1].items()}
-        if not self.first_order:
-            turned = self.adapting(self.slope.product(tangent))
-        moved: Params = jvp(self.move, self.before, (tangent, turned))[1]
-        return moved
-
-    def pull(self, cotangent: Params) -> Params:
-        """The transpose of `push`, whose Hessian is its own."""
-        on_phi: Params
-        on_phi, on_gradient = vjp(self.move, *self.before)[1](cotangent)
-        if self.first_order:
-            return on_phi
-        whole = {name: torch.zeros_like(value) for name, value in self.slope.value.items()}
-        through = self.slope.product(whole | on_gradient)
-        return {name: value + through.get(name, 0) for name, value in on_phi.items()}
-
-
-@dataclass(frozen=True)
-class Linearization:
-    """φ of each task before the inner steps and after each, near θ."""
-
-    stages: list[Params]
-    steps: list[list[LinearStep]]
-    """Of each stage but the last, those that lead to the next."""
-
-    def push(self, tangent: Params) -> list[Params]:
-        """How each stage's φ changes along a change of θ."""
-        moved = [for_each_task(tangent, len(next(iter(self.stages[0].values()))))]
-        for inner in self.steps:
-            along = moved[-1]
-            for step in inner:
-                along = step.push(along)
-            moved.append(along)
-        return moved
-
-    def pull(self, cotangents: Mapping[int, Params]) -> Params:
-        """The gradient in θ of what has these in some stages' φ; there must be some of the last."""
-        last = len(self.steps)
-        total = {
-            **{n: torch.zeros_like(v) for n, v in self.stages[last].items()},
-            **cotangents[last],
-        }
-        for k in reversed(range(last)):
-            for step in reversed(self.steps[k]):
-                total = step.pull(total)
-            for name, value in cotangents.get(k, {}).items():
-                total[name] = total[name] + value
-        return {name: value.sum(0) for name, value in total.items()}

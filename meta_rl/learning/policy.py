@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.func import jvp, vjp
 
 from meta_rl.core.distributions import Categorical, Distribution, Gaussian, Product
 from meta_rl.core.types import Params
-from meta_rl.learning.mlp import ACTIVATIONS, Activation, Passes, layer_names, layers_of
+from meta_rl.learning.mlp import ACTIVATIONS, Activation, Passes, layer_names
 
 
 class MLPPolicy(nn.Module):
@@ -102,29 +101,6 @@ class MLPPolicy(nn.Module):
         values = [params[name] for name in layer_names(len(self.layers))]
         through: Any = _Output.apply  # untyped in torch
         return self.acting(through(self.activation, obs, *values), params.get("log_std"))
-
-
-class LinearPolicy:
-    """The policies of many tasks on whole rollouts, and what small changes of φ do to them."""
-
-    def __init__(self, policy: MLPPolicy, phi: Params, obs: Float[Tensor, "M B O"]) -> None:
-        depth = len(policy.layers)
-        self.passes = Passes(layers_of(phi, depth), policy.activation, obs, kept=True)
-        self.rest = policy.parameter_names[2 * depth :]  # log_std, if there is one
-        self.acting = policy.acting
-        self.output = (self.passes.output, *(phi[name] for name in self.rest))
-        self.distribution = policy.acting(*self.output)
-
-    def push(self, tangent: Params) -> Distribution:
-        """The change of the distributions' parameters along one of φ."""
-        along = (self.passes.push(tangent), *(tangent[name] for name in self.rest))
-        change: Distribution = jvp(self.acting, self.output, along)[1]
-        return change
-
-    def pull(self, cotangent: Distribution) -> Params:
-        """The transpose of `push`."""
-        on_output, *on_rest = vjp(self.acting, *self.output)[1](cotangent)
-        return self.passes.pull(on_output) | dict(zip(self.rest, on_rest, strict=True))
 
 
 class _Output(torch.autograd.Function):

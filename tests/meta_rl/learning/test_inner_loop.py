@@ -16,6 +16,7 @@ from meta_rl.learning.inner_loop import (
     scheduled,
     score_function_loss,
 )
+from meta_rl.learning.linearization import Linearization
 
 K = 2
 
@@ -70,7 +71,7 @@ class Case:
         self.first_order = first_order
 
     def linearized(self):
-        return self.inner.linearized(self.theta, self.supports, self.first_order)
+        return Linearization(self.inner, self.theta, self.supports, self.first_order)
 
     def stages(self, theta):
         """Every stage's φ, for torch.func."""

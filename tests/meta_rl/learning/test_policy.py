@@ -7,7 +7,8 @@ from torch.utils import _pytree as pytree
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.seeding import SharedNoise
 from meta_rl.learning import mlp
-from meta_rl.learning.policy import LinearPolicy, MLPPolicy, by_task, for_each_task, from_by_task
+from meta_rl.learning.linearization import LinearPolicy
+from meta_rl.learning.policy import MLPPolicy, by_task, for_each_task, from_by_task
 from meta_rl.learning.trust_region import ravel, unravel
 
 CPU = torch.device("cpu")
