@@ -70,8 +70,9 @@ class Piece:
         return column[self.tasks, self.steps]
 
 
-CACHED = 2**16
-"""Numbers a piece may have in each layer on a CPU: 256 kB of them, and several fit into a cache."""
+AT_ONCE = 2**18
+"""Numbers that a piece may have in each layer on a CPU, 1 MB of them: small enough for the cache,
+and large enough that what Python adds to each operation does not count."""
 
 
 def pieces(obs: Float[Tensor, "M B O"], layers: Layers) -> list[Piece]:
@@ -80,7 +81,7 @@ def pieces(obs: Float[Tensor, "M B O"], layers: Layers) -> list[Piece]:
     if obs.device.type != "cpu":
         return [Piece(slice(0, tasks), slice(0, steps))]
     widest = max(obs.shape[-1], *(weight.shape[1] for weight, _ in layers))
-    rows = max(CACHED // widest, 1)
+    rows = max(AT_ONCE // widest, 1)
     at_once = max(rows // steps, 1)
     return [
         Piece(slice(m, m + at_once), slice(t, t + rows))

@@ -83,7 +83,7 @@ def played(policy, seed=0):
 def cut(monkeypatch, policy, rows):
     """Let a piece have so many steps."""
     widest = max(OBSERVATION, *(layer.out_features for layer in policy.layers))
-    monkeypatch.setattr(mlp, "CACHED", rows * widest)
+    monkeypatch.setattr(mlp, "AT_ONCE", rows * widest)
 
 
 def normal(shape, generator):

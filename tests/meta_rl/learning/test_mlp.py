@@ -71,11 +71,11 @@ def test_pieces_have_every_step_of_every_task_once_and_no_more_steps_than_fit(mo
 
 
 def test_what_a_piece_may_hold_counts_the_widest_layer(monkeypatch):
-    monkeypatch.setattr(mlp, "CACHED", 40)
+    monkeypatch.setattr(mlp, "AT_ONCE", 40)
     obs = torch.zeros(1, 100, 4)
     narrow, wide = ([(torch.zeros(1, size, 4), torch.zeros(1, size))] for size in (2, 20))
     assert [len(pieces(obs, layers)) for layers in (narrow, wide)] == [10, 50]
-    monkeypatch.setattr(mlp, "CACHED", 1)  # a piece has at least one step
+    monkeypatch.setattr(mlp, "AT_ONCE", 1)  # a piece has at least one step
     assert len(pieces(obs, wide)) == 100
 
 

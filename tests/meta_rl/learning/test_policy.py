@@ -72,7 +72,7 @@ CHOICES = pytest.mark.parametrize("choices", [(), (2,), (3, 2)])
 
 def linear_policy(monkeypatch, choices):
     """A policy and its linearization in double precision, cut into pieces, and the states."""
-    monkeypatch.setattr(mlp, "CACHED", 3 * 5)  # three steps a piece
+    monkeypatch.setattr(mlp, "AT_ONCE", 3 * 5)  # three steps a piece
     generator = torch.Generator().manual_seed(3)
     policy = MLPPolicy(OBSERVATION, sum(choices) or A, (5,), "tanh", 0.5, 0.1, choices).double()
     phi = {name: value.double() for name, value in task_parameters(policy).items()}
