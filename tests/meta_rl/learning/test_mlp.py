@@ -142,8 +142,9 @@ def test_the_policy_in_pieces_complains_when_differentiated_twice_or_by_torch_fu
 # Threads.
 
 
-def long_rollouts():
-    """A policy in single precision and rollouts of it that take several pieces as they are."""
+def long_rollouts(monkeypatch):
+    """A policy in single precision and rollouts of it that take several pieces."""
+    monkeypatch.setattr(mlp, "AT_ONCE", 2**16)
     generator = torch.Generator().manual_seed(0)
     policy = MLPPolicy(10, 3, (32, 32), "tanh", 0.5, 0.1)
     shared = policy.initial_parameters(generator, torch.device("cpu"))
@@ -153,8 +154,10 @@ def long_rollouts():
     return policy, phi, obs, slope
 
 
-def test_results_are_the_same_bit_for_bit_for_any_number_of_threads(with_threads, identical):
-    policy, phi, obs, slope = long_rollouts()
+def test_results_are_the_same_bit_for_bit_for_any_number_of_threads(
+    with_threads, identical, monkeypatch
+):
+    policy, phi, obs, slope = long_rollouts(monkeypatch)
 
     def all_of_it():
         through = passes(policy, phi, obs)
@@ -165,8 +168,8 @@ def test_results_are_the_same_bit_for_bit_for_any_number_of_threads(with_threads
         assert identical(with_threads(threads, all_of_it), alone)
 
 
-def test_callers_on_several_threads_do_not_disturb_each_other(with_threads, identical):
-    policy, phi, obs, slope = long_rollouts()
+def test_callers_on_several_threads_do_not_disturb_each_other(with_threads, identical, monkeypatch):
+    policy, phi, obs, slope = long_rollouts(monkeypatch)
 
     def all_of_it():
         return passes(policy, phi, obs).pull(slope)
