@@ -466,8 +466,13 @@ def test_a_report_holds_films_that_cannot_be_kept_by_their_run(meta_rl, run, tmp
 def test_list_shows_everything_by_kind(meta_rl):
     told = meta_rl("list").succeeds().out
     blocks = told.split("\n\n")
-    assert [block.partition(":")[0] for block in blocks] == ["agents", "task families", "configs"]
-    for block, kind in zip(blocks, ("agents", "envs", "configs"), strict=True):
+    assert [block.partition(":")[0] for block in blocks] == [
+        "agents",
+        "task families",
+        "configs",
+        "trained policies",
+    ]
+    for block, kind in zip(blocks, ("agents", "envs", "configs", "pretrained"), strict=True):
         listed = [line.removeprefix("  ") for line in block.splitlines()[1:]]
         assert listed == meta_rl("list", kind).succeeds().out.splitlines()
     meta_rl("list", "agents", "envs").fails_with("name one kind")
