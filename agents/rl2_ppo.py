@@ -89,7 +89,7 @@ class Config(MinibatchConfig):
 
 
 STEPS_AT_ONCE = 2**14
-"""Of a minibatch, at least one trial."""
+"""Steps of a minibatch that are backpropagated at a time on a CPU, at least those of one trial."""
 
 
 class RecurrentPolicy(nn.Module):

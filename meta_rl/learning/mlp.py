@@ -1,8 +1,8 @@
 """The MLPs of many tasks on whole rollouts, and their exact first and second derivatives.
 
 Automatic differentiation of a meta-gradient moves every intermediate result through memory, which
-takes longer than the arithmetic. Here the steps are worked through in pieces that stay in a core's
-cache, several at a time where torch has several threads; on a GPU all steps are one piece.
+takes room and time. Here the steps are worked through in pieces that mostly stay in the cache,
+several at a time where torch has several threads; on a GPU all steps are one piece.
 """
 
 from collections.abc import Callable, Iterable, Sequence
