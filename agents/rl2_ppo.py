@@ -20,6 +20,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
 from meta_rl.core.spaces import choices
+from meta_rl.core.threads import side_by_side
 from meta_rl.core.types import (
     EnvSpec,
     MetaBatch,
@@ -274,20 +275,30 @@ class RL2PPO:
     ) -> tuple[Metrics, Float[Tensor, "C B H"]]:
         """One Adam step on a minibatch of trials; return their memories as `play` does.
 
-        On a CPU a few trials at a time, for backpropagation keeps kilobytes of every step.
+        On a CPU a few trials at a time, several of these side by side: backpropagation keeps
+        kilobytes of every step, and a GRU's own operations are too small to be shared out.
         """
-        self.optimizer.zero_grad()
         length, trial_count = trials.valid[..., 0].numel(), trials.valid.shape[-1]
-        at_once = max(1, STEPS_AT_ONCE // length) if self.device.type == "cpu" else trial_count
-        memories, found = [], []
-        for which in torch.arange(trial_count, device=self.device).split(at_once):
+        parts = 1
+        if self.device.type == "cpu":
+            fitting = max(1, STEPS_AT_ONCE // length)
+            parts = max(ceil(trial_count / fitting), min(torch.get_num_threads(), trial_count))
+        parameters = list(self.policy.parameters())
+
+        @torch.enable_grad()
+        def differentiate(which: Int[Tensor, "P"]) -> tuple[Metrics, Tensor, list[Tensor]]:
             some = trials.of(which)
             policy, remembered = self.play(some, memory[:, which], self.policy)
             loss, metrics = self.loss(some, policy, trials.valid.sum())
-            loss.backward()
-            memories.append(remembered)
-            found.append(metrics)
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_gradient_norm)
+            return metrics, remembered, list(torch.autograd.grad(loss, parameters))
+
+        every = torch.arange(trial_count, device=self.device)
+        found, memories, gradients = zip(
+            *side_by_side(differentiate, every.tensor_split(parts)), strict=True
+        )
+        for parameter, summands in zip(parameters, zip(*gradients, strict=True), strict=True):
+            parameter.grad = torch.stack(summands).sum(0)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self.optimizer.step()
         total = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
         return total | {"outer/gradient_norm": norm}, torch.cat(memories, dim=1)

@@ -4,7 +4,8 @@
                                       [--field value ...]
 
 CONFIG and fields are those of `meta-rl train`. The run folder is a temporary one. Afterwards the
-last rollout's actions are replayed in the simulator alone: how much acting and recording slow it.
+last rollout's actions are replayed in the simulator alone, which tells how much acting and
+recording slow it, and in MuJoCo alone, which is the least that these steps can take.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _physics import BarePhysics
 
 from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
@@ -32,6 +34,7 @@ from meta_rl.core.types import MetaBatch
 from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.learning import baseline
 from meta_rl.rollouts.collector import RolloutCollector
+from meta_rl.rollouts.mujoco.task_env import MujocoTaskEnv
 from meta_rl.runs.folder import RunFolder
 from meta_rl.training.trainer import Trainer
 
@@ -152,6 +155,7 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
             peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             workers_mb = [worker_peak_mb(worker.pid) for worker in active_children()]
             alone = replay(*simulator, batches[0]) if batches else None
+            bare = bare_physics(env, batches[0]) if batches else None
         finally:
             trainer.collector.close()
     seconds = {name: stopwatch.seconds.get(name, 0.0) / iterations for name in MEANING}
@@ -164,6 +168,7 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
         "every_iteration_s": each_s,
         "seconds": seconds,
         "simulator_alone_env_steps_per_s": alone,
+        "bare_physics_env_steps_per_s": bare,
         "peak_mb": peak_mb,
         "workers_peak_mb": workers_mb,
     }
@@ -209,6 +214,22 @@ def replay(
     return rollout.reward.numel() / (time.perf_counter() - started)
 
 
+def bare_physics(env: TaskEnv, batch: MetaBatch) -> float | None:
+    """Play the last rollout's actions in MuJoCo alone; return env steps a second of all threads."""
+    if not isinstance(env, MujocoTaskEnv):
+        return None
+    rollout = batch.rollouts[-1]
+    copies = rollout.reward.shape[2]
+    worlds = [world for task in batch.tasks for world in [env.world(task)] * copies]
+    actions = rollout.action.cpu().numpy().reshape(len(rollout.action), len(worlds), -1)
+    actions = actions.clip(env._low, env._high)
+    threads = len(env._engine._simulators)
+    physics = BarePhysics(worlds, actions, threads, env._format.substeps)
+    took = physics.play()
+    physics.close()
+    return rollout.reward.numel() / took
+
+
 def describe(report: dict[str, Any]) -> str:
     """Return the split as a table, and what the acceptance asks of it."""
     seconds, total = report["seconds"], report["iteration_s"]
@@ -233,6 +254,11 @@ def describe(report: dict[str, Any]) -> str:
         lines.append(
             f"simulator alone, the last rollout replayed: {alone:,.0f} env steps/s; sampling runs "
             f"at {rate / alone:.1%} of it"
+        )
+    if (bare := report["bare_physics_env_steps_per_s"]) is not None:
+        lines.append(
+            f"MuJoCo alone, likewise: {bare:,.0f} env steps/s; a meta-iteration takes "
+            f"{total * bare / report['env_steps']:.2f} x that time"
         )
     lines.append(f"not sampling {learning:.2f} s, {learning / total:.1%}")
     lines.append(f"peak resident memory {report['peak_mb']:,.0f} MB")

@@ -23,7 +23,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,10 +33,10 @@ from typing import Any, Protocol
 
 import gymnasium
 import mujoco
-import numba
 import numpy as np
 import torch
 import tyro
+from _physics import BarePhysics
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
 from mujoco import rollout
@@ -51,9 +50,7 @@ from envs.metaworld.native.scene import scene
 from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.gymnasium.worker import WorldTask
-from meta_rl.rollouts.mujoco.compiling import call_with_3
-from meta_rl.rollouts.mujoco.engine import Simulator
-from meta_rl.rollouts.mujoco.memory import STATE, mj_forward, mj_set_state, mj_step
+from meta_rl.rollouts.mujoco.memory import STATE
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 
 SUBSTEPS = FORMAT.substeps
@@ -240,64 +237,6 @@ class EnvPoolContender:
         return line.strip()
 
 
-class PhysicsContender:
-    """MuJoCo alone: each thread plays whole worlds, one after another, in one `mjData` a class."""
-
-    mb_per_world: float | None = None
-    kb_per_further_world: float | None = None
-
-    def __init__(
-        self, worlds: Sequence[tuple[Scene, Snapshot]], actions: NDArray[Any], threads: int
-    ) -> None:
-        self.threads = threads
-        self._worlds = worlds
-        self._actions = np.ascontiguousarray(actions.swapaxes(0, 1))  # (W, T, A)
-        scenes = {each for each, _ in worlds}
-        self._simulators = [{each: Simulator(each) for each in scenes} for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(threads)
-        self._play_world(0, 0, 1)  # compiles
-
-    def play(self) -> float:
-        """Return the seconds that a thread was busy, so that the wait for the last is no cost."""
-        worlds = iter(range(len(self._worlds)))  # shared: whoever is free takes the next
-        running = [self._pool.submit(self._work, worlds, n) for n in range(self.threads)]
-        return sum(each.result() for each in running) / self.threads
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
-
-    def _work(self, worlds: Iterator[int], thread: int) -> float:
-        started = time.perf_counter()
-        for world in worlds:
-            self._play_world(world, thread, self._actions.shape[1])
-        return time.perf_counter() - started
-
-    def _play_world(self, world: int, thread: int, steps: int) -> None:
-        its_scene, snapshot = self._worlds[world]
-        simulator = self._simulators[thread][its_scene]
-        step_physics(
-            snapshot.model.address,
-            simulator.address,
-            snapshot.state,
-            simulator.functions[0],
-            simulator.addresses,
-            simulator.numbers,
-            self._actions[world, :steps],
-        )
-
-
-@numba.njit(nogil=True)
-def step_physics(model, data, state, act, addresses, numbers, actions):  # type: ignore[no-untyped-def]
-    """Play one world from a state, and look at nothing."""
-    mj_set_state(model, data, state.ctypes.data, STATE)  # type: ignore[call-overload]
-    for t in range(len(actions)):
-        call_with_3(act, addresses.ctypes.data, numbers.ctypes.data, actions[t].ctypes.data)
-        for _ in range(SUBSTEPS):
-            mj_step(model, data)
-        mj_forward(model, data)
-
-
 class RolloutContender:
     """`mujoco.rollout`: MuJoCo's own thread pool over worlds of one class, physics alone.
 
@@ -470,7 +409,7 @@ def make_contenders(
     if PHYSICS in args.simulators:
         for threads in sorted({most, 1}, reverse=True):
             label = f"{PHYSICS}, {count_of('thread', threads)}"
-            made[label] = PhysicsContender(worlds, actions, threads)
+            made[label] = BarePhysics(worlds, actions, threads, SUBSTEPS)
     return made
 
 

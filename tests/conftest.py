@@ -223,3 +223,18 @@ def meta_rl_process(tmp_path, environment):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def with_threads():
+    """Call a function while torch has so many threads."""
+    before = torch.get_num_threads()
+
+    def call(threads, function):
+        torch.set_num_threads(threads)
+        result = function()
+        assert torch.get_num_threads() == threads
+        return result
+
+    yield call
+    torch.set_num_threads(before)

@@ -5,21 +5,16 @@ takes room and time. Here the steps are worked through in pieces that mostly sta
 several at a time where torch has several threads; on a GPU all steps are one piece.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from threading import Barrier
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from meta_rl.core.threads import side_by_side
 from meta_rl.core.types import Params
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 
 class Activation(NamedTuple):
@@ -237,28 +232,3 @@ def added(pieces: Sequence[Piece], parts: Sequence[Sequence[Tensor]], tasks: int
             total[piece.tasks] += part
         totals.append(total)
     return totals
-
-
-def side_by_side(function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-    """Map, without recording derivatives, on as many threads as torch has.
-
-    Each operation then runs on one thread: threads that share out small ones mostly wait.
-    """
-    threads = torch.get_num_threads()
-    unrecorded: Any = torch.no_grad()(function)
-    if threads == 1:
-        return [unrecorded(item) for item in items]
-    torch.set_num_threads(1)
-    try:
-        return list(_pool(threads).map(unrecorded, items))
-    finally:
-        torch.set_num_threads(threads)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(threads, "mlp", initializer=torch.set_num_threads, initargs=(1,))
-    # All begin now: a thread that began later would set the number for the whole process once more.
-    begun = Barrier(threads)
-    list(pool.map(lambda _: begun.wait(), range(threads)))
-    return pool

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from meta_rl.core.distributions import Distribution
+from meta_rl.core.threads import side_by_side
 from meta_rl.core.types import Params, map_tensors
 from meta_rl.learning.mlp import (
     Pass,
@@ -16,7 +17,6 @@ from meta_rl.learning.mlp import (
     flat,
     layers_of,
     pieces,
-    side_by_side,
 )
 from meta_rl.learning.policy import MLPPolicy
 from meta_rl.learning.samples import Samples

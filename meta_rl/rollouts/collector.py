@@ -1,5 +1,6 @@
 """The rollout collector: lets an agent act in a simulator and records what happened."""
 
+from contextlib import nullcontext
 from dataclasses import fields
 
 import torch
@@ -8,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import NonFiniteAction, UserError
 from meta_rl.core.protocols import Collector, MetaAgent, Noises, TaskEnv
+from meta_rl.core.threads import one_thread
 from meta_rl.core.types import (
     Context,
     EnvSpec,
@@ -18,6 +20,10 @@ from meta_rl.core.types import (
     Tasks,
     TimeStep,
 )
+
+MANY_WORLDS = 2000
+"""Worlds from which on a policy's step is worth sharing out over torch's threads. For 20 worlds two
+threads took four times as long as one with a GRU, and five times with an MLP."""
 
 
 class SimulatedFamily:
@@ -82,6 +88,7 @@ class RolloutCollector:
         steps = phase.episodes * self.spec.horizon
         obs = env.start(tasks, copies, streams.env_seed())
         worlds = obs.shape[:2]
+        acting = one_thread if worlds.numel() < MANY_WORLDS else nullcontext
         prev_action, prev_reward = last_action_and_reward(previous, self.spec, worlds, self.device)
         first = torch.ones(worlds, dtype=torch.bool, device=self.device)
         played = torch.zeros(worlds, dtype=torch.long, device=self.device)
@@ -103,7 +110,8 @@ class RolloutCollector:
             if broken or (self.device.type == "cpu" and not valid.any()):
                 break
             timestep = TimeStep(obs, prev_action, prev_reward, first, valid)
-            action, log_prob, context = agent.act(context, timestep, noise)
+            with acting():
+                action, log_prob, context = agent.act(context, timestep, noise)
             try:
                 step = env.step(action)
             except NonFiniteAction:

@@ -256,16 +256,19 @@ def test_more_minibatches_than_trials_are_as_many_as_trials():
     assert metrics["outer/loss"].isfinite()
 
 
+@pytest.mark.parametrize(("at_once", "threads"), [(1, 1), (1, 3), (2**14, 3)])
 def test_a_minibatch_s_gradient_does_not_depend_on_how_many_trials_are_played_at_once(
-    early_ends, monkeypatch
+    early_ends, monkeypatch, with_threads, at_once, threads
 ):
-    results = []
-    for at_once in (2**14, 1):  # all of them, and one at a time
-        monkeypatch.setattr(rl2_ppo, "STEPS_AT_ONCE", at_once)
+    def updated():
         agent = make_agent(target_kl=None)
         metrics = agent.meta_update(trial(agent, make_worker(), some_tasks())[0])
-        results.append((metrics, dict(agent.policy.named_parameters())))
-    (metrics, theta), (again, same) = results
+        return metrics, dict(agent.policy.named_parameters())
+
+    metrics, theta = with_threads(1, updated)
+    monkeypatch.setattr(rl2_ppo, "STEPS_AT_ONCE", at_once)
+    again, same = with_threads(threads, updated)
+
     for name, value in metrics.items():
         torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6, msg=name)
     for name, value in theta.items():

@@ -21,23 +21,8 @@ from networks import (
 from torch.func import jvp, vjp
 
 from meta_rl.learning import mlp
-from meta_rl.learning.mlp import Passes, layer_names, layers_of, pieces, side_by_side
+from meta_rl.learning.mlp import Passes, layer_names, layers_of, pieces
 from meta_rl.learning.policy import MLPPolicy
-
-
-@pytest.fixture
-def with_threads():
-    """Call a function while torch has so many threads."""
-    before = torch.get_num_threads()
-
-    def call(threads, function):
-        torch.set_num_threads(threads)
-        result = function()
-        assert torch.get_num_threads() == threads
-        return result
-
-    yield call
-    torch.set_num_threads(before)
 
 
 def passes(policy, phi, obs, kept=True):
@@ -181,27 +166,6 @@ def test_callers_on_several_threads_do_not_disturb_each_other(with_threads, iden
             return [each.result() for each in [callers.submit(all_of_it) for _ in range(8)]]
 
     assert all(identical(each, alone) for each in with_threads(3, at_once))
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_work_side_by_side_keeps_its_order_and_records_no_derivatives(with_threads, threads):
-    x = torch.ones((), requires_grad=True)
-
-    results = with_threads(threads, lambda: side_by_side(lambda i: i * x, range(20)))
-
-    assert torch.stack(results).tolist() == list(range(20))
-    assert not any(result.requires_grad for result in results)
-
-
-def test_an_error_in_a_piece_is_raised_and_leaves_the_number_of_threads(with_threads):
-    def fail(item):
-        raise ValueError(f"piece {item}")
-
-    def attempt():
-        with pytest.raises(ValueError, match="piece 0"):
-            side_by_side(fail, range(5))
-
-    with_threads(3, attempt)
 
 
 # Memory.

@@ -6,6 +6,7 @@ from envs.point_navigation import Config, PointNavigation
 from meta_rl.core.protocols import MetaAgent, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Step, Task, Tasks
+from meta_rl.rollouts import collector
 from meta_rl.rollouts.collector import SimulatedFamily
 
 CPU = torch.device("cpu")
@@ -203,6 +204,23 @@ def test_the_mode_is_asked_for_without_noise_and_noise_follows_the_seed():
     assert (mode.action[..., 1] == 0).all()
     assert torch.equal(drawn.action, again.action)
     assert not torch.equal(drawn.action, other.action)
+
+
+@pytest.mark.parametrize(("many", "expected"), [(7, 1), (6, 3)])
+def test_a_policy_acts_on_one_thread_unless_there_are_many_worlds(
+    with_threads, monkeypatch, many, expected
+):
+    monkeypatch.setattr(collector, "MANY_WORLDS", many)
+    act, seen = Scribe.act, set()
+
+    def watched(self, context, timestep, noise):
+        seen.add(torch.get_num_threads())
+        return act(self, context, timestep, noise)
+
+    monkeypatch.setattr(Scribe, "act", watched)
+    with_threads(3, lambda: collect(make_worker()))  # three tasks in two copies
+
+    assert seen == {expected}
 
 
 def test_every_rollout_gives_the_simulator_a_seed_of_its_own():
