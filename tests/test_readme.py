@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pages import commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,13 +19,6 @@ SMALL = {
     "doctor": "--iterations 1 --meta-batch-size 2 --copies 2 --envs.horizon 20 --workers 2",
 }
 """Flags that make a command of a newcomer's path quick; where a run goes on, they stay away."""
-
-
-def commands(text):
-    """Return the lines of a text's shell blocks, without their comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
 
 
 def test_it_is_short():

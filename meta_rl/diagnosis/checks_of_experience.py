@@ -30,7 +30,10 @@ def finite_rewards(evidence: Evidence) -> Finding:
 
 
 def varying_rewards(evidence: Evidence) -> Finding:
-    """A task whose reward never changes has nothing to say about which action was better."""
+    """A task whose reward never changes has nothing to say about which action was better.
+
+    Unless it ends episodes: then what it pays for living tells.
+    """
     constant = [
         torch.stack([_spread(rollout) for rollout in batch.rollouts]).amax(0) == 0
         for batch in evidence.batches
@@ -46,8 +49,10 @@ def varying_rewards(evidence: Evidence) -> Finding:
 
 
 def _spread(rollout: Rollout) -> Float[Tensor, "M"]:
-    """Largest less smallest reward of each task."""
-    reward, padding = rollout.reward, ~rollout.valid
+    """Largest less smallest reward of each task; a failure counts as a step without reward."""
+    failed = rollout.terminated & rollout.valid
+    reward = torch.cat([rollout.reward, torch.zeros_like(rollout.reward)])
+    padding = torch.cat([~rollout.valid, ~failed])
     highest = reward.masked_fill(padding, -math.inf).amax((0, 2))
     return highest - reward.masked_fill(padding, math.inf).amin((0, 2))
 

@@ -236,6 +236,8 @@ def from_dict(
 def _convert(hint: Any, value: Any, path: str, source: str) -> Any:
     """Return the value as its annotation wants it, or raise a UserError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:  # plain data, which its section checks
+        return value
     if is_dataclass(hint):
         return from_dict(hint, value, path, source)  # type: ignore[arg-type]
     if origin in (types.UnionType, typing.Union):

@@ -87,6 +87,12 @@ def write(data: Any) -> str:
     return text
 
 
+def write_line(data: Any) -> str:
+    """Return plain data as YAML in one line."""
+    text: str = yaml.dump(data, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    return text.strip().removesuffix("...").strip()  # a bare word ends with the document's end
+
+
 class _Loader(yaml.SafeLoader):
     """Composes YAML without repeated keys, and constructs the core schema alone."""
 

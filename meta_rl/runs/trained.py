@@ -1,7 +1,7 @@
 """A run read back: its agent as a checkpoint has it, and the tasks it was trained on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -74,8 +74,8 @@ def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, An
     expected = to_dict(experiment)
     stored = translated(state["config"], "the checkpoint", agent_fields, quiet=True)
     for section in ("agent", "envs"):
-        defaults = plain(asdict(type(getattr(experiment, section))()))
-        given = defaults | stored[section]  # a file may be older than a field
+        defaults = default_settings(type(getattr(experiment, section)))
+        given = plain(defaults) | stored[section]  # a file may be older than a field
         if given != expected[section]:
             changed = sorted(
                 key
@@ -86,3 +86,17 @@ def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, An
                 f"the checkpoint was trained with another {section} section (it differs in "
                 f"{', '.join(changed)}); start a new run to change it"
             )
+
+
+def default_settings(config: type) -> dict[str, Any]:
+    """Return the defaults of those settings of a section that have one."""
+    given: dict[str, Any] = {}
+    for entry in fields(config):
+        if entry.default is not MISSING:
+            given[entry.name] = entry.default
+        elif entry.default_factory is not MISSING:
+            given[entry.name] = entry.default_factory()
+    return {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in given.items()
+    }

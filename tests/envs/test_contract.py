@@ -23,10 +23,15 @@ HORIZON = 4
 pytestmark = pytest.mark.parametrize("name", catalog.names("envs"))
 
 
+def example(module):
+    """A family's default config, or the one that it names where some setting has no default."""
+    return module.EXAMPLE if hasattr(module, "EXAMPLE") else module.Config()
+
+
 def build(name):
-    """Build the family with its default config, but for a short horizon where it has one."""
+    """Build the family with its example config, but for a short horizon where it has one."""
     module = catalog.load("envs", name)
-    config = module.Config()
+    config = example(module)
     short = {"horizon": HORIZON} if hasattr(config, "horizon") else {}
     return module.build(replace(config, **short))
 
@@ -69,9 +74,9 @@ def test_its_config_describes_itself_and_every_setting(name):
     assert {field.name for field in fields(config)} <= described
 
 
-def test_it_is_a_family_with_its_default_config(name):
+def test_it_is_a_family_with_its_example_config(name):
     module = catalog.load("envs", name)
-    family = module.build(module.Config())
+    family = module.build(example(module))
     assert isinstance(family, TaskDistribution)
     assert family.family == name
     assert family.spec.horizon >= 1 and family.spec.observation_size >= 1
@@ -131,7 +136,7 @@ def test_sampling_imports_no_simulator(name, environment):
 import sys, torch
 from meta_rl.experiment import catalog
 module = catalog.load("envs", {name!r})
-family = module.build(module.Config())
+family = module.build(getattr(module, "EXAMPLE", None) or module.Config())
 family.sample(3, "train", torch.Generator())
 family.tasks("test")
 assert not {{"mujoco", "metaworld"}} & sys.modules.keys()

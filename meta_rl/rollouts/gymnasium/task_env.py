@@ -330,7 +330,8 @@ def _world_seeds(seed: int, tasks: Sequence[WorldTask]) -> list[int]:
     copies: Counter[tuple[str, int]] = Counter()
     seeds = []
     for task in tasks:
-        entropy = [seed, task.index, copies[task.name, task.index], *task.name.encode()]
+        index = task.index % 2**63  # a goal of the user's own has -1
+        entropy = [seed, index, copies[task.name, task.index], *task.name.encode()]
         seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         copies[task.name, task.index] += 1
     return seeds

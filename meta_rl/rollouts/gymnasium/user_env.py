@@ -3,14 +3,8 @@
 Nothing here may import torch: it runs in the workers of `meta_rl.rollouts.gymnasium.task_env`.
 """
 
-import importlib
-import importlib.util
 import math
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -24,6 +18,7 @@ from meta_rl.core.spaces import (
     same_layout,
 )
 from meta_rl.rollouts.gymnasium import checks
+from meta_rl.rollouts.gymnasium.named import make
 from meta_rl.rollouts.gymnasium.worker import Env, WorldTask
 
 
@@ -43,7 +38,7 @@ class NamedEnvironment:
 
     def make(self, name: str) -> Env:
         """Make the environment; its success is NaN while it says nothing of it."""
-        env = make(self.where)
+        env = make(self.where, "--env")
         self._check_spaces(env)
         return SuccessReported(env, self.where)
 
@@ -84,55 +79,3 @@ class SuccessReported(gymnasium.Wrapper[Any, Any, Any, Any]):
         obs, reward, terminated, truncated, info = checks.step(self.env, action, self._where)
         success = info.get("success", info.get("is_success", math.nan))
         return obs, reward, terminated, truncated, {**info, "success": float(success)}
-
-
-def make(where: str) -> Env:
-    """Make the environment that a user names."""
-    source, colon, attribute = where.rpartition(":")
-    if colon and source.endswith(".py"):
-        return _call(_module_of_file(Path(source)), attribute, where)
-    if colon:
-        try:
-            module = importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{source}.".startswith(f"{error.name}."):
-                raise  # the module is there, but something that it imports is not
-            raise UserError(
-                f"cannot import {source!r} of --env {where}; make sure that Python finds it "
-                f"(PYTHONPATH, or pip install -e), or name its file: path/to/file.py:{attribute}"
-            ) from error
-        if hasattr(module, attribute):
-            return _call(module, attribute, where)
-    try:
-        # An id, also `module:id`. Gymnasium's own checker would speak before ours.
-        env: Env = gymnasium.make(where, disable_env_checker=True)
-    except gymnasium.error.Error as error:
-        raise UserError(
-            f"no environment --env {where}: {error}; name module:attribute, "
-            f"path/to/file.py:attribute, or an id that Gymnasium knows"
-        ) from error
-    return env
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"no file {path} for --env; name path/to/file.py:attribute")
-    sys.path.insert(0, str(path.resolve().parent))  # as if Python ran the file
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _call(module: ModuleType, attribute: str, where: str) -> Env:
-    maker: Callable[[], Any] | None = getattr(module, attribute, None)
-    if not callable(maker):
-        raise UserError(f"--env {where}: no {attribute!r} to call in {module.__name__}")
-    env = maker()
-    if not isinstance(env, gymnasium.Env):
-        raise UserError(
-            f"--env {where} must make a gymnasium.Env, but it made {type(env).__name__}"
-        )
-    return env

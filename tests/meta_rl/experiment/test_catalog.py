@@ -45,7 +45,7 @@ def test_every_module_says_what_the_catalog_needs(package):
     for name in catalog.names(package):
         module = catalog.load(package, name)
         assert callable(module.build)
-        assert dataclasses.is_dataclass(module.Config())
+        assert dataclasses.is_dataclass(module.Config)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all():

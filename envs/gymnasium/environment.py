@@ -1,0 +1,181 @@
+"""Gymnasium environments in worker processes, turned from one task into another.
+
+Nothing here may import torch.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
+
+import gymnasium
+
+from envs.gymnasium.actions import scaled, unscaled
+from envs.gymnasium.places import Place, attribute, rows
+from envs.gymnasium.success import Success
+from envs.gymnasium.variation import Variation
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.spaces import check_action_space, check_observation_space
+from meta_rl.rollouts.gymnasium import checks
+from meta_rl.rollouts.gymnasium.named import keywords_of_drawing, make
+from meta_rl.rollouts.gymnasium.worker import Env, WorldTask
+
+
+@dataclass(frozen=True)
+class VariedFamily:
+    """Makes an environment of the config's id and gives it tasks."""
+
+    where: str
+    keywords: Mapping[str, Any]
+    variations: tuple[Variation, ...]
+    horizon: int
+    success: Success | None
+
+    def values(self, params: tuple[float, ...]) -> list[Any]:
+        """Return what the numbers of a task mean."""
+        pairs = zip(self.variations, params, strict=True)
+        return [variation.value(number) for variation, number in pairs]
+
+    def keywords_of(self, values: list[Any]) -> dict[str, Any]:
+        """Return the keywords that a task's environment is made with."""
+        keywords = dict(self.keywords)
+        for variation, value in zip(self.variations, values, strict=True):
+            if variation.target == "keyword":
+                keywords |= dict.fromkeys(variation.names, value)
+        return keywords
+
+    def any_keywords(self) -> dict[str, Any]:
+        """Return the keywords of some task, for an environment may need those that vary."""
+        return self.keywords_of([each.value(each.draw("train", 0.0)) for each in self.variations])
+
+    def make_plain(self, keywords: Mapping[str, Any]) -> Env:
+        """Make an environment as it comes, drawn as pictures where it can be."""
+        drawing = keywords_of_drawing(self.where, "envs.id")
+        return make(self.where, "envs.id", {**drawing, **keywords}, self.horizon)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Success, if the config says what it is."""
+        return ("success",) if self.success else ()
+
+    def make(self, name: str) -> Env:
+        """Make an environment. Those that pygame draws need no screen for it, nor its greeting."""
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        return VariedEnvironment(self)
+
+    def assign(self, env: Env, task: WorldTask) -> None:
+        """Change the environment into the task."""
+        assert isinstance(env, VariedEnvironment)
+        env.assign(task.params)
+
+
+class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment that can become any task of its family.
+
+    What variations change is put back to what the environment came with before another task is
+    assigned, so that nothing of the last one is left. Actions of a bounded Box are scaled from
+    [-1, 1] to it.
+    """
+
+    def __init__(self, family: VariedFamily) -> None:
+        self._family = family
+        self._where = f"the environment {family.where}"
+        self._keywords = family.any_keywords()
+        super().__init__(family.make_plain(self._keywords))
+        check_observation_space(self.env.observation_space, self._where)
+        check_action_space(self.env.action_space, self._where)
+        self.action_space = scaled(self.env.action_space)
+        self._places = self._find()
+        self._task_seed: int | None = None
+        self._steps, self._return, self._told = 0, 0.0, False
+
+    def assign(self, params: tuple[float, ...]) -> None:
+        """Become the task of these numbers, one for each variation."""
+        values = self._family.values(params)
+        keywords = self._family.keywords_of(values)
+        if keywords != self._keywords:
+            self._make_again(keywords)
+        for place in (place for places in self._places for place in places):
+            place.restore()
+        self._task_seed = None
+        for variation, value, places in zip(
+            self._family.variations, values, self._places, strict=True
+        ):
+            if variation.target == "seed":
+                self._task_seed = value
+            for place in places:
+                place.put(place.original * value if variation.multiplies else value)
+        if any(variation.target == "model" for variation in self._family.variations):
+            import mujoco
+
+            # What MuJoCo derives from masses and the like, such as the inertia of whole trees.
+            physics: Any = self.env.unwrapped
+            mujoco.mj_setConst(physics.model, physics.data)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; by the task's own seed, if it has one, so that all begin alike."""
+        self._steps, self._return, self._told = 0, 0.0, False
+        own = self._task_seed
+        return checks.reset(self.env, seed if own is None else own, self._where)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment, and say whether the episode is solved."""
+        action = unscaled(action, self.env.action_space)
+        obs, reward, terminated, truncated, info = checks.step(self.env, action, self._where)
+        self._steps += 1
+        self._return += reward
+        truncated = not terminated and (truncated or self._steps >= self._family.horizon)
+        if (success := self._family.success) is not None:
+            self._check_told(success, info, terminated or truncated)
+            solved = success.of_step(info, self._return, terminated, truncated)
+            info = {**info, "success": float(solved)}
+        return obs, reward, terminated, truncated, info
+
+    def _make_again(self, keywords: dict[str, Any]) -> None:
+        before = self.env
+        self.env = self._family.make_plain(keywords)
+        self._keywords = keywords
+        before.close()
+        for was, now in (
+            (before.observation_space, self.env.observation_space),
+            (before.action_space, self.env.action_space),
+        ):
+            if was != now:
+                raise UserError(
+                    f"{self._where} has the space {now} with the keywords {keywords}, and {was} "
+                    f"with others, but one policy needs one space: bring them to one size in a "
+                    f"wrapper, and name the function that makes it, path/to/file.py:function"
+                )
+        self._places = self._find()
+
+    def _find(self) -> list[list[Place]]:
+        """Return the places that each variation changes."""
+        found: list[list[Place]] = []
+        for each in self._family.variations:
+            places: list[Place] = []
+            for name in each.names:
+                if each.target == "attribute":
+                    places.append(attribute(self.env, name, each.where))
+                elif each.target == "model":
+                    places += rows(self.env, name, each.parts, each.where)
+            if each.multiplies:
+                for place in places:
+                    place.check_number(each.where)
+            found.append(places)
+        return found
+
+    def _check_told(self, success: Success, info: dict[str, Any], ended: bool) -> None:
+        """Raise a UserError if a whole episode has not once told its success."""
+        if success.kind != "info":
+            return
+        self._told |= success.key in info
+        if ended and not self._told:
+            hint = did_you_mean(success.key, [*map(str, info)])
+            raise UserError(
+                f"envs.success looks for {success.key!r} in the info of {self._family.where}, "
+                f"which held none in a whole episode; {hint}It holds: "
+                f"{', '.join(map(str, info)) or 'nothing'}"
+            )

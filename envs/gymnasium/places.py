@@ -1,0 +1,159 @@
+"""Where in an environment a variation puts its value. Nothing here may import torch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.rollouts.gymnasium.worker import Env
+
+NAME = re.compile(r"(?P<path>[A-Za-z_][\w.]*?)(?:\[(?P<number>\d+)\])?")
+"""An attribute, or one number of it."""
+
+PARTS = {
+    "body": "mjOBJ_BODY",
+    "geom": "mjOBJ_GEOM",
+    "jnt": "mjOBJ_JOINT",
+    "dof": "mjOBJ_JOINT",
+    "actuator": "mjOBJ_ACTUATOR",
+    "site": "mjOBJ_SITE",
+    "tendon": "mjOBJ_TENDON",
+}
+"""What kind of named part a field of MuJoCo's model has rows of, by the field's first word."""
+DEGREES_OF_FREEDOM = (6, 3, 1, 1)
+"""Of a joint that is free, a ball, a slide or a hinge."""
+
+
+@dataclass
+class Place:
+    """An attribute, or items of an array."""
+
+    holder: Any
+    key: Any
+    is_attribute: bool
+    original: Any
+
+    def put(self, value: Any) -> None:
+        """Change it."""
+        if self.is_attribute:
+            setattr(self.holder, self.key, value)
+        else:
+            self.holder[self.key] = value
+
+    def restore(self) -> None:
+        """Change it back to what the environment came with."""
+        self.put(self.original)
+
+    def check_number(self, where: str) -> None:
+        """Raise a UserError if it cannot be multiplied."""
+        if np.asarray(self.original).dtype.kind not in "fiu":
+            raise UserError(
+                f"{where} scales {self.key}, which is {self.original!r} and no number; list its "
+                f"`values` instead"
+            )
+
+
+def attribute(env: Env, name: str, where: str) -> Place:
+    """Return an attribute of the unwrapped environment, such as `gravity` or `goal[0]`."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise UserError(
+            f"{where} changes {name!r}, which is no attribute; name one as gravity, physics.mass "
+            f"or goal[0]"
+        )
+    holder: Any = env.unwrapped
+    *path, last = match["path"].split(".")
+    for part in path:
+        holder = _attribute_of(holder, part, name, where)
+    value = _attribute_of(holder, last, name, where)
+    if match["number"] is not None:
+        return _items(value, int(match["number"]), name, where)
+    place = Place(holder, last, True, value)
+    try:
+        place.restore()
+    except AttributeError as error:
+        raise UserError(
+            f"{where} changes {name!r}, which cannot be set ({error}); vary what it is made of"
+        ) from error
+    return place
+
+
+def rows(env: Env, name: str, parts: Sequence[str], where: str) -> list[Place]:
+    """Return the rows of a field of MuJoCo's model that belong to some parts; all for none."""
+    import mujoco
+
+    model = getattr(env.unwrapped, "model", None)
+    if not isinstance(model, mujoco.MjModel):
+        raise UserError(
+            f"{where} changes a model, but {type(env.unwrapped).__name__} has no MuJoCo model; "
+            f"name an `attribute` of it"
+        )
+    match = NAME.fullmatch(name)
+    fields = [field for field in dir(model) if field.partition("_")[0] in PARTS]
+    if match is None or match["path"] not in fields:
+        hint = did_you_mean(match["path"] if match else name, fields)
+        raise UserError(
+            f"{where} changes {name!r}, which is no field of the model; {hint}There are body_mass, "
+            f"geom_friction, dof_damping, actuator_gear and others of mujoco.MjModel"
+        )
+    array: Any = getattr(model, match["path"])
+    column = () if match["number"] is None else (int(match["number"]),)
+    if column and (array.ndim < 2 or column[0] >= array.shape[1]):
+        raise UserError(f"{where} changes {name!r}, but a row of it has {array[:1].size} numbers")
+    kind = match["path"].partition("_")[0]
+    chosen = [(slice(None), *column)]
+    if parts:
+        chosen = [(_rows_of(model, kind, part, where), *column) for part in parts]
+    return [Place(array, key, False, array[key].copy()) for key in chosen]
+
+
+def _rows_of(model: Any, kind: str, part: str, where: str) -> Any:
+    import mujoco
+
+    number = mujoco.mj_name2id(model, getattr(mujoco.mjtObj, PARTS[kind]), part)
+    if number < 0:
+        known = _names(model, kind)
+        hint = did_you_mean(part, known)
+        raise UserError(
+            f"{where}.of names {part!r}, which the model does not have; {hint}There are: "
+            f"{', '.join(known)}"
+        )
+    if kind != "dof":
+        return slice(number, number + 1)
+    first = int(model.jnt_dofadr[number])
+    return slice(first, first + DEGREES_OF_FREEDOM[int(model.jnt_type[number])])
+
+
+def _names(model: Any, kind: str) -> list[str]:
+    import mujoco
+
+    object_kind = getattr(mujoco.mjtObj, PARTS[kind])
+    count = getattr(model, {"jnt": "njnt", "dof": "njnt", "actuator": "nu"}.get(kind, f"n{kind}"))
+    found = (mujoco.mj_id2name(model, object_kind, number) for number in range(count))
+    return [name for name in found if name]
+
+
+def _attribute_of(holder: Any, part: str, name: str, where: str) -> Any:
+    if not hasattr(holder, part):
+        known = [each for each in vars(holder) if not each.startswith("_")]
+        hint = did_you_mean(part, known)
+        raise UserError(
+            f"{where} changes {name!r}, but {type(holder).__name__} has no attribute {part!r}; "
+            f"{hint}It has: {', '.join(sorted(known))}"
+        )
+    return getattr(holder, part)
+
+
+def _items(array: Any, number: int, name: str, where: str) -> Place:
+    if not isinstance(array, np.ndarray | list) or number >= len(array):
+        raise UserError(
+            f"{where} changes {name!r}, but what it is a part of is {array!r}; name an attribute "
+            f"that is an array with more than {number} numbers"
+        )
+    original = array[number]
+    if isinstance(array, np.ndarray):
+        original = np.copy(original)
+    return Place(array, number, False, original)

@@ -1,0 +1,136 @@
+"""Environments that a user names: an id of Gymnasium, or what makes one in a module or a file.
+
+Nothing here may import torch: it runs in the workers of `meta_rl.rollouts.gymnasium.task_env`.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+
+from meta_rl.core.errors import UserError
+from meta_rl.rollouts.gymnasium.worker import Env
+
+
+def make(
+    where: str,
+    said: str,
+    keywords: Mapping[str, Any] | None = None,
+    horizon: int | None = None,
+) -> Env:
+    """Make the environment that a user names.
+
+    Args:
+        where: `module:attribute` or `path/to/file.py:attribute` (a class, or a function that makes
+            the environment), or an id that Gymnasium knows.
+        said: The setting that names it, for errors.
+        keywords: What it is made with.
+        horizon: Steps after which an id's own limit ends an episode; none leaves it as registered.
+    """
+    keywords = keywords or {}
+    if (maker := _maker(where, said)) is not None:
+        return _called(maker, where, said, keywords)
+    limit = {} if horizon is None else {"max_episode_steps": horizon}
+    try:
+        # An id, also `module:id`. Gymnasium's own checker would speak before ours.
+        env: Env = gymnasium.make(where, disable_env_checker=True, **limit, **keywords)
+    except gymnasium.error.Error as error:
+        raise UserError(
+            f"no environment {said} {where}: {error}; name module:attribute, "
+            f"path/to/file.py:attribute, or an id that Gymnasium knows"
+        ) from error
+    except TypeError as error:
+        raise _refused(where, said, keywords, error) from error
+    return env
+
+
+def registered_horizon(where: str) -> int | None:
+    """Return the steps of an episode that an id is registered with; none knows of none."""
+    try:
+        return gymnasium.spec(where).max_episode_steps
+    except (gymnasium.error.Error, ModuleNotFoundError):
+        return None
+
+
+def keywords_of_drawing(where: str, said: str) -> dict[str, str]:
+    """Return the keyword that lets an environment be drawn, if it says that it takes it."""
+    drawing = {"render_mode": "rgb_array"}
+    maker = _maker(where, said)
+    if maker is None:
+        try:
+            entry = gymnasium.spec(where).entry_point
+        except (gymnasium.error.Error, ModuleNotFoundError):
+            return {}
+        maker = (
+            gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+        )
+        modes = getattr(maker, "metadata", {}).get("render_modes", ())
+        return drawing if "rgb_array" in modes else {}
+    parameters = inspect.signature(maker).parameters
+    return drawing if "render_mode" in parameters else {}
+
+
+def _maker(where: str, said: str) -> Callable[..., Any] | None:
+    """Return what a module or a file has to call; none for an id."""
+    source, colon, attribute = where.rpartition(":")
+    if not colon:
+        return None
+    if source.endswith(".py"):
+        module = _module_of_file(Path(source), said)
+    else:
+        try:
+            module = importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{source}.".startswith(f"{error.name}."):
+                raise  # the module is there, but something that it imports is not
+            raise UserError(
+                f"cannot import {source!r} of {said} {where}; make sure that Python finds it "
+                f"(PYTHONPATH, or pip install -e), or name its file: path/to/file.py:{attribute}"
+            ) from error
+        if not hasattr(module, attribute):
+            return None  # an id that the module registers
+    maker: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(maker):
+        raise UserError(f"{said} {where}: no {attribute!r} to call in {module.__name__}")
+    return maker
+
+
+def _module_of_file(path: Path, said: str) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no file {path} for {said}; name path/to/file.py:attribute")
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
+        return known
+    sys.path.insert(0, str(path.resolve().parent))  # as if Python ran the file
+    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _called(maker: Callable[..., Any], where: str, said: str, keywords: Mapping[str, Any]) -> Env:
+    try:
+        inspect.signature(maker).bind(**keywords)
+    except TypeError as error:
+        raise _refused(where, said, keywords, error) from error
+    env = maker(**keywords)
+    if not isinstance(env, gymnasium.Env):
+        raise UserError(
+            f"{said} {where} must make a gymnasium.Env, but it made {type(env).__name__}"
+        )
+    return env
+
+
+def _refused(where: str, said: str, keywords: Mapping[str, Any], error: TypeError) -> UserError:
+    given = ", ".join(keywords) or "none"
+    return UserError(
+        f"{said} {where} does not take the keywords that it was given, {given}: {error}"
+    )

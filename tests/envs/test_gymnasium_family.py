@@ -1,0 +1,369 @@
+"""Gymnasium's own environments, and some of our own, as tasks that a config describes."""
+
+import math
+from textwrap import dedent
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from envs.gymnasium import Config, build
+from envs.gymnasium.environment import VariedEnvironment
+from meta_rl.core.errors import UserError
+
+CPU = torch.device("cpu")
+GRAVITY = {"attribute": "gravity", "uniform": [5.0, 15.0]}
+POLE = {"attribute": ["length", "polemass_length"], "scale": [0.5, 2.0]}
+MAPS = [["SFFF", "FHFF", "FFFF", "FFF" + end] for end in "GFH"] + [["SFFG", "FFFF", "FFFF", "FFFF"]]
+
+
+def family(id_, *vary, **settings):
+    return build(Config(id=id_, vary=[*vary], **settings))
+
+
+def environment(distribution, split="test", number=0):
+    """The environment of a task, as a worker holds it."""
+    env = distribution._worlds.make("any")
+    assert isinstance(env, VariedEnvironment)
+    env.assign(numbers(distribution, split, number))
+    return env
+
+
+def numbers(distribution, split="test", number=0):
+    return tuple(distribution.tasks(split).params[number].tolist())
+
+
+def play(env, steps=30, seed=0):
+    """What happens from a seed on, under actions that the seed decides."""
+    env.action_space.seed(seed)
+    seen = [env.reset(seed=seed)[0]]
+    for _ in range(steps):
+        obs, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        seen += [obs, reward]
+        if terminated or truncated:
+            break
+    return np.concatenate([np.ravel(each) for each in seen])
+
+
+def test_a_task_sets_its_numbers_and_one_factor_may_scale_several_attributes():
+    env = environment(cartpole := family("CartPole-v1", POLE, GRAVITY))
+    factor, gravity = numbers(cartpole)
+    plain = gymnasium.make("CartPole-v1").unwrapped
+    cart = env.unwrapped
+    assert cart.gravity == gravity
+    assert cart.length == pytest.approx(factor * plain.length)
+    assert cart.polemass_length == pytest.approx(factor * plain.polemass_length)
+
+
+def test_an_environment_behaves_as_one_that_was_made_for_the_task():
+    distribution = family("CartPole-v1", POLE, GRAVITY)
+    for number in range(3):
+        factor, gravity = numbers(distribution, number=number)
+        plain = gymnasium.make("CartPole-v1")
+        plain.unwrapped.gravity = gravity
+        plain.unwrapped.length *= factor
+        plain.unwrapped.polemass_length *= factor
+        np.testing.assert_array_equal(play(environment(distribution, number=number)), play(plain))
+
+
+def test_what_earlier_tasks_changed_is_put_back():
+    distribution = family(
+        "HalfCheetah-v5",
+        {"model": "body_mass", "of": ["torso", "fthigh"], "log_scale": [0.3, 3.0]},
+        {"model": "dof_damping", "scale": [0.5, 1.5]},
+        {"model": "geom_friction[0]", "of": "floor", "uniform": [0.2, 1.0]},
+        {"keyword": "ctrl_cost_weight", "uniform": [0.0, 1.0]},
+    )
+    fresh = environment(distribution, number=1)
+    used = environment(distribution, number=0)
+    play(used)
+    assert not np.array_equal(play(used), play(fresh))
+    used.assign(numbers(distribution, number=1))
+    np.testing.assert_array_equal(play(used), play(fresh))
+    # of nothing but the parts that were named
+    plain, model = gymnasium.make("HalfCheetah-v5").unwrapped.model, fresh.unwrapped.model
+    changed = [
+        model.body(number).name
+        for number in range(model.nbody)
+        if model.body_mass[number] != plain.body_mass[number]
+    ]
+    assert changed == ["torso", "fthigh"]
+    ratio = model.body("torso").mass / plain.body("torso").mass
+    torso, _, friction, _ = numbers(distribution, number=1)
+    np.testing.assert_allclose(ratio, torso)
+    assert model.geom("floor").friction[0] == friction
+    np.testing.assert_array_equal(
+        model.geom("floor").friction[1:], plain.geom("floor").friction[1:]
+    )
+    # and what MuJoCo derives from masses follows
+    assert model.body_subtreemass[0] == pytest.approx(sum(model.body_mass))
+
+
+def test_bounded_actions_are_scaled_and_unbounded_ones_are_left():
+    pendulum = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]})
+    assert pendulum.spec.action_bounds == ((-1.0,), (1.0,))
+    ours, plain = environment(pendulum), gymnasium.make("Pendulum-v1")
+    plain.unwrapped.m *= pendulum.tasks("test").params[0].item()
+    for env in (ours, plain):
+        env.reset(seed=3)
+    for policy, torque in ((1.0, 2.0), (-0.25, -0.5), (7.0, 2.0)):  # torques lie within 2 N m
+        mine = ours.step(np.array([policy], np.float32))[1]
+        assert mine == plain.step(np.array([torque], np.float32))[1]
+
+
+def test_listed_maps_are_tasks_whose_number_is_their_place_in_the_list():
+    entry = {"keyword": "desc", "values": MAPS[:2], "test": MAPS[2:3], "validation": MAPS[3:]}
+    lake = family("FrozenLake-v1", entry, keywords={"is_slippery": False})
+    assert lake.tasks("test").params.tolist() == [[3.0]]  # after the validation split's
+    assert lake.tasks("validation").params.tolist() == [[2.0]]
+    assert sorted(lake.sample(2, "train", torch.Generator()).params[:, 0].tolist()) == [0.0, 1.0]
+    made = environment(lake).unwrapped.desc.astype(str)
+    assert ["".join(row) for row in made] == MAPS[2]
+    assert lake.spec.observation_size == 16 and lake.spec.action_size == 4
+    with pytest.raises(UserError, match=r"5 different train tasks .* but envs.vary gives 2"):
+        lake.sample(5, "train", torch.Generator())
+
+
+def test_a_seed_makes_every_episode_of_a_task_begin_alike():
+    distribution = family("CartPole-v1", {"seed": [0, 999]})
+    first, second = (environment(distribution, number=number) for number in (0, 1))
+    starts = [first.reset(seed=seed)[0] for seed in (1, 2)]
+    np.testing.assert_array_equal(*starts)
+    assert not np.array_equal(second.reset(seed=1)[0], starts[0])
+
+
+def test_a_file_s_function_is_called_with_what_varies(tmp_path):
+    file = tmp_path / "arena.py"
+    file.write_text(ARENA)
+    arena = family(f"{file}:make", {"keyword": "goal", "uniform": [-1, 1]}, horizon=5)
+    env = environment(arena)
+    goal = arena.tasks("test").params[0].item()
+    env.reset(seed=0)
+    _, reward, _, truncated, _ = env.step(np.zeros(1, np.float32))
+    assert reward == pytest.approx(-abs(goal)) and not truncated
+    assert [env.step(np.zeros(1, np.float32))[3] for _ in range(4)] == [False] * 3 + [True]
+
+
+ARENA = dedent("""
+    import gymnasium
+    import numpy as np
+
+
+    class Arena(gymnasium.Env):
+        observation_space = gymnasium.spaces.Dict(
+            {
+                "x": gymnasium.spaces.Box(-9, 9, (1,), np.float64),
+                "mode": gymnasium.spaces.Discrete(3),
+            }
+        )
+        action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+        def __init__(self, goal, broken=""):
+            self.goal, self.broken = goal, broken
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            if self.broken == "reset":
+                raise RuntimeError("no power")
+            return self._see(), {}
+
+        def step(self, action):
+            reward = float("nan") if self.broken == "nan" else -abs(self.goal)
+            return self._see(), reward, False, False, {"score": 1.0}
+
+        def _see(self):
+            x = np.zeros(2 if self.broken == "shape" else 1)
+            return x if self.broken == "shape" else {"x": x, "mode": 1}
+
+
+    def make(goal=0.0, broken="", size=None):
+        arena = Arena(goal, broken)
+        if size is not None:
+            arena.observation_space = gymnasium.spaces.Box(-9, 9, (int(size),), np.float64)
+        return arena
+
+
+    def number():
+        return 3
+""")
+
+
+@pytest.mark.parametrize(
+    ("success", "solved"),
+    [
+        ("survived", True),
+        ("terminated", False),
+        ({"episode_return": -6}, True),  # five rewards, none below -1
+        ({"episode_return": 0.1}, False),
+        ({"info": "score"}, True),
+    ],
+)
+def test_an_episode_is_solved_by_what_the_config_says(tmp_path, success, solved):
+    (tmp_path / "arena.py").write_text(ARENA)
+    arena = family(
+        f"{tmp_path / 'arena.py'}:make",
+        {"keyword": "goal", "uniform": [-1, 1]},
+        horizon=5,
+        success=success,
+    )
+    assert arena.spec.metrics == ("success",)
+    env = environment(arena)
+    env.reset(seed=0)
+    told = [env.step(np.zeros(1, np.float32))[4]["success"] for _ in range(5)]
+    assert max(told) == solved
+    if success == {"episode_return": -6}:
+        assert told == [0, 0, 0, 0, 1]  # the whole episode's return, not that of its beginning
+
+
+def test_an_info_that_never_tells_success_is_no_failure_but_a_mistake(tmp_path):
+    (tmp_path / "arena.py").write_text(ARENA)
+    arena = family(
+        f"{tmp_path / 'arena.py'}:make",
+        {"keyword": "goal", "uniform": [-1, 1]},
+        horizon=2,
+        success={"info": "scor"},
+    )
+    env = environment(arena)
+    env.reset(seed=0)
+    env.step(np.zeros(1, np.float32))
+    with pytest.raises(UserError, match=r"held none.*did you mean 'score'"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_the_horizon_is_the_registered_one_or_the_config_s():
+    assert family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]}).spec.horizon == 200
+    long = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]}, horizon=300)
+    assert long.spec.horizon == 300
+    env = environment(long)
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(1, np.float32))[3] for _ in range(300)]
+    assert ends == [False] * 299 + [True]
+
+
+def test_training_draws_new_tasks_unless_it_has_a_number_of_them():
+    mass = {"attribute": "m", "scale": [0.5, 2.0]}
+    draws = torch.Generator().manual_seed(0)
+    fresh = family("Pendulum-v1", mass)
+    one, two = (set(fresh.sample(10, "train", draws).params[:, 0].tolist()) for _ in range(2))
+    assert not one & two
+    few = family("Pendulum-v1", mass, train_tasks=12)
+    known = set(few.tasks("train").params[:, 0].tolist())
+    assert len(known) == 12
+    assert set(few.sample(10, "train", draws).params[:, 0].tolist()) < known
+    with pytest.raises(UserError, match="13 tasks are more than the 12 train tasks"):
+        few.sample(13, "train", draws)
+
+
+def test_the_protocol_tells_what_numbers_depend_on():
+    mass = {"attribute": "m", "scale": [0.5, 2.0]}
+    protocol = family("Pendulum-v1", mass).protocol()
+    for other in (
+        family("Pendulum-v1", {**mass, "scale": [0.5, 3.0]}),
+        family("Pendulum-v1", mass, extrapolate=True),
+        family("Pendulum-v1", mass, keywords={"g": 9.0}),
+        family("Pendulum-v1", mass, success={"episode_return": -200}),
+    ):
+        assert other.protocol() != protocol
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"id": "Pendulm-v1"}, "no environment envs.id Pendulm-v1"),
+        ({"id": ""}, "envs.id is empty"),
+        ({"id": "no_such_module:Thing"}, "cannot import 'no_such_module' of envs.id"),
+        ({"id": "nowhere.py:make"}, "no file nowhere.py for envs.id"),
+        ({"id": "ARENA:numbr"}, "no 'numbr' to call"),
+        ({"id": "ARENA:number", "horizon": 5, "vary": [{"seed": [0, 99]}]}, "it made int"),
+        ({"id": "ARENA:make", "vary": [{"seed": [0, 99]}]}, "say envs.horizon"),
+        (
+            {"vary": [{"attribute": "mass", "scale": [1, 2]}]},
+            r"envs.vary\[0\] changes 'mass', but PendulumEnv has no attribute 'mass'",
+        ),
+        (
+            {"vary": [{"attribute": "render_mode", "scale": [1, 2]}]},
+            "scales render_mode, which is 'rgb_array' and no number",
+        ),
+        ({"vary": [{"attribute": "m[0]", "scale": [1, 2]}]}, "changes 'm.0.', but what it is"),
+        ({"vary": [{"attribute": "m-x", "scale": [1, 2]}]}, "'m-x', which is no attribute"),
+        ({"vary": [{"model": "body_mass", "scale": [1, 2]}]}, "PendulumEnv has no MuJoCo model"),
+        ({"vary": [{"keyword": "mass", "uniform": [1, 2]}]}, "does not take the keywords"),
+        ({"keywords": {"g": 9}, "vary": [{"keyword": "g", "uniform": [1, 2]}]}, "sets g, which"),
+        ({"keywords": ["g"]}, "envs.keywords must hold"),
+        ({"success": "terminatd"}, "did you mean 'terminated'"),
+        ({"horizon": 0}, "envs.horizon must be at least 1"),
+        ({"test_tasks": 0}, "envs.test_tasks must be at least 1"),
+        (
+            {"id": "HalfCheetah-v5", "vary": [{"model": "body_mas", "scale": [1, 2]}]},
+            "did you mean 'body_mass'",
+        ),
+        (
+            {"id": "HalfCheetah-v5", "vary": [{"model": "body_mass[0]", "scale": [1, 2]}]},
+            "a row of it has 1 numbers",
+        ),
+        (
+            {
+                "id": "HalfCheetah-v5",
+                "vary": [{"model": "dof_damping", "of": "bthig", "scale": [1, 2]}],
+            },
+            r"names 'bthig', which the model does not have; did you mean 'bthigh'",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_played_is_told_in_a_sentence(tmp_path, settings, message):
+    (tmp_path / "arena_of_errors.py").write_text(ARENA)
+    mass = {"attribute": "m", "scale": [0.5, 2.0]}
+    settings = {"id": "Pendulum-v1", "vary": [mass]} | settings
+    settings["id"] = settings["id"].replace("ARENA", str(tmp_path / "arena_of_errors.py"))
+    with pytest.raises(UserError, match=message):
+        build(Config(**settings))
+
+
+def test_a_keyword_that_changes_a_space_is_refused_where_the_task_is_assigned(tmp_path):
+    (tmp_path / "arena.py").write_text(ARENA)
+    sizes = {"keyword": "size", "values": [1, 1, 2], "shared": True}
+    arena = family(
+        f"{tmp_path / 'arena.py'}:make",
+        sizes,
+        {"keyword": "goal", "uniform": [-1, 1]},
+        horizon=2,
+    )
+    env = arena._worlds.make("any")
+    with pytest.raises(UserError, match="one policy needs one space"):
+        env.assign((2.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [("reset", "no power"), ("shape", "observation_space"), ("nan", "not finite|NaN|nan")],
+)
+def test_an_environment_that_breaks_is_told_by_the_collector(tmp_path, broken, message):
+    (tmp_path / "arena.py").write_text(ARENA)
+    arena = family(
+        f"{tmp_path / 'arena.py'}:make",
+        {"keyword": "goal", "uniform": [-1, 1]},
+        horizon=2,
+        keywords={"broken": broken},
+    )
+    simulator = arena.make_env(CPU, workers=1)
+    try:
+        with pytest.raises(UserError, match=message):
+            simulator.start(arena.tasks("test")[[0]], 1, 0)
+            step = simulator.step(torch.zeros(1, 1, 1))
+            if broken == "nan":
+                assert math.isnan(step.reward.item())
+                raise UserError("nan")  # which the trainer refuses: tests of the trainer
+    finally:
+        simulator.close()
+
+
+def test_a_world_can_be_drawn():
+    pendulum = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]})
+    simulator = pendulum.make_env(CPU, workers=1)
+    try:
+        simulator.start(pendulum.tasks("test")[[0]], 1, 0)
+        picture = simulator.draw()
+    finally:
+        simulator.close()
+    assert picture.ndim == 3 and picture.dtype == np.uint8 and picture.std() > 0
