@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meta_rl.commands._flags import experiment_of, with_flags
+from meta_rl.commands._flags import experiment_of, take, with_flags
 from meta_rl.commands._standins import with_standins
 from meta_rl.core.errors import UserError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from meta_rl.runs.folder import RunFolder
 
 HELP = """\
-usage: meta-rl train CONFIG [--field value ...] [--overwrite]
+usage: meta-rl train CONFIG [--field value ...] [--from RUN] [--overwrite]
        meta-rl train --resume RUN [--meta-iterations N]
 
 Trains a meta-policy and evaluates it at the end.
@@ -21,6 +21,7 @@ Trains a meta-policy and evaluates it at the end.
   --field value  changes any field of the config; `meta-rl train CONFIG --help` lists them with
                  the config's values, e.g. --seed 1 --meta-iterations 50 --agent.inner-lr 0.05.
                  --agent.name or --envs.name take another agent or family, with its defaults
+  --from RUN     begins with the trained agent of a run, also of other tasks, if its spaces agree
   --resume RUN   continues a run folder from its last checkpoint, as if it had never stopped;
                  --meta-iterations may move the end
   --overwrite    replaces a run folder that exists
@@ -69,7 +70,10 @@ def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], Ru
         return experiment, folder
     if arguments[0].startswith("-"):
         raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
-    experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
+    flags, origin = take(arguments[1:], "--from")
+    if origin is not None:
+        flags = [*flags, "--start-from", origin]
+    experiment = experiment_of(arguments[0], flags, "meta-rl train CONFIG")
     # Only now: --help has been answered, and needed none of it.
     from meta_rl.runs.folder import RunFolder
 

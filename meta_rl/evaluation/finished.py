@@ -120,7 +120,13 @@ def load_run(path: Path, wanted: Wanted) -> Run:
     experiment = RunFolder(path).description()
     result, remark = choose_evaluation(path, wanted)
     run = Run(path, experiment, result)
-    return replace(run, remarks=(f"{run.name}: {remark}",)) if remark else run
+    remarks = [f"{run.name}: {remark}"] if remark else []
+    if (origin := RunFolder(path).origin) is not None:
+        remarks.append(
+            f"{run.name} began with the agent of {origin.run}, trained for {origin.env_steps:,} "
+            f"env steps that are not counted here"
+        )
+    return replace(run, remarks=tuple(remarks))
 
 
 def choose_evaluation(run: Path, wanted: Wanted) -> tuple[EvalResult, str | None]:

@@ -116,6 +116,9 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Name of the run and of its folder. Without it, the config's name and the seed."""
     runs: str = "runs"
     """Folder of the run folders."""
+    start_from: str = ""
+    """Run whose trained agent this one begins with, for training also `--from`; its env steps are
+    not counted. Without it, the agent begins with its initial parameters."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How adaptation to a split's tasks is measured."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ protocol of its result."""
 
 def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields, as plain data, that seeds of one agent have in common."""
-    return {name: value for name, value in experiment.items() if name not in NOT_LEARNING}
+    learning = {name: value for name, value in experiment.items() if name not in NOT_LEARNING}
+    if origin := learning.pop("start_from", ""):  # which older runs do not know
+        # Seeds of one agent start from seeds of another.
+        learning["start_from"] = re.sub(r"-seed\d+$", "", origin)
+    return learning
 
 
 def shared_name(experiment: Experiment[Any, Any]) -> str:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,15 @@ from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
 from meta_rl.experiment.versions import translated
 from meta_rl.runs.lock import RunLock
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run whose agent another one began with, and how far it had come."""
+
+    run: str
+    env_steps: int
+    meta_iterations: int
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,18 @@ class RunFolder:
     def _own(self) -> Path:
         return Path("runs", self.path.name) if self.is_pretrained else self.path
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where the run's agent came from; none if it began with its initial parameters."""
+        path = self.path / "origin.json"
+        return Origin(**json.loads(path.read_text())) if path.is_file() else None
+
     def create(
-        self, experiment: Experiment[Any, Any], protocol: Mapping[str, Any], overwrite: bool
+        self,
+        experiment: Experiment[Any, Any],
+        protocol: Mapping[str, Any],
+        overwrite: bool,
+        origin: Origin | None = None,
     ) -> RunLock:
         """Make the folder, write what describes the run, and keep other processes away from it."""
         if self.path.exists() and not overwrite:
@@ -125,6 +144,8 @@ class RunFolder:
             save_experiment(experiment, self.path / "config.yaml")
             (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")
             (self.path / "environment.txt").write_text(describe_environment())
+            if origin is not None:
+                (self.path / "origin.json").write_text(json.dumps(asdict(origin)) + "\n")
         except OSError as error:
             lock.release()
             raise self._unwritable(error) from error

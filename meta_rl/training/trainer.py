@@ -33,12 +33,13 @@ from meta_rl.experiment.building import (
 from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.rollouts.adaptation import Adaptation, NotFinite
 from meta_rl.runs import checkpoint
-from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.interruption import Interruption
 from meta_rl.training.memory import check_run_memory
+from meta_rl.training.origin import start_from
 from meta_rl.training.rejected import Rejected
 from meta_rl.training.summary import fetch, summarize
 
@@ -92,6 +93,10 @@ class Trainer:
             state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
             self.distribution = build_distribution(experiment)
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
+            origin: Origin | None = None
+            if state is None and experiment.start_from:
+                spec = self.distribution.spec
+                origin = start_from(experiment.start_from, self.agent, spec, self.device)
             self.streams = Streams(experiment.seed, self.device)
             # What is too large is refused before anything is made.
             notes = check_run_memory(experiment, self.agent, self.distribution, self.device)
@@ -102,7 +107,7 @@ class Trainer:
             self.protocol = self._protocol()
             self.counters = Counters()
             if state is None:
-                self.lock = folder.create(experiment, self.protocol, overwrite)
+                self.lock = folder.create(experiment, self.protocol, overwrite, origin)
             else:
                 self._restore(state)
                 folder.save_experiment(experiment)  # whose end may have moved

@@ -1,0 +1,80 @@
+"""A run that begins with what another one has learned."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.spaces import same_layout
+from meta_rl.core.types import EnvSpec
+from meta_rl.experiment import catalog
+from meta_rl.experiment.building import build_distribution
+from meta_rl.runs import checkpoint
+from meta_rl.runs.folder import Origin, RunFolder
+from meta_rl.runs.trimmed import TRAINING_ONLY, widened
+
+
+def start_from(run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device) -> Origin:
+    """Give an agent what a run's latest checkpoint has learned; its optimizer begins anew.
+
+    Agents may differ: what both have is taken, such as the policy of a multi-task agent. Numbers
+    that the other one does not have, such as learned step sizes, stay as they begin.
+
+    Raises:
+        UserError: The run has other spaces, sizes of networks, or nothing that this agent has.
+    """
+    folder = RunFolder(catalog.run_path(run))
+    theirs = folder.experiment()
+    _check_spaces(run, build_distribution(theirs).spec, spec)
+    state = checkpoint.load(folder.checkpoint("latest"), device)
+    learned = widened(state["agent"])
+    own = agent.state_dict()
+    taken, merged = _merged(own, learned, "", run)
+    if not taken:
+        raise UserError(
+            f"{run} cannot be started from: its {theirs.agent_name} and this agent have no "
+            f"parameters in common"
+        )
+    if missing := sorted(learned.keys() - own.keys() - set(TRAINING_ONLY)):
+        raise UserError(
+            f"{run} cannot be started from: its {theirs.agent_name} needs {', '.join(missing)}, "
+            f"which this agent does not have; give both the same settings"
+        )
+    agent.load_state_dict(merged)
+    return Origin(run, state["env_steps"], state["meta_iterations"])
+
+
+def _check_spaces(run: str, theirs: EnvSpec, ours: EnvSpec) -> None:
+    same = theirs.observation_size == ours.observation_size
+    if not (same and same_layout(theirs.action_space, ours.action_space)):
+        raise UserError(
+            f"{run} cannot be started from: its policy observes {theirs.observation_space} and "
+            f"acts in {theirs.action_space}, but these tasks have {ours.observation_space} and "
+            f"{ours.action_space}"
+        )
+
+
+def _merged(own: Any, given: Any, path: str, run: str) -> tuple[int, Any]:
+    """Return how many tensors were taken, and an agent's state with them."""
+    if isinstance(own, Mapping):
+        given = given if isinstance(given, Mapping) else {}
+        if not path:  # what only training needs begins anew
+            given = {name: value for name, value in given.items() if name not in TRAINING_ONLY}
+        parts = {
+            name: _merged(value, given.get(name), f"{path}.{name}" if path else str(name), run)
+            for name, value in own.items()
+        }
+        return sum(taken for taken, _ in parts.values()), {
+            name: part for name, (_, part) in parts.items()
+        }
+    if not (isinstance(own, Tensor) and isinstance(given, Tensor)):
+        return 0, own
+    if own.shape != given.shape:
+        raise UserError(
+            f"{run} cannot be started from: its {path} has the shape {tuple(given.shape)}, and "
+            f"this agent's {tuple(own.shape)}; give both networks the same sizes"
+        )
+    return 1, given

@@ -1,0 +1,99 @@
+"""Runs that begin with what another one has learned."""
+
+import pytest
+import torch
+
+from meta_rl.runs import checkpoint
+
+
+@pytest.fixture
+def trained(meta_rl, small_config, tmp_path):
+    """Train a small agent, and return its run folder."""
+
+    def train(agent="maml_ppo", /, name="first", *flags, **changes):
+        config = small_config(agent, name=name, **changes)
+        meta_rl("train", config, *flags).succeeds()
+        return tmp_path / "runs" / name
+
+    return train
+
+
+def state(run):
+    return checkpoint.load(run / "checkpoints" / "latest.pt")
+
+
+def begun(trained, tmp_path, agent="maml_ppo", /, **changes):
+    """Train another one that begins with the first."""
+    return trained(agent, "second", "--from", tmp_path / "runs" / "first", **changes)
+
+
+def test_it_begins_with_the_other_s_parameters_and_counts_its_own_env_steps(
+    trained, meta_rl, tmp_path, run_at
+):
+    first = trained(meta_iterations=2)
+    # An outer step of nothing keeps what the run began with.
+    second = begun(trained, tmp_path, meta_iterations=1, agent={"outer_lr": 1e-30})
+    theirs, ours = state(first)["agent"]["theta"], state(second)["agent"]["theta"]
+    assert theirs.keys() == ours.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-12)
+    assert state(second)["env_steps"] < state(first)["env_steps"]
+    compared = meta_rl("compare", first, second)
+    compared.succeeds()
+    steps = f"{state(first)['env_steps']:,}"
+    told = " ".join((compared.out + compared.err).split())
+    assert f"second began with the agent of {first}, trained for {steps} env steps" in told
+
+
+def test_an_agent_of_another_kind_takes_what_both_have(trained, tmp_path):
+    first = trained("multitask_ppo", meta_iterations=2)
+    second = begun(
+        trained,
+        tmp_path,
+        "maml_ppo",
+        meta_iterations=1,
+        agent={"outer_lr": 1e-30, "step_sizes": "per_parameter"},
+    )
+    theirs, ours = state(first)["agent"]["theta"], state(second)["agent"]["theta"]
+    assert theirs.keys() < ours.keys()  # the step sizes are its own
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-12)
+
+
+def test_a_run_that_began_so_is_resumed_as_any_other(trained, meta_rl, tmp_path, identical):
+    trained(meta_iterations=1)
+    whole = begun(trained, tmp_path, meta_iterations=3)
+    expected = state(whole)["agent"]
+    cut = trained("maml_ppo", "third", "--from", tmp_path / "runs" / "first", meta_iterations=1)
+    meta_rl("train", "--resume", cut, "--meta-iterations", 3).succeeds()
+    assert identical(state(cut)["agent"], expected)
+
+
+@pytest.mark.parametrize(
+    ("agent", "changes", "message"),
+    [
+        ("rl2_ppo", {}, "no parameters in common"),
+        ("maml_ppo", {"agent": {"hidden_sizes": [7]}}, "give both networks the same sizes"),
+        ("maml_ppo", {"envs": {"name": "metaworld"}}, "its policy observes Box"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(
+    trained, meta_rl, small_config, tmp_path, agent, changes, message
+):
+    first = trained(meta_iterations=1)
+    refused = meta_rl("train", small_config(agent, name="second", **changes), "--from", first)
+    assert refused.code == 1 and message in " ".join(refused.err.split())
+    assert not (tmp_path / "runs" / "second").exists()
+
+
+def test_normalized_observations_are_not_taken_by_one_that_sees_them_plain(
+    trained, meta_rl, small_config
+):
+    first = trained(meta_iterations=1, agent={"normalize_observations": True})
+    refused = meta_rl("train", small_config("maml_ppo", name="second"), "--from", first)
+    assert refused.code == 1 and "needs obs_moments" in " ".join(refused.err.split())
+
+
+def test_a_missing_run_is_told(meta_rl, small_config):
+    refused = meta_rl("train", small_config("maml_ppo", name="second"), "--from", "runs/nothing")
+    assert refused.code == 1 and "runs/nothing" in refused.err
