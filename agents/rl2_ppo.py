@@ -89,8 +89,8 @@ class Config(MinibatchConfig):
             )
 
 
-STEPS_AT_ONCE = 2**14
-"""Steps of a minibatch that are backpropagated at a time on a CPU, at least those of one trial."""
+STEPS_AT_ONCE = 2**13
+"""Steps that a thread backpropagates at a time on a CPU, at least those of one piece."""
 
 
 class RecurrentPolicy(nn.Module):
@@ -178,6 +178,16 @@ def packed(rollout: Rollout) -> Rollout:
         return column.gather(0, index)
 
     return map_tensors(pack, rollout)
+
+
+def handed_on(
+    memory: Float[Tensor, "C B H"], last: Float[Tensor, "C B H"]
+) -> Float[Tensor, "C B H"]:
+    """Return what pieces begin with the next time: what the piece before ended with now.
+
+    No gradient flows through it: truncated backpropagation through time.
+    """
+    return torch.cat([memory[:1], last[:-1]])
 
 
 class RL2PPO:
@@ -273,35 +283,39 @@ class RL2PPO:
     def step(
         self, trials: Trials, memory: Float[Tensor, "C B H"]
     ) -> tuple[Metrics, Float[Tensor, "C B H"]]:
-        """One Adam step on a minibatch of trials; return their memories as `play` does.
+        """One Adam step on a minibatch of trials; return the memories to begin with the next time.
 
-        On a CPU a few trials at a time, several of these side by side: backpropagation keeps
-        kilobytes of every step, and a GRU's own operations are too small to be shared out.
+        Pieces do not wait for one another, so on a CPU a few of them are differentiated at a time,
+        several such lots side by side: backpropagation keeps kilobytes of every step, and a GRU's
+        own operations are too small to be shared out.
         """
-        length, trial_count = trials.valid[..., 0].numel(), trials.valid.shape[-1]
-        parts = 1
-        if self.device.type == "cpu":
-            fitting = max(1, STEPS_AT_ONCE // length)
-            parts = max(ceil(trial_count / fitting), min(torch.get_num_threads(), trial_count))
         parameters = list(self.policy.parameters())
+        flat = map_tensors(lambda column: column.flatten(1, 2), trials)  # (L, C * B)
+        length, count = flat.valid.shape
+        starts = memory.flatten(0, 1)
 
         @torch.enable_grad()
         def differentiate(which: Int[Tensor, "P"]) -> tuple[Metrics, Tensor, list[Tensor]]:
-            some = trials.of(which)
-            policy, remembered = self.play(some, memory[:, which], self.policy)
-            loss, metrics = self.loss(some, policy, trials.valid.sum())
-            return metrics, remembered, list(torch.autograd.grad(loss, parameters))
+            some = map_tensors(lambda column: column[:, which], flat)
+            policy, last = self.policy(some.inputs, starts[which])
+            loss, metrics = self.loss(some, policy, flat.valid.sum())
+            return metrics, last.detach(), list(torch.autograd.grad(loss, parameters))
 
-        every = torch.arange(trial_count, device=self.device)
-        found, memories, gradients = zip(
-            *side_by_side(differentiate, every.tensor_split(parts)), strict=True
+        lots = 1
+        if self.device.type == "cpu":
+            fitting = max(1, STEPS_AT_ONCE // length)
+            lots = max(ceil(count / fitting), min(torch.get_num_threads(), count))
+        every = torch.arange(count, device=self.device)
+        found, ends, gradients = zip(
+            *side_by_side(differentiate, every.tensor_split(lots)), strict=True
         )
         for parameter, summands in zip(parameters, zip(*gradients, strict=True), strict=True):
             parameter.grad = torch.stack(summands).sum(0)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self.optimizer.step()
         total = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
-        return total | {"outer/gradient_norm": norm}, torch.cat(memories, dim=1)
+        last = torch.cat(ends).unflatten(0, memory.shape[:2])
+        return total | {"outer/gradient_norm": norm}, handed_on(memory, last)
 
     @torch.no_grad()
     def memories(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "C B H"]:
@@ -320,14 +334,12 @@ class RL2PPO:
     ) -> tuple[Distribution, Float[Tensor, "C B H"]]:
         """Play all pieces at once, each from its memory; return the policy in them, (L, C, B, A).
 
-        Also the memories to begin with the next time: what the piece before ended with, now. No
-        gradient flows through them: truncated backpropagation through time.
+        Also the memories to begin with the next time.
         """
         side_by_side = memory.shape[:2]
         acting, last = policy(trials.inputs.flatten(1, 2), memory.flatten(0, 1))
         acting = tree_map(lambda part: part.unflatten(1, side_by_side), acting)
-        last = last.detach().unflatten(0, side_by_side)
-        return acting, torch.cat([memory[:1], last[:-1]])
+        return acting, handed_on(memory, last.detach().unflatten(0, side_by_side))
 
     def loss(
         self, trials: Trials, policy: Distribution, steps: Int[Tensor, ""]
