@@ -5,6 +5,7 @@ from typing import Any
 
 from envs.gymnasium.success import read as read_success
 from envs.gymnasium.variation import read as read_variations
+from envs.gymnasium.wrapping import read as read_wrappers
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.errors import UserError
 from meta_rl.experiment.plain import Plain
@@ -23,6 +24,9 @@ class Config:
     docs/gymnasium.md tells all."""
     keywords: Plain = field(default_factory=dict)
     """Keywords that the environment is made with, in all tasks alike."""
+    wrappers: Plain = field(default_factory=list)
+    """Wrappers that it is put into, the innermost first: each `package.module:Class`, or that with
+    its keywords, `{package.module:Class: {keyword: value}}`."""
     horizon: int | None = None
     """Steps after which an episode is truncated (T), at least 1. Without it, as the id is
     registered."""
@@ -50,6 +54,7 @@ class Config:
             raise UserError("envs.id is empty; name an environment, such as CartPole-v1")
         if not isinstance(self.keywords, dict) or not all(map(_is_word, self.keywords)):
             raise UserError(f"envs.keywords must hold `name: value` lines, got {self.keywords!r}")
+        read_wrappers(self.wrappers)
         varied = {
             name
             for each in read_variations(self.vary, self.extrapolate)

@@ -15,6 +15,7 @@ from envs.gymnasium.config import Config
 from envs.gymnasium.environment import VariedFamily
 from envs.gymnasium.success import read as read_success
 from envs.gymnasium.variation import read as read_variations
+from envs.gymnasium.wrapping import read as read_wrappers
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.seeding import make_generator
@@ -45,6 +46,7 @@ class GymnasiumDistribution(SimulatedFamily):
         self._worlds = VariedFamily(
             config.id,
             config.keywords,
+            read_wrappers(config.wrappers),
             self._variations,
             horizon or 1,
             read_success(config.success),
@@ -99,7 +101,7 @@ class GymnasiumDistribution(SimulatedFamily):
     def protocol(self) -> Mapping[str, Any]:
         """Return the environment, what is varied and how it is held out."""
         config = self._config
-        varied = json.dumps([config.vary, config.keywords], sort_keys=True)
+        varied = json.dumps([config.vary, config.keywords, config.wrappers], sort_keys=True)
         return {
             "id": config.id,
             "vary": hashlib.sha256(varied.encode()).hexdigest()[:12],

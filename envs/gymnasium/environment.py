@@ -14,6 +14,7 @@ from envs.gymnasium.actions import scaled, unscaled
 from envs.gymnasium.places import Place, attribute, rows
 from envs.gymnasium.success import Success
 from envs.gymnasium.variation import Variation
+from envs.gymnasium.wrapping import Wrapping
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.spaces import check_action_space, check_observation_space
 from meta_rl.rollouts.gymnasium import checks
@@ -27,6 +28,7 @@ class VariedFamily:
 
     where: str
     keywords: Mapping[str, Any]
+    wrappings: tuple[Wrapping, ...]
     variations: tuple[Variation, ...]
     horizon: int
     success: Success | None
@@ -51,7 +53,10 @@ class VariedFamily:
     def make_plain(self, keywords: Mapping[str, Any]) -> Env:
         """Make an environment as it comes, drawn as pictures where it can be."""
         drawing = keywords_of_drawing(self.where, "envs.id")
-        return make(self.where, "envs.id", {**drawing, **keywords}, self.horizon)
+        env = make(self.where, "envs.id", {**drawing, **keywords}, self.horizon)
+        for wrapping in self.wrappings:
+            env = wrapping.around(env)
+        return env
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -189,6 +189,35 @@ ARENA = dedent("""
 """)
 
 
+def test_wrappers_are_put_around_it_and_what_varies_is_found_within(tmp_path):
+    (tmp_path / "arena.py").write_text(ARENA)
+    arena = family(
+        f"{tmp_path / 'arena.py'}:make",
+        {"attribute": "goal", "uniform": [-1, 1]},
+        horizon=5,
+        wrappers=[
+            {"gymnasium.wrappers:FilterObservation": {"filter_keys": ["x"]}},
+            "gymnasium.wrappers:FlattenObservation",
+        ],
+    )
+    assert arena.spec.observation_size == 1  # without the three of the mode
+    env = environment(arena)
+    assert env.reset(seed=0)[0].shape == (1,)
+    assert env.step(np.zeros(1, np.float32))[1] == pytest.approx(-abs(numbers(arena)[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "package"),
+    [("minigrid_rl2_ppo", "minigrid"), ("fetch_reach_rl2_ppo", "gymnasium_robotics")],
+)
+def test_configs_of_extras_train(meta_rl, config, package):
+    pytest.importorskip(package)
+    small = ["--meta-iterations", 1, "--meta-batch-size", 2, "--copies", 1, "--envs.horizon", 10]
+    small += ["--evaluation.goals", 2, "--evaluation.copies", 1, "--tracking.mode", "off"]
+    meta_rl("train", config, *small, "--workers", 1, "--threads", 1).succeeds()
+
+
 @pytest.mark.parametrize(
     ("success", "solved"),
     [
@@ -292,6 +321,15 @@ def test_the_protocol_tells_what_numbers_depend_on():
         ({"keywords": {"g": 9}, "vary": [{"keyword": "g", "uniform": [1, 2]}]}, "sets g, which"),
         ({"keywords": ["g"]}, "envs.keywords must hold"),
         ({"success": "terminatd"}, "did you mean 'terminated'"),
+        ({"wrappers": "FlattenObservation"}, "envs.wrappers must be a list of names"),
+        ({"wrappers": ["FlattenObservation"]}, "must be package.module:Class"),
+        ({"wrappers": ["gymnasium.wrappers:Flaten"]}, "which cannot be found"),
+        ({"wrappers": ["gymnasium.wrappers:ClipReward"]}, "ClipReward refuses: Both"),
+        (
+            {"wrappers": [{"gymnasium.wrappers:TimeLimit": {"steps": 3}}]},
+            "gives gymnasium.wrappers:TimeLimit steps: ",
+        ),
+        ({"wrappers": ["builtins:id"]}, "makes a int and no environment"),
         ({"horizon": 0}, "envs.horizon must be at least 1"),
         ({"test_tasks": 0}, "envs.test_tasks must be at least 1"),
         (

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import Env
@@ -52,8 +53,19 @@ def make(
 
 def registered_horizon(where: str) -> int | None:
     """Return the steps of an episode that an id is registered with; none knows of none."""
+    spec = _registered(where)
+    return None if spec is None else spec.max_episode_steps
+
+
+def _registered(where: str) -> EnvSpec | None:
+    """Return what an id is registered with, also `module:id`; none of what is no id."""
+    module, _, name = where.rpartition(":")
+    if module.endswith(".py"):
+        return None
     try:
-        return gymnasium.spec(where).max_episode_steps
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
     except (gymnasium.error.Error, ModuleNotFoundError):
         return None
 
@@ -63,13 +75,11 @@ def keywords_of_drawing(where: str, said: str) -> dict[str, str]:
     drawing = {"render_mode": "rgb_array"}
     maker = _maker(where, said)
     if maker is None:
-        try:
-            entry = gymnasium.spec(where).entry_point
-        except (gymnasium.error.Error, ModuleNotFoundError):
+        spec = _registered(where)
+        if spec is None:
             return {}
-        maker = (
-            gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
-        )
+        entry = spec.entry_point
+        maker = load_env_creator(entry) if isinstance(entry, str) else entry
         modes = getattr(maker, "metadata", {}).get("render_modes", ())
         return drawing if "rgb_array" in modes else {}
     parameters = inspect.signature(maker).parameters

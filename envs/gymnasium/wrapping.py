@@ -1,0 +1,75 @@
+"""Wrappers that a config puts an environment into. Nothing here may import torch."""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+from meta_rl.core.errors import UserError
+from meta_rl.rollouts.gymnasium.worker import Env
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """A wrapper's class by its name, and the keywords that it is made with."""
+
+    name: str
+    keywords: Mapping[str, Any]
+
+    def around(self, env: Env) -> Env:
+        """Return the environment in the wrapper."""
+        module, _, attribute = self.name.partition(":")
+        try:
+            wrapper = getattr(importlib.import_module(module), attribute)
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise UserError(
+                f"envs.wrappers names {self.name}, which cannot be found: {error}; name "
+                f"package.module:Class, such as gymnasium.wrappers:FilterObservation"
+            ) from error
+        try:
+            inspect.signature(wrapper).bind(env, **self.keywords)
+        except TypeError as error:
+            given = ", ".join(self.keywords) or "no keywords"
+            raise UserError(f"envs.wrappers gives {self.name} {given}: {error}") from error
+        try:
+            wrapped = wrapper(env, **self.keywords)
+        except gymnasium.error.Error as error:
+            raise UserError(f"envs.wrappers: {self.name} refuses: {error}") from error
+        if not isinstance(wrapped, gymnasium.Env):
+            raise UserError(
+                f"envs.wrappers names {self.name}, which makes a {type(wrapped).__name__} and no "
+                f"environment"
+            )
+        return wrapped
+
+
+def read(entries: Any) -> tuple[Wrapping, ...]:
+    """Return the wrappers of `envs.wrappers`."""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise UserError(f"envs.wrappers must be a list of names, got {entries!r}")
+    return tuple(_wrapping(entry) for entry in entries)
+
+
+def _wrapping(entry: Any) -> Wrapping:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        ((name, keywords),) = entry.items()
+        named = isinstance(name, str) and all(name.partition(":"))
+        if (
+            named
+            and isinstance(keywords, Mapping)
+            and all(isinstance(each, str) for each in keywords)
+        ):
+            return Wrapping(name, keywords)
+    raise UserError(
+        f"an entry of envs.wrappers must be package.module:Class, or that with its keywords, "
+        f"{{package.module:Class: {{keyword: value}}}}, got {entry!r}"
+    )
+
+
+def _is_word(key: Any) -> bool:
+    return isinstance(key, str)
