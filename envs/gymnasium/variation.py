@@ -103,6 +103,11 @@ class Variation:
             listed = [*self.spread]
             for split in HELD_OUT:
                 listed += self.own.get(split, ())
+            if not 0 <= number < len(listed):
+                raise UserError(
+                    f"{self.where} has {len(listed)} values, counted from 0, but a task has the "
+                    f"number {number:g}"
+                )
             return listed[int(number)]
         return number
 

@@ -155,3 +155,11 @@ def test_what_is_shared_is_drawn_whole_by_every_split():
 def test_what_cannot_be_varied_is_told_in_a_sentence(entries, message):
     with pytest.raises(UserError, match=message):
         read(entries, False)
+
+
+def test_a_value_that_is_not_listed_is_refused():
+    variation = one({"keyword": "n", "values": ["a", "b", "c"]})
+    with pytest.raises(
+        UserError, match="has 3 values, counted from 0, but a task has the number 3"
+    ):
+        variation.value(3.0)
