@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 
 from meta_rl.rollouts.mujoco.compiling import call_with_3
 from meta_rl.rollouts.mujoco.engine import Simulator
-from meta_rl.rollouts.mujoco.memory import STATE, mj_forward, mj_set_state, mj_step
+from meta_rl.rollouts.mujoco.memory import (
+    STATE,
+    mj_forward,
+    mj_rne_post_constraint,
+    mj_set_state,
+    mj_step,
+)
+from meta_rl.rollouts.mujoco.row import Finish, WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
+
+FORWARD, FORCES = int(Finish.FORWARD), int(Finish.FORCES)
 
 
 class BarePhysics:
@@ -26,10 +35,10 @@ class BarePhysics:
         worlds: Sequence[tuple[Scene, Snapshot]],
         actions: NDArray[Any],
         threads: int,
-        substeps: int,
+        world_format: WorldFormat,
     ) -> None:
         self.threads = threads
-        self._substeps = substeps
+        self._format = world_format
         self._worlds = worlds
         self._actions = np.ascontiguousarray(actions.swapaxes(0, 1))  # (W, T, A)
         scenes = {each for each, _ in worlds}
@@ -64,16 +73,20 @@ class BarePhysics:
             simulator.addresses,
             simulator.numbers,
             self._actions[world, :steps],
-            self._substeps,
+            self._format.substeps,
+            int(self._format.finish),
         )
 
 
 @numba.njit(nogil=True)
-def step_physics(model, data, state, act, addresses, numbers, actions, substeps):  # type: ignore[no-untyped-def]
+def step_physics(model, data, state, act, addresses, numbers, actions, substeps, finish):  # type: ignore[no-untyped-def]
     """Play one world from a state, and look at nothing."""
     mj_set_state(model, data, state.ctypes.data, STATE)  # type: ignore[call-overload]
     for t in range(len(actions)):
         call_with_3(act, addresses.ctypes.data, numbers.ctypes.data, actions[t].ctypes.data)
         for _ in range(substeps):
             mj_step(model, data)
-        mj_forward(model, data)
+        if finish == FORWARD:
+            mj_forward(model, data)
+        elif finish == FORCES:
+            mj_rne_post_constraint(model, data)

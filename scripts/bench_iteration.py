@@ -224,7 +224,7 @@ def bare_physics(env: TaskEnv, batch: MetaBatch) -> float | None:
     actions = rollout.action.cpu().numpy().reshape(len(rollout.action), len(worlds), -1)
     actions = actions.clip(env._low, env._high)
     threads = len(env._engine._simulators)
-    physics = BarePhysics(worlds, actions, threads, env._format.substeps)
+    physics = BarePhysics(worlds, actions, threads, env._format)
     took = physics.play()
     physics.close()
     return rollout.reward.numel() / took

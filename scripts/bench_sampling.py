@@ -1,17 +1,19 @@
-"""Measures how fast Meta-World is stepped: natively, in worker processes, and by AsyncVectorEnv.
+"""Measures how fast worlds are stepped: natively, in worker processes, and by AsyncVectorEnv.
 
-    python scripts/bench_sampling.py [--benchmarks ML1 ML10 ML45] [--seconds 3] [--output FILE]
+    python scripts/bench_sampling.py [--benchmarks ML1 ML10 ML45 | half_cheetah_direction ...]
                                      [--tasks reach-v3 ... | all] [--envpool PYTHON]
+                                     [--seconds 3] [--output FILE]
 
 All simulators of a benchmark hold the same worlds and take turns within each repeat, so that a
 machine that grows busy or hot slows all of them. Every measurement is of whole episodes, the
 resets at their ends included. Beside them runs the bare physics of the same worlds under the same
-actions: five `mj_step` and one `mj_forward` a step, with nothing read or written in between. Time
-in MuJoCo is that of such steps; what metaworld's resets simulate counts as not in it.
+actions: a step's `mj_step`s and what the family lets MuJoCo work out after them, with nothing read
+or written in between. Time in MuJoCo is that of such steps; what resets simulate counts as not in
+it.
 
 EnvPool needs other versions of packages than we do, so it plays in a Python of its own: `python -m
 venv DIR; DIR/bin/pip install envpool`, then `--envpool DIR/bin/python`. Its worlds are of one task
-with starts of its own.
+with starts of its own, and of locomotion with Gymnasium's rewards.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -22,10 +24,9 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -36,26 +37,20 @@ import mujoco
 import numpy as np
 import torch
 import tyro
+from _bench_families import CLASSES, MakeEnv, Worlds, make_worlds, random_actions
 from _physics import BarePhysics
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
 from mujoco import rollout
 from numpy.typing import NDArray
 
-from envs.metaworld import Config, build
-from envs.metaworld.distribution import MetaworldDistribution
-from envs.metaworld.gymnasium_face import MetaworldFamily
 from envs.metaworld.native.row import FORMAT
-from envs.metaworld.native.scene import scene
 from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.types import Tasks
-from meta_rl.rollouts.gymnasium.worker import WorldTask
 from meta_rl.rollouts.mujoco.memory import STATE
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 
 SUBSTEPS = FORMAT.substeps
-COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1}
-CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45}
 ASYNC, WORKERS, NATIVE = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv"
 PHYSICS, ROLLOUT, ENVPOOL = "physics", "mujoco.rollout", "EnvPool"
 MEGABYTE = 1e6
@@ -65,18 +60,19 @@ QUIET_LOAD = 0.25
 
 @dataclass(frozen=True)
 class Args:
-    """Compare simulators of Meta-World's train tasks in env steps a second."""
+    """Compare simulators of train tasks in env steps a second."""
 
     benchmarks: tuple[str, ...] = ("ML1", "ML10", "ML45")
-    """Which of ML1, ML10, ML25 and ML45."""
+    """Which of ML1, ML10, ML25, ML45 and the tasks of locomotion."""
     tasks: tuple[str, ...] = ("reach-v3",)
     """Tasks that ML1 is measured on, one after another; all means all fifty."""
     envpool: Path | None = None
     """Python that has EnvPool, to measure ML1 beside it."""
     copies: int | None = None
-    """Goals, one world each, of every class; none means 20 of ML1, 2 of ML10, 1 of the others."""
-    horizon: int = 500
-    """Steps of an episode."""
+    """Goals, one world each, of every class; none means 20 of ML1, 2 of ML10, 40 of locomotion and
+    1 of the others."""
+    horizon: int | None = None
+    """Steps of an episode; none means 500 of Meta-World and 200 of locomotion."""
     repeats: int = 5
     """Measurements of each simulator, of which the median counts."""
     seconds: float = 3.0
@@ -96,7 +92,7 @@ class Args:
             raise SystemExit(f"no simulator {wrong.pop()!r}; there are {', '.join(known)}")
         if wrong := set(self.tasks) - ALL_V3_ENVIRONMENTS.keys() - {"all"}:
             raise SystemExit(f"no task {wrong.pop()!r}; there are {', '.join(ALL_V3_ENVIRONMENTS)}")
-        if min(self.repeats, self.horizon, self.copies or 1) < 1 or self.threads < 0:
+        if min(self.repeats, self.horizon or 1, self.copies or 1) < 1 or self.threads < 0:
             raise SystemExit("repeats, horizon and copies must be at least 1, threads at least 0")
 
 
@@ -117,29 +113,20 @@ class Contender(Protocol):
 
 
 class AsyncContender:
-    """`gymnasium.vector.AsyncVectorEnv` of metaworld's own environments, a process each."""
+    """`gymnasium.vector.AsyncVectorEnv` of Gymnasium environments, a process each."""
 
     kb_per_further_world: float | None = None
 
     def __init__(
-        self, tasks: Tasks, goal_size: Callable[[str], int], actions: NDArray[Any]
+        self, makers: Sequence[MakeEnv], actions: NDArray[Any], end_together: bool
     ) -> None:
-        self.threads = len(tasks)
-        self._actions = actions
-        makers = [
-            partial(
-                make_metaworld_env,
-                WorldTask(task.name, task.index, task.params),
-                goal_size(task.name),
-                len(actions),
-            )
-            for task in tasks
-        ]
+        self.threads = len(makers)
+        self._actions, self._end_together = actions, end_together
         self._envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         self._envs.reset()
         children = [process.pid for process in self._envs.processes]
         self._envs.step(actions[0])
-        self.mb_per_world: float | None = sum(map(private_mb, children)) / len(tasks)
+        self.mb_per_world: float | None = sum(map(private_mb, children)) / len(makers)
         self._envs.reset()
 
     def play(self) -> float:
@@ -148,7 +135,7 @@ class AsyncContender:
         for action in self._actions:
             _, _, _, truncated, _ = self._envs.step(action)
         took = time.perf_counter() - started
-        assert truncated.all(), "the episodes should end here"
+        assert truncated.all() or not self._end_together, "the episodes should end here"
         return took
 
     def close(self) -> None:
@@ -156,20 +143,13 @@ class AsyncContender:
         self._envs.close()
 
 
-def make_metaworld_env(task: WorldTask, goal_size: int, horizon: int) -> gymnasium.Env[Any, Any]:
-    """Make metaworld's own environment with a goal; it truncates by itself at the horizon."""
-    family = MetaworldFamily("v2", {task.name: goal_size})
-    env = family.make(task.name)
-    family.assign(env, task)
-    env.unwrapped.max_path_length = horizon  # type: ignore[attr-defined]
-    return env
-
-
 class TaskEnvContender:
     """One of our own simulators."""
 
-    def __init__(self, env: TaskEnv, tasks: Tasks, actions: NDArray[Any], threads: int) -> None:
-        self.threads = threads
+    def __init__(
+        self, env: TaskEnv, tasks: Tasks, actions: NDArray[Any], threads: int, end_together: bool
+    ) -> None:
+        self.threads, self._end_together = threads, end_together
         self.mb_per_world: float | None = None
         self.kb_per_further_world: float | None = None
         self._env = env
@@ -184,7 +164,8 @@ class TaskEnvContender:
             step = env.step(action)
             env.reset_ended()
         took = time.perf_counter() - started
-        assert bool(step.truncated.all()), "the episodes should end here"
+        over = bool(step.truncated.all())
+        assert over or not self._end_together, "the episodes should end here"
         return took
 
     def further_kb_per_world(self, tasks: Tasks, copies: int = 100) -> float:
@@ -207,13 +188,15 @@ class EnvPoolContender:
     mb_per_world: float | None = None
     kb_per_further_world: float | None = None
 
-    def __init__(self, python: Path, task: str, worlds: int, horizon: int, threads: int) -> None:
+    def __init__(self, python: Path, worlds: Worlds, threads: int) -> None:
         self.threads = threads
-        words = "".join(word.capitalize() for word in task.removesuffix("-v3").split("-"))
+        assert worlds.envpool_id is not None
         script = Path(__file__).with_name("_envpool_peer.py")
-        numbers = map(str, (worlds, threads, horizon))
+        actions = worlds.world_format.action_size
+        together = int(worlds.end_together)
+        numbers = map(str, (len(worlds.tasks), threads, worlds.horizon, actions, together))
         self._process = subprocess.Popen(
-            [python, "-W", "ignore", script, f"MetaWorld/{words}-v3", *numbers],
+            [python, "-W", "ignore", script, worlds.envpool_id, *numbers],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -330,21 +313,17 @@ def measured(args: Args) -> Iterator[tuple[str, str | None]]:
 
 def run_benchmark(name: str, task: str | None, args: Args) -> dict[str, Any]:
     """Measure all contenders in turns; return their rates, costs and memory."""
-    chosen = {} if task is None else {"task": task}
-    distribution = build(Config(benchmark=name, horizon=args.horizon, **chosen))
-    count = (args.copies or COPIES[name]) * CLASSES[name]
-    tasks = distribution.sample(count, "train", torch.Generator().manual_seed(0))
-    random = np.random.default_rng(0)
-    actions = random.uniform(-1.0, 1.0, (args.horizon, count, 4)).astype(np.float32)
+    worlds = make_worlds(name, task, args.copies, args.horizon)
+    count, horizon = len(worlds.tasks), worlds.horizon
     rates: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        contenders = make_contenders(distribution, tasks, actions, args)
+        contenders = make_contenders(worlds, args)
         for contender in contenders.values():
             stack.callback(contender.close)
             contender.play()  # warms up
         for _ in range(args.repeats):
             for label, contender in contenders.items():
-                rate = measure(contender, args.horizon * count, args.seconds)
+                rate = measure(contender, horizon * count, args.seconds)
                 rates.setdefault(label, []).append(rate)
         further = {label: each.kb_per_further_world for label, each in contenders.items()}
         memory = {label: each.mb_per_world for label, each in contenders.items()}
@@ -352,7 +331,7 @@ def run_benchmark(name: str, task: str | None, args: Args) -> dict[str, Any]:
     return {
         "benchmark": f"{name} {task}" if task else name,
         "worlds": count,
-        "horizon": args.horizon,
+        "horizon": horizon,
         "repeats": args.repeats,
         "seconds": args.seconds,
         "cores": len(os.sched_getaffinity(0)),
@@ -367,49 +346,42 @@ def run_benchmark(name: str, task: str | None, args: Args) -> dict[str, Any]:
     } | compare({label: median(each) for label, each in rates.items()}, threads)
 
 
-def make_contenders(
-    distribution: MetaworldDistribution, tasks: Tasks, actions: NDArray[Any], args: Args
-) -> dict[str, Contender]:
+def make_contenders(worlds: Worlds, args: Args) -> dict[str, Contender]:
     """Make all simulators: first those that fork, while this process has no other threads."""
     device = torch.device("cpu")
-    goal_size = distribution._goal_sizes.__getitem__
+    tasks, actions, together = worlds.tasks, random_actions(worlds), worlds.end_together
     most = args.threads or len(os.sched_getaffinity(0))
     made: dict[str, Contender] = {}
     if ASYNC in args.simulators:
-        made[ASYNC] = AsyncContender(tasks, goal_size, actions)
+        made[ASYNC] = AsyncContender(worlds.makers, actions, together)
     if WORKERS in args.simulators:
-        config = replace(distribution._config, simulator="gymnasium")
         known = children()
-        env = build(config).make_env(device, most)
-        contender = TaskEnvContender(env, tasks, actions, most)
+        env = worlds.gymnasium.make_env(device, most)
+        contender = TaskEnvContender(env, tasks, actions, most, together)
         contender.mb_per_world = sum(map(private_mb, children() - known)) / len(tasks)
         made[f"{WORKERS}, {count_of('worker', most)}"] = contender
     if NATIVE in args.simulators:
         for threads in sorted({most, 1}, reverse=True):
             before = private_mb(os.getpid())
-            env = distribution.make_env(device, threads)
-            contender = TaskEnvContender(env, tasks, actions, threads)
+            env = worlds.native.make_env(device, threads)
+            contender = TaskEnvContender(env, tasks, actions, threads, together)
             contender.play()
             if threads == most:  # the others share its models
                 grown = private_mb(os.getpid()) - before
                 contender.mb_per_world = grown / len(tasks)
                 contender.kb_per_further_world = contender.further_kb_per_world(tasks)
             made[f"{NATIVE}, {count_of('thread', threads)}"] = contender
-    alone = tasks.names[0] if len(set(tasks.names)) == 1 else None
-    if args.envpool is not None and alone is not None:
-        made[f"{ENVPOOL}, {count_of('thread', most)}"] = EnvPoolContender(
-            args.envpool, alone, len(tasks), args.horizon, most
-        )
-    worlds = []
-    for task in tasks:
-        its_scene = scene(task.name, "v2", goal_size(task.name))
-        worlds.append((its_scene, its_scene.snapshot(task.params[: goal_size(task.name)])))
-    if ROLLOUT in args.simulators and alone is not None:  # all worlds in one model
-        made[f"{ROLLOUT}, {count_of('thread', most)}"] = RolloutContender(worlds, actions, most)
+    if args.envpool is not None and worlds.envpool_id is not None:
+        label = f"{ENVPOOL}, {count_of('thread', most)}"
+        made[label] = EnvPoolContender(args.envpool, worlds, most)
+    physics = worlds.make_physics()
+    one_model = tasks.family == "metaworld" and len(set(tasks.names)) == 1
+    if ROLLOUT in args.simulators and one_model:
+        made[f"{ROLLOUT}, {count_of('thread', most)}"] = RolloutContender(physics, actions, most)
     if PHYSICS in args.simulators:
         for threads in sorted({most, 1}, reverse=True):
             label = f"{PHYSICS}, {count_of('thread', threads)}"
-            made[label] = BarePhysics(worlds, actions, threads, SUBSTEPS)
+            made[label] = BarePhysics(physics, actions, threads, worlds.world_format)
     return made
 
 

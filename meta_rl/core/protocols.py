@@ -115,7 +115,8 @@ class TaskDistribution(Protocol):
     """A family of tasks in three disjoint splits. Sampling never touches a simulator.
 
     Validation tasks are drawn like the family's own, from a seed of their own: they take nothing
-    from the train split, and say nothing of the test split.
+    from the train split, and say nothing of the test split. A family that has too few tasks to hold
+    any out gives the same in every split, and its protocol says so.
     """
 
     family: str

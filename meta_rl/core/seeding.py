@@ -1,5 +1,6 @@
 """Randomness: one named generator a purpose, all from one seed."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -24,6 +25,23 @@ def make_generator(seed: int, purpose: str, device: torch.device | str = "cpu") 
     generator = torch.Generator(device=device)
     generator.manual_seed(derive_seed(seed, purpose))
     return generator
+
+
+def world_seeds(seed: int, tasks: Tasks, copies: int) -> list[int]:
+    """Return a seed for each world, task by task, whatever other tasks there are.
+
+    A task that is there twice goes on counting its copies.
+    """
+    counted: Counter[tuple[str, int]] = Counter()
+    seeds = []
+    for task in tasks:
+        for _ in range(copies):
+            copy = counted[task.name, task.index]
+            index = task.index % 2**63  # a goal of the user's own has -1
+            entropy = [seed, index, copy, *task.name.encode()]
+            seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+            counted[task.name, task.index] += 1
+    return seeds
 
 
 @runtime_checkable

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection, reduction
 from typing import NoReturn
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 from meta_rl.rollouts.gymnasium import worker as gymnasium_worker
 from meta_rl.rollouts.gymnasium.processes import (
@@ -192,7 +192,7 @@ class GymnasiumTaskEnv:
         plain = [
             WorldTask(task.name, task.index, task.params) for task in tasks for _ in range(copies)
         ]
-        seeds = _world_seeds(seed, plain)
+        seeds = world_seeds(seed, tasks, copies)
         try:
             shares = _shares(layout.worlds, len(self._workers))
             for worker, share in zip(self._workers, shares, strict=True):
@@ -323,15 +323,3 @@ def _shares(worlds: int, workers: int) -> list[range]:
     """Cut the worlds into contiguous shares of nearly equal size."""
     cuts = [worlds * number // workers for number in range(workers + 1)]
     return [range(first, last) for first, last in itertools.pairwise(cuts)]
-
-
-def _world_seeds(seed: int, tasks: Sequence[WorldTask]) -> list[int]:
-    """Return a seed for each world, which does not depend on what other tasks there are."""
-    copies: Counter[tuple[str, int]] = Counter()
-    seeds = []
-    for task in tasks:
-        index = task.index % 2**63  # a goal of the user's own has -1
-        entropy = [seed, index, copies[task.name, task.index], *task.name.encode()]
-        seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-        copies[task.name, task.index] += 1
-    return seeds

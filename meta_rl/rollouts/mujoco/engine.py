@@ -29,17 +29,21 @@ from meta_rl.rollouts.mujoco.memory import (
     load_functions,
     mj_forward,
     mj_get_state,
+    mj_reset_data,
+    mj_rne_post_constraint,
     mj_set_state,
     mj_step,
     offsets,
 )
-from meta_rl.rollouts.mujoco.row import WorldFormat
+from meta_rl.rollouts.mujoco.row import Finish, WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot, field_address
 from meta_rl.rollouts.mujoco.threads import Helper
 
 logger = logging.getLogger(__name__)
 
 Array: TypeAlias = NDArray[Any]
+
+FORWARD, FORCES = int(Finish.FORWARD), int(Finish.FORCES)
 
 
 class Simulator:
@@ -108,10 +112,19 @@ class Engine:
         self._snapshots: list[Snapshot] = []
         self._next_world = np.zeros(1, dtype=np.int64)
 
-    def place(self, worlds: Sequence[tuple[Scene, Snapshot]]) -> None:
-        """Make as many worlds as given, each as a snapshot has it."""
+    def place(self, worlds: Sequence[tuple[Scene, Snapshot]], seeds: Sequence[int] = ()) -> None:
+        """Make as many worlds as given, each at the beginning of an episode.
+
+        Args:
+            seeds: A seed for each world's own chance, needed where a scene starts at random.
+        """
         scenes = list(dict.fromkeys(scene for scene, _ in worlds))
         self._snapshots = [snapshot for _, snapshot in worlds]
+        self._chance = {
+            world: (scene, np.random.default_rng(seeds[world]))
+            for world, (scene, _) in enumerate(worlds)
+            if scene.starts_at_random
+        }
         count = len(worlds)
         states = max(len(snapshot.state) for snapshot in self._snapshots)
         self.states = np.zeros((count, states))
@@ -139,11 +152,29 @@ class Engine:
             logger.info("compiled the simulator's loop in %.1f s", took)
 
     def restore(self, worlds: NDArray[np.int64]) -> None:
-        """Put worlds back to their snapshots."""
-        for world in worlds:
+        """Put worlds to the beginning of an episode: their snapshots, moved by their chance.
+
+        Chance is drawn by NumPy, world by world, as Gymnasium's environments draw it.
+        """
+        for world in worlds.tolist():
             snapshot = self._snapshots[world]
-            self.states[world, : len(snapshot.state)] = snapshot.state
+            state = self.states[world, : len(snapshot.state)]
+            state[:] = snapshot.state
             self.rows[world, : len(snapshot.row)] = snapshot.row
+            if world in self._chance:
+                scene, random = self._chance[world]
+                scene.draw_start(state, random)
+        moved = np.array([world for world in worlds.tolist() if world in self._chance], np.int64)
+        if len(moved):
+            begin_worlds(
+                moved,
+                self._scene_of_world,
+                self._models,
+                *self._workplace.arrays,
+                self.actions,
+                self.states,
+                self.rows,
+            )
 
     def step(self) -> None:
         """Step all worlds that are not frozen once, with `actions`."""
@@ -168,6 +199,7 @@ class Engine:
             self._scene_of_world,
             self._models,
             self._format.substeps,
+            int(self._format.finish),
             self._format.finite.start,
             self._format.finite.stop,
             *self._workplace.arrays,
@@ -187,6 +219,7 @@ def step_worlds(
     scene_of_world: Array,
     models: Array,
     substeps: int,
+    finish: int,
     finite_start: int,
     finite_stop: int,
     data_addresses: Array,
@@ -222,14 +255,14 @@ def step_worlds(
         call_with_3(functions[0], addresses, numbers, action)
         for _ in range(substeps):
             mj_step(model, data)
-        mj_forward(model, data)
+        if finish == FORWARD:
+            mj_forward(model, data)
+        elif finish == FORCES:
+            mj_rne_post_constraint(model, data)
         mj_get_state(model, data, state, STATE)
 
         row = rows[world]
-        copies = all_copies[thread, scene]
-        for number in range(len(copies)):
-            for place in range(copies[number, 2]):
-                row[copies[number, 1] + place] = read_double(copies[number, 0] + 8 * place)
+        sense(all_copies[thread, scene], row)
         call_with_4(functions[1], addresses, numbers, action, row.ctypes.data)
         call_with_2(functions[2], row.ctypes.data, outputs[world].ctypes.data)
 
@@ -239,3 +272,46 @@ def step_worlds(
         for place in range(finite_start, finite_stop):
             bad |= not math.isfinite(row[place])
         diverged[world] = bad
+
+
+@compiled
+def begin_worlds(
+    worlds: Array,
+    scene_of_world: Array,
+    models: Array,
+    data_addresses: Array,
+    warning_addresses: Array,
+    all_functions: Array,
+    all_addresses: Array,
+    all_numbers: Array,
+    all_copies: Array,
+    actions: Array,
+    states: Array,
+    rows: Array,
+) -> None:
+    """Work out what follows from the states that worlds begin in, and observe them.
+
+    Nothing of another world may be left: what no step has worked out yet, such as forces, is zero.
+    """
+    for number in range(len(worlds)):
+        world = worlds[number]
+        scene = scene_of_world[world]
+        data, model = data_addresses[0, scene], models[world]
+        state, action = states[world].ctypes.data, actions[world].ctypes.data
+        mj_reset_data(model, data)
+        mj_set_state(model, data, state, STATE)
+        mj_forward(model, data)
+        mj_get_state(model, data, state, STATE)
+        sense(all_copies[0, scene], rows[world])
+        addresses = all_addresses[0, scene].ctypes.data
+        numbers = all_numbers[0, scene].ctypes.data
+        observe = all_functions[0, scene, 1]
+        call_with_4(observe, addresses, numbers, action, rows[world].ctypes.data)
+
+
+@compiled
+def sense(copies: Array, row: Array) -> None:
+    """Copy what a row gets from `mjData`."""
+    for number in range(len(copies)):
+        for place in range(copies[number, 2]):
+            row[copies[number, 1] + place] = read_double(copies[number, 0] + 8 * place)

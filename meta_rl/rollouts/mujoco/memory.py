@@ -45,6 +45,8 @@ def _function(name: str, *arguments: Any) -> Any:
 
 mj_step = _function("mj_step", _pointer, _pointer)
 mj_forward = _function("mj_forward", _pointer, _pointer)
+mj_reset_data = _function("mj_resetData", _pointer, _pointer)
+mj_rne_post_constraint = _function("mj_rnePostConstraint", _pointer, _pointer)
 mj_set_state = _function("mj_setState", _pointer, _pointer, _pointer, types.uint32)
 mj_get_state = _function("mj_getState", _pointer, _pointer, _pointer, types.uint32)
 
@@ -106,6 +108,15 @@ def read_state(model: mujoco.MjModel, data: mujoco.MjData) -> NDArray[np.float64
     state = np.empty(state_size(model))
     mujoco.mj_getState(model, data, state, STATE)
     return state
+
+
+def coordinates(
+    model: mujoco.MjModel, state: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return views of the positions (`qpos`) and speeds (`qvel`) in the state of a world."""
+    start = int(mujoco.mj_stateSize(model, int(mujoco.mjtState.mjSTATE_TIME)))
+    middle = start + model.nq
+    return state[start:middle], state[middle : middle + model.nv]
 
 
 def small_fields(model: mujoco.MjModel) -> dict[str, NDArray[Any]]:

@@ -10,10 +10,24 @@ puts the site's position into three places from `PEG_HEAD` on, after each step.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, TypeAlias
 
 Constant: TypeAlias = str | Callable[[Any], Any]
 """An attribute of the environment that resets the worlds, by name or as a function of it."""
+
+
+class Finish(IntEnum):
+    """What MuJoCo works out after the sub-steps, for `observe` and `reward` to see.
+
+    Without it they see what the last sub-step began with, but for positions and speeds.
+    """
+
+    NOTHING = 0
+    FORWARD = 1
+    """All that follows from the new state: `mj_forward`."""
+    FORCES = 2
+    """The forces between bodies: `mj_rnePostConstraint`, as Gymnasium's robots do."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,9 @@ class WorldFormat:
     action_size: int
     substeps: int
     """MuJoCo's steps in one env step."""
+    finish: Finish = Finish.FORWARD
+    terminated: int | None = None
+    """The output that is above 0 where an episode terminates; without one, none does."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,13 @@ SENSED_FIELDS = (
 )
 
 
+MOST_SNAPSHOTS = 4096
+"""Snapshots that a scene keeps, the newest: a family may draw new tasks for every meta-batch."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """A world as the reset of one task leaves it."""
+    """A world as the reset of one task leaves it, before any chance."""
 
     state: NDArray[np.float64]
     row: NDArray[np.float64]
@@ -75,7 +79,8 @@ class Scene(ABC):
         self.env = env
         self.model: mujoco.MjModel = env.model
         self.row = row
-        self._fresh = {field: each.copy() for field, each in small_fields(self.model).items()}
+        self._fields = small_fields(self.model)
+        self._fresh = {field: each.copy() for field, each in self._fields.items()}
         self._live: dict[int, Place] | None = None
         self._snapshots: dict[tuple[float, ...], Snapshot] = {}
 
@@ -88,6 +93,18 @@ class Scene(ABC):
     def reset(self, params: tuple[float, ...]) -> Mapping[int, NDArray[np.float64]]:
         """Reset `env` to a task; return what its row holds beside constants, by place."""
 
+    @property
+    def starts_at_random(self) -> bool:
+        """Whether every episode begins elsewhere; if not, all begin as the snapshot has it."""
+        return False
+
+    def draw_start(self, state: NDArray[np.float64], random: np.random.Generator) -> None:
+        """Move the state of a snapshot to where an episode begins.
+
+        MuJoCo then works out what follows from it, and `observe` writes the row.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
+
     @abstractmethod
     def bind(self, data: mujoco.MjData) -> Binding:
         """Return what the compiled functions index when they work on `data`."""
@@ -97,6 +114,8 @@ class Scene(ABC):
         known = self._snapshots.get(params)
         if known is None:
             known = self._snapshots[params] = self._take_snapshot(params)
+            if len(self._snapshots) > MOST_SNAPSHOTS:
+                del self._snapshots[next(iter(self._snapshots))]
         return known
 
     def sensed(self) -> dict[int, Place]:
@@ -136,7 +155,7 @@ class Scene(ABC):
             row[where : where + len(numbers)] = numbers
         changed = {
             field: current.copy()
-            for field, current in small_fields(self.model).items()
+            for field, current in self._fields.items()
             if not np.array_equal(current, self._fresh[field], equal_nan=current.dtype.kind == "f")
         }
         state = read_state(self.model, self.env.data)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Step, Task, Tasks
 from meta_rl.rollouts.mujoco.compiling import compiled
 from meta_rl.rollouts.mujoco.engine import Array, Engine
@@ -22,7 +23,7 @@ class MujocoTaskEnv(ABC):
     World `w = m * N + n` is copy n of task m. A world whose simulation diverges is cut: its step
     is truncated, with zero reward, the observation of the step before, and 1 in the metric
     `diverged`. A world that ended and is stepped nevertheless stays as it is, with zero reward
-    and metrics. Episodes end at the horizon alone.
+    and metrics. Episodes end where their reward says that they terminate, and at the horizon.
 
     Args:
         threads: How many cores to use, this process's own included.
@@ -41,9 +42,11 @@ class MujocoTaskEnv(ABC):
         self._engine = Engine(world_format, threads)
         self._tasks: Tasks | None = None
         self._copies = 0
+        self._terminated_place = -1 if world_format.terminated is None else world_format.terminated
         self._metric_places = np.array(list(world_format.metrics.values()), dtype=np.int64)
         self._episode_steps: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._obs: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+        self._terminated: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
     @abstractmethod
     def world(self, task: Task) -> tuple[Scene, Snapshot]:
@@ -52,13 +55,15 @@ class MujocoTaskEnv(ABC):
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N O"]:
         """Put each task into `copies` worlds, reset all, and return the first observations.
 
-        Worlds begin as their snapshots have them, so the seed changes nothing.
+        The seed changes nothing where a scene begins all episodes alike.
         """
         if len(tasks) * copies < 1:
             raise UserError(f"no worlds to start: {len(tasks)} tasks with {copies} copies each")
         worlds = [world for task in tasks for world in [self.world(task)] * copies]
         self._tasks, self._copies = tasks, copies
-        self._engine.place(worlds)
+        chance = any(scene.starts_at_random for scene, _ in worlds)
+        self._engine.place(worlds, world_seeds(seed, tasks, copies) if chance else ())
+        self._terminated = np.zeros(len(worlds), dtype=np.bool_)
         self._episode_steps = np.zeros(len(worlds), dtype=np.int64)
         self._obs = self._engine.rows[:, self._format.observation].astype(np.float32)
         return self._shape(self._obs)
@@ -73,6 +78,7 @@ class MujocoTaskEnv(ABC):
         engine.step()
         worlds = len(drawn)
         self._obs, before = np.empty_like(self._obs), self._obs
+        self._terminated = self._terminated.copy()  # the tensor of the last step has the other
         reward, cut = np.empty((2, worlds), dtype=np.float32)
         metrics = np.empty((len(self._metric_places), worlds), dtype=np.float32)
         truncated = np.empty(worlds, dtype=np.bool_)
@@ -83,6 +89,7 @@ class MujocoTaskEnv(ABC):
             engine.frozen,
             self._format.observation.start,
             self._metric_places,
+            self._terminated_place,
             self._episode_steps,
             self._horizon,
             before,
@@ -90,12 +97,13 @@ class MujocoTaskEnv(ABC):
             reward,
             metrics,
             cut,
+            self._terminated,
             truncated,
         )
         return Step(
             next_obs=self._shape(self._obs),
             reward=self._shape(reward),
-            terminated=self._shape(np.zeros(worlds, dtype=np.bool_)),
+            terminated=self._shape(self._terminated),
             truncated=self._shape(truncated),
             metrics={
                 name: self._shape(values)
@@ -151,6 +159,7 @@ def settle(
     frozen: Array,
     observation_start: int,
     metric_places: Array,
+    terminated_place: int,
     episode_steps: Array,
     horizon: int,
     before: Array,
@@ -158,6 +167,7 @@ def settle(
     reward: Array,
     metrics: Array,
     cut: Array,
+    terminated: Array,
     truncated: Array,
 ) -> None:
     """Tell what a step has made of each world, and freeze those whose episode ends with it."""
@@ -173,6 +183,9 @@ def settle(
         cut[world] = 1.0 if live and diverged[world] else 0.0
         if live:
             episode_steps[world] += 1
-        if diverged[world] or episode_steps[world] >= horizon:
+            terminated[world] = (
+                good and terminated_place >= 0 and outputs[world, terminated_place] > 0.0
+            )
+        if terminated[world] or diverged[world] or episode_steps[world] >= horizon:
             frozen[world] = True
-        truncated[world] = frozen[world]
+        truncated[world] = frozen[world] and not terminated[world]

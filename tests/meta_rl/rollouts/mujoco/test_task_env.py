@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 
 from meta_rl.core.errors import NonFiniteAction, UserError
 from meta_rl.core.protocols import TaskEnv
+from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Task, Tasks
 from meta_rl.rollouts.mujoco.compiling import ACT, OBSERVE, REWARD, callback, write_double
-from meta_rl.rollouts.mujoco.row import RowLayout, WorldFormat, joint_speed
+from meta_rl.rollouts.mujoco.memory import coordinates
+from meta_rl.rollouts.mujoco.row import Finish, RowLayout, WorldFormat, joint_speed
 from meta_rl.rollouts.mujoco.scene import Binding, Scene, TaskCode, field_address
 from meta_rl.rollouts.mujoco.task_env import MujocoTaskEnv
 
@@ -24,20 +27,22 @@ ROWS = RowLayout(size=3)
 ANGLE_NOW = ROWS.joint("hinge")
 SPEED_NOW = ROWS.sense(joint_speed("hinge"))
 MARK = ROWS.site("mark")
+BOB = ROWS.geom("bob")
 WISHED = ROWS.constant("wished")
 BEST = ROWS.memory("best")
 FORMAT = WorldFormat(
     observation=slice(OBS, OBS + 2),
     finite=slice(OBS, OBS + 2),
-    outputs=3,
-    metrics={"near": 1, "mark": 2},
+    outputs=4,
+    metrics={"near": 1, "mark": 2, "bob": 3},
     action_size=1,
     substeps=SUBSTEPS,
 )
 SECOND = '<body pos="0 0 -.3"><joint axis="0 1 0"/><geom size=".05" pos="0 0 -.3"/></body>'
 SWING = """
 <mujoco><option timestep=".01"/><worldbody><site name="mark" pos=".1 0 0"/>
-<body><joint name="hinge" axis="0 1 0"/><geom size=".05" pos="0 0 -.3"/>{}</body></worldbody>
+<body><joint name="hinge" axis="0 1 0"/><geom name="bob" size=".05" pos="0 0 -.3"/>{}</body>
+</worldbody>
 <actuator><motor joint="hinge"/></actuator></mujoco>
 """
 
@@ -56,6 +61,7 @@ def reward(x, out):
     out[0] = -missing - 0.1 * x[DRIVE] * x[DRIVE]
     out[1] = x[BEST]
     out[2] = x[MARK + 2]
+    out[3] = x[BOB]
 
 
 class World:
@@ -91,9 +97,20 @@ class Swing(Scene):
         return Binding(np.array([field_address(data, "ctrl")]), np.array([0.5]))
 
 
+class Chance(Swing):
+    """A swing that begins anywhere, and whose episode ends where it swings far."""
+
+    starts_at_random = True
+
+    def draw_start(self, state, random):
+        angles, speeds = coordinates(self.model, state)
+        angles[:], speeds[:] = random.uniform(-1, 1, len(angles)), random.normal(size=len(speeds))
+
+
 class Swings(MujocoTaskEnv):
-    def __init__(self, threads=1, horizon=HORIZON):
-        super().__init__(FORMAT, EnvSpec.box(2, (-2.0,), (1.0,), horizon), CPU, threads)
+    def __init__(self, threads=1, horizon=HORIZON, **changes):
+        own = replace(FORMAT, **changes)
+        super().__init__(own, EnvSpec.box(2, (-2.0,), (1.0,), horizon), CPU, threads)
         self.scenes = {"one": Swing(1), "two": Swing(2)}
 
     def world(self, task):
@@ -104,6 +121,12 @@ class Swings(MujocoTaskEnv):
 def tasks():
     names = ("one", "two", "one", "two", "two")
     return Tasks.stack([Task("swings", n, i, (0.1 * i,)) for i, n in enumerate(names)])
+
+
+class Chances(Swings):
+    def __init__(self, threads=1, horizon=HORIZON, **changes):
+        super().__init__(threads, horizon, **changes)
+        self.scenes = {"one": Chance(1), "two": Chance(2)}
 
 
 def drive(steps, copies=1, seed=0):
@@ -167,6 +190,81 @@ def test_episodes_end_at_the_horizon_and_begin_again_as_the_first_did():
     again = env.step(action)
     assert torch.equal(again.next_obs, one.next_obs) and torch.equal(again.reward, one.reward)
     assert torch.equal(again.metrics["near"], one.metrics["near"])  # the memory began anew
+    env.close()
+
+
+def test_chance_in_resets_is_each_world_s_own_and_follows_from_its_seed():
+    env = Chances(threads=2)
+    first = env.start(tasks(), 2, seed=4)
+    seeds = world_seeds(4, tasks(), copies=2)
+    drawn = [np.random.default_rng(seed) for seed in seeds]
+    for world, random in enumerate(drawn):
+        joints = 1 + (tasks().names[world // 2] == "two")
+        angle, speed = random.uniform(-1, 1, joints)[0], random.normal(size=joints)[0]
+        expected = np.array([angle, speed], np.float32)
+        np.testing.assert_array_equal(first[world // 2, world % 2], expected)
+    for action in drive(HORIZON, copies=2):
+        env.step(action)
+    second = env.reset_ended()
+    assert (second != first).all()
+    for world, random in enumerate(drawn):
+        joints = 1 + (tasks().names[world // 2] == "two")
+        assert second[world // 2, world % 2, 0] == np.float32(random.uniform(-1, 1, joints)[0])
+    assert torch.equal(env.start(tasks(), 2, seed=4), first)
+    env.close()
+
+
+def test_what_a_world_draws_does_not_depend_on_when_others_end():
+    """An episode terminates where the bob swings to one side, so worlds reset when they will."""
+
+    def play(env, which):
+        seen = [env.start(tasks()[which], 1, seed=0)]
+        for action in drive(40)[:, which]:
+            step = env.step(action)
+            seen += [step.next_obs, step.reward, step.terminated, step.truncated, env.reset_ended()]
+        return seen
+
+    all_, one = Chances(threads=2, terminated=3), Chances(terminated=3)
+    together, alone = play(all_, [0, 1, 2, 3, 4]), play(one, [3])
+    assert torch.stack(together[3::5]).any() and torch.stack(together[4::5]).any()
+    for ours, theirs in zip(together, alone, strict=True):
+        assert torch.equal(ours[[3]], theirs)
+    all_.close()
+    one.close()
+
+
+def test_an_episode_that_terminates_is_not_truncated_and_waits_for_its_reset():
+    env = Swings(terminated=1, horizon=2)  # `near` is above 0 from the first step on
+    first = env.start(tasks(), 1, seed=0)
+    ended = env.step(drive(1)[0])
+    assert ended.terminated.all() and not ended.truncated.any() and ended.reward.all()
+    waiting = env.step(drive(1)[0])
+    assert waiting.terminated.all() and not waiting.truncated.any()
+    assert torch.equal(waiting.next_obs, ended.next_obs) and not waiting.reward.any()
+    assert torch.equal(env.reset_ended(), first)
+    env.close()
+    calm = Swings(terminated=2, horizon=1)  # `mark` is above 0 but for the first task
+    calm.start(tasks(), 1, seed=0)
+    step = calm.step(drive(1)[0])
+    assert step.terminated.flatten().tolist() == [False, True, True, True, True]
+    assert step.truncated.flatten().tolist() == [True, False, False, False, False]
+    calm.close()
+
+
+@pytest.mark.parametrize("finish", [Finish.FORWARD, Finish.NOTHING])
+def test_a_family_chooses_what_mujoco_works_out_after_the_sub_steps(finish):
+    env, world = Swings(finish=finish), World(SWING.format(""))
+    env.start(tasks()[[0]], 1, seed=0)
+    world.reset(0.0)
+    for action in (-1.0, 1.0):
+        step = env.step(torch.full((1, 1, 1), action))
+        world.data.ctrl[0] = 0.5 * action
+        mujoco.mj_step(world.model, world.data, nstep=SUBSTEPS)
+        if finish is Finish.FORWARD:
+            mujoco.mj_forward(world.model, world.data)
+        assert step.metrics["bob"].item() == np.float32(world.data.geom("bob").xpos[0])
+        here = np.float32(-0.3 * np.sin(world.data.qpos[0]))
+        assert (abs(step.metrics["bob"].item() - here) < 1e-7) == (finish is Finish.FORWARD)
     env.close()
 
 

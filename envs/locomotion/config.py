@@ -1,0 +1,44 @@
+"""What there is to choose about locomotion."""
+
+from dataclasses import dataclass
+
+from envs.locomotion.tasks import TASKS
+from meta_rl.core.errors import UserError, did_you_mean
+
+SIMULATORS = ("native", "gymnasium")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Locomotion: MuJoCo robots whose task is not shown to them (Finn et al. 2017, §5.3)."""
+
+    task: str = "half_cheetah_velocity"
+    """half_cheetah_direction, half_cheetah_velocity, ant_direction, ant_velocity, ant_goal,
+    humanoid_direction, walker2d_dynamics or hopper_dynamics."""
+    horizon: int = 200
+    """Environment steps after which an episode is truncated (T), at least 1; 200 in the papers."""
+    test_tasks: int = 40
+    """Held-out tasks, at least 1: the test split, and as many of the train split that evaluation
+    covers. Tasks of two directions have no other: both are in every split."""
+    validation_tasks: int = 20
+    """Tasks of the validation split, at least 1, by which the best checkpoint is chosen."""
+    task_seed: int = 0
+    """Seed of the tasks of all splits, at least 0, whatever the seed of the run."""
+    simulator: str = "native"
+    """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is Gymnasium's
+    own environments in worker processes: the reference, equal bit for bit and slower."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("task", tuple(TASKS)), ("simulator", SIMULATORS)):
+            given = getattr(self, name)
+            if given not in known:
+                hint = did_you_mean(given, list(known))
+                raise UserError(
+                    f"no {name} {given!r} in locomotion; {hint}It has: {', '.join(known)}"
+                )
+        for name, least in (("horizon", 1), ("test_tasks", 1), ("validation_tasks", 1)):
+            if getattr(self, name) < least:
+                given = getattr(self, name)
+                raise UserError(f"envs.{name} must be at least {least}, got {given}")
+        if self.task_seed < 0:
+            raise UserError(f"envs.task_seed must be at least 0, got {self.task_seed}")

@@ -1,0 +1,176 @@
+"""Locomotion as a task distribution."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from envs.locomotion.config import Config
+from envs.locomotion.tasks import (
+    DYNAMICS_BASE,
+    DYNAMICS_LIMIT,
+    FARTHEST,
+    FASTEST,
+    TASKS,
+)
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Split, TaskEnv
+from meta_rl.core.seeding import make_generator
+from meta_rl.core.types import EnvSpec, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
+
+DIRECTIONS = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+"""Backward and forward along the x axis."""
+
+
+class Locomotion(SimulatedFamily):
+    """Gymnasium's MuJoCo robots (v5 models), each with a task that its observation hides.
+
+    v is the mean velocity of the torso over a step (of the centre of mass for the humanoid) in
+    m/s, a the action in [-1, 1], u the controls it becomes, f the forces on the bodies from
+    contacts (`cfrc_ext`).
+
+    Task, by name, and its reward a step:
+      `half_cheetah_direction`: d in {-1, 1}; d v - 0.05 |a|².
+      `half_cheetah_velocity`: v* uniform in [0, 2]; -|v - v*| - 0.05 |a|².
+      `ant_direction`: d in {-1, 1}; d v - 0.005 |a|² - 0.0005 |clip(f, ±1)|² + 0.05.
+      `ant_velocity`: v* uniform in [0, 3]; 1 - |v - v*| and the same three terms.
+      `ant_goal`: g uniform in the disk of radius 3 m; the torso's distance to g in the 1-norm,
+        negative, - 0.1 |a|² - 0.0005 |clip(f, ±1)|².
+      `humanoid_direction`: h, uniform on the unit circle; 1.25 h·v - 0.1 |u|² - min(5e-7 |f|²,
+        10) + 5.
+      `walker2d_dynamics`, `hopper_dynamics`: factors of body masses and inertias, joint dampings
+        and geom frictions; v - 0.001 |a|² + 1.
+    Observation: Gymnasium's: positions without x (and y), velocities, for ant and humanoid contact
+      forces and more; `ant_goal` sees x and y too.
+    Action: torques as a fraction of the robot's bounds, clipped to [-1, 1].
+    Episode: ends at the horizon; ant, humanoid, walker and hopper also terminate where Gymnasium
+      calls them unhealthy, `ant_goal` never does. Resets draw positions and velocities around the
+      initial ones, as Gymnasium does.
+    Metric `diverged` (native simulator): 1 on a step that was cut because MuJoCo went unstable.
+
+    Rewards of the cheetah and of the ant's direction and velocity are those of the MAML authors
+    (cbfinn/maml_rl), of the ant's goal and the humanoid those of ProMP (jonasrothfuss/ProMP) and
+    PEARL (katerakelly/oyster), random dynamics those of dennisl88/rand_param_envs, which both use.
+    Differs from them: the models and observations are Gymnasium's v5, and ProMP and PEARL draw the
+    cheetah's velocity up to 3 m/s.
+    """
+
+    family = "locomotion"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._kind = TASKS[config.task]
+        actions = self._kind.robot.action_size
+        self.spec = EnvSpec.box(
+            self._kind.observation_size,
+            (-1.0,) * actions,
+            (1.0,) * actions,
+            config.horizon,
+            self.family,
+            metrics=("diverged",) if config.simulator == "native" else (),
+        )
+        held_out, validation = config.test_tasks, config.validation_tasks
+        self._first_fresh_index = 2 * held_out + validation
+        self._places: dict[Split, range] = {
+            "test": range(held_out),
+            "train": range(held_out, 2 * held_out),
+            "validation": range(2 * held_out, self._first_fresh_index),
+        }
+
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Draw fresh tasks to train on, or some of the fixed ones of another split.
+
+        Of two directions, each is drawn as often as the other, or once more. Else a fresh task's
+        index is a hash of it, above all indices of the splits.
+        """
+        if count < 1:
+            raise UserError(f"meta_batch_size must be at least 1, got {count}")
+        if self._kind.varies == "direction":
+            extra = int(torch.randint(2, (), generator=generator)) if count % 2 else 0
+            forward = count // 2 + extra
+            return self.tasks(split)[[0] * (count - forward) + [1] * forward]
+        if split == "train":
+            params = self._draw(count, generator)
+            index = [self._first_fresh_index + _hash(each) for each in params]
+            return Tasks(self.family, (self.config.task,) * count, torch.tensor(index), params)
+        fixed = self._places[split]
+        if count > len(fixed):
+            raise UserError(
+                f"{count} tasks are more than the {len(fixed)} {split} tasks of {self.family}; "
+                f"ask for fewer or raise envs.{split}_tasks"
+            )
+        order = torch.randperm(len(fixed), generator=generator)[:count]
+        return self.tasks(split)[order.tolist()]
+
+    def tasks(self, split: Split) -> Tasks:
+        """Return the fixed tasks of a split; of two directions both, whatever the split."""
+        if self._kind.varies == "direction":
+            return Tasks(self.family, (self.config.task,) * 2, torch.arange(2), DIRECTIONS.clone())
+        index = torch.tensor(self._places[split])
+        purpose = f"locomotion/{self.config.task}/{split}"
+        params = self._draw(len(index), make_generator(self.config.task_seed, purpose))
+        return Tasks(self.family, (self.config.task,) * len(index), index, params)
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make the native simulator, or Gymnasium's environments in worker processes."""
+        if self.config.simulator == "native":
+            from envs.locomotion.native.task_env import NativeLocomotion
+
+            return NativeLocomotion(self.config.task, self.spec, device, workers)
+        from envs.locomotion.gymnasium_face import LocomotionFamily
+        from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
+
+        return GymnasiumTaskEnv(LocomotionFamily(), self.spec, device, workers)
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return the task, what is held out, and the versions of what simulates it."""
+        config = self.config
+        if self._kind.varies == "direction":
+            held_out: dict[str, Any] = {"splits": "both directions are in every split"}
+        else:
+            held_out = {"test_tasks": config.test_tasks, "task_seed": config.task_seed}
+        return {
+            "task": config.task,
+            "horizon": config.horizon,
+            **held_out,
+            "gymnasium": version("gymnasium"),
+            "mujoco": version("mujoco"),
+        }
+
+    def _draw(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M P"]:
+        """Draw tasks that have no end of others."""
+
+        def uniform(size: int) -> Float64[Tensor, "M P"]:
+            return torch.rand(count, size, generator=generator, dtype=torch.float64)
+
+        match self._kind.varies:
+            case "velocity":
+                return FASTEST[self.config.task] * uniform(1)
+            case "goal":
+                return FARTHEST * uniform(1).sqrt() * _unit(uniform(1))
+            case "heading":
+                return _unit(uniform(1))
+            case _:
+                factors = [
+                    DYNAMICS_BASE[name] ** (DYNAMICS_LIMIT * (2 * uniform(size) - 1))
+                    for name, size in self._kind.robot.dynamics_sizes.items()
+                ]
+                return torch.cat(factors, dim=1)
+
+
+def _unit(turn: Float64[Tensor, "M 1"]) -> Float64[Tensor, "M 2"]:
+    """Return the unit vector at a share of a full turn."""
+    angle = 2 * math.pi * turn
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def _hash(params: Float64[Tensor, "P"]) -> int:
+    """Return 48 bits of a task, so that JSON's numbers hold an index made of them."""
+    digest = hashlib.blake2b(params.numpy().tobytes(), digest_size=6).digest()
+    return int.from_bytes(digest, "little")
