@@ -35,13 +35,6 @@ class SplitConfig(Protocol):
         ...
 
 
-def check_positive(config: SplitConfig, *names: str) -> None:
-    """Raise a UserError unless these settings, and the sizes of the splits, are at least 1."""
-    for name in (*names, "test_tasks", "validation_tasks"):
-        if getattr(config, name) < 1:
-            raise UserError(f"envs.{name} must be at least 1, got {getattr(config, name)}")
-
-
 class DrawnFamily(SimulatedFamily):
     """A family whose tasks are rows of random numbers.
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from envs._chance import Chance
-from envs._drawn import DrawnFamily, check_positive
+from envs._drawn import DrawnFamily
+from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import one_hot
-from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, EnvSpec, Picture, Score, Step, Tasks
 
 BEST_ARM = Score("best_arm", "best arm", "best_arm", "mean")
@@ -42,9 +42,8 @@ class Config:
     """Seed of the held-out bandits, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
-        if self.arms < 2:
-            raise UserError(f"envs.arms must be at least 2, got {self.arms}")
-        check_positive(self, "horizon")
+        check_at_least(2, self, "arms", where="envs")
+        check_at_least(1, self, "horizon", "test_tasks", "validation_tasks", where="envs")
 
 
 class Bandits(DrawnFamily):

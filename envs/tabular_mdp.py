@@ -10,7 +10,8 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from envs._chance import Chance
-from envs._drawn import DrawnFamily, check_positive
+from envs._drawn import DrawnFamily
+from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import one_hot
 from meta_rl.core.types import EnvSpec, Step, Tasks
 
@@ -39,7 +40,8 @@ class Config:
     """Seed of the held-out MDPs, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "states", "actions", "horizon")
+        sizes = ("states", "actions", "horizon", "test_tasks", "validation_tasks")
+        check_at_least(1, self, *sizes, where="envs")
 
 
 class TabularMDPs(DrawnFamily):
