@@ -1,0 +1,100 @@
+"""Sets what RL² earns in whole trials beside the classical players on the same tasks.
+
+    python scripts/trial_returns.py results/bandits.json RUN RUN ... [--cpu-s SECONDS SECONDS ...]
+
+Takes the evaluation of the test split of each run, of a folder named CONFIG-seedN, whose stages are
+the episodes of a trial, and the players of results/bandit_references.json. An interval is the 95 %
+one of the mean over tasks, whose copies are averaged first. Prints a markdown table.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from bandit_references import mean_and_interval
+from record_results import record
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.finished import Wanted, choose_evaluation
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compare whole trials with the classical players."""
+
+    output: Annotated[Path, tyro.conf.Positional]
+    """JSON file to write."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    cpu_s: tuple[float, ...] = ()
+    """CPU time of each run's training, in seconds, as `time` tells it; none is left out."""
+    references: Path = Path("results/bandit_references.json")
+    """What bandit_references.py has written."""
+
+
+def setting_of(protocol: Mapping[str, Any]) -> str:
+    """Return what the references call the tasks of an evaluation."""
+    if protocol["family"] == "bandits":
+        return f"bandit_{protocol['arms']}x{protocol['horizon']}"
+    if protocol["family"] == "tabular_mdp":
+        return f"tabular_mdp_{protocol['adaptation_episodes'] + 1}"
+    raise UserError(f"there are no references for the family {protocol['family']}")
+
+
+def trial_of(run: Path, references: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's record, with what its trials earn and how that compares."""
+    result, _ = choose_evaluation(run, Wanted("test", "sampled"))
+    earned = result.scores["episode_return"].sum((0, 1))
+    setting = setting_of(result.protocol)
+    found = mean_and_interval(earned)
+    players = references[setting]["players"]
+    if references[setting]["tasks"] != len(earned):
+        raise UserError(
+            f"{run} was measured on {len(earned)} tasks, the references of {setting} on "
+            f"{references[setting]['tasks']}; run bandit_references.py with --test-tasks"
+        )
+    share = {name: round(found["mean"] / row["mean"], 4) for name, row in players.items()}
+    return record(run, "test", "sampled") | {
+        "setting": setting,
+        "trial_return": found,
+        "share_of_reference": share,
+    }
+
+
+def table(trials: list[dict[str, Any]], references: Mapping[str, Any]) -> str:
+    """Return a markdown table: players and runs of each setting, the best last."""
+    lines = [
+        "| setting | player | return of a trial | 95 % interval |",
+        "| --- | --- | --- | --- |",
+    ]
+    for setting, found in references.items():
+        rows = [(row["mean"], row, name) for name, row in found["players"].items()]
+        rows += [
+            (trial["trial_return"]["mean"], trial["trial_return"], f"RL², seed {trial['seed']}")
+            for trial in trials
+            if trial["setting"] == setting
+        ]
+        for _, row, name in sorted(rows, key=lambda each: each[0]):
+            interval = f"{row['low']:.2f} to {row['high']:.2f}"
+            lines.append(f"| {setting} | {name} | {row['mean']:.2f} | {interval} |")
+    return "\n".join(lines)
+
+
+def main(args: Args) -> None:
+    """Write the file and print the table."""
+    references = json.loads(args.references.read_text())
+    trials = [trial_of(run, references) for run in args.runs]
+    for trial, seconds in zip(trials, args.cpu_s, strict=False):
+        trial["cpu_time_s"] = seconds
+    machine = f"{platform.machine()} virtual machine, {os.cpu_count()} cores, no GPU"
+    args.output.write_text(json.dumps({"machine": machine, "runs": trials}, indent=1) + "\n")
+    print(table(trials, references))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
