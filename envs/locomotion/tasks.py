@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Varies: TypeAlias = Literal["direction", "velocity", "goal", "heading", "dynamics"]
-"""What the tasks of one name differ in; `draws` says how it is drawn."""
+"""What the tasks of one name differ in; `distribution` draws it."""
 
 FASTEST = {"half_cheetah_velocity": 2.0, "ant_velocity": 3.0}
 """Target velocities are uniform between 0 and this, in m/s (Finn et al. 2017, §5.3)."""
