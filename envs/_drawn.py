@@ -62,10 +62,14 @@ class DrawnFamily(SimulatedFamily):
         """Draw the numbers of some tasks."""
         raise NotImplementedError(f"{type(self).__name__} must say how its tasks are drawn")
 
+    def draw_to_train(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M P"]:
+        """Draw the numbers of fresh training tasks: as all others, unless a family differs."""
+        return self.draw(count, generator)
+
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw fresh tasks to train on, or some of the fixed ones of another split."""
         if split == "train":
-            params = self.draw(count, generator)
+            params = self.draw_to_train(count, generator)
             index = [self._first_fresh_index + _hash(row) for row in params]
             return Tasks(self.family, (self._name,) * count, torch.tensor(index), params)
         fixed = self._places[split]

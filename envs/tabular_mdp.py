@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs._chance import Chance
 from envs._drawn import DrawnFamily
-from meta_rl.core.checks import check_at_least
+from meta_rl.core.checks import check_at_least, check_within_unit
 from meta_rl.core.distributions import one_hot
 from meta_rl.core.types import EnvSpec, Step, Tasks
 
@@ -31,6 +31,10 @@ class Config:
     """Actions (A), at least 1."""
     horizon: int = 10
     """Steps of one episode (T), at least 1."""
+    tied: float = 0.0
+    """Share of the training MDPs whose states have mean rewards in common, in [0, 1]: in a random
+    number of groups. They are easier to remember, so that there is something to learn from early.
+    Fixed tasks are never tied."""
     test_tasks: int = 1000
     """Held-out MDPs, at least 1: the test split, and as many of the train split that evaluation
     covers."""
@@ -42,6 +46,7 @@ class Config:
     def __post_init__(self) -> None:
         sizes = ("states", "actions", "horizon", "test_tasks", "validation_tasks")
         check_at_least(1, self, *sizes, where="envs")
+        check_within_unit(self, "tied", where="envs")
 
 
 class TabularMDPs(DrawnFamily):
@@ -49,7 +54,7 @@ class TabularMDPs(DrawnFamily):
 
     Task: mean rewards of every state and action, from N(1, 1), and the probabilities of every next
     state, from a flat Dirichlet distribution; drawn anew for every meta-batch, fixed for
-    validation and test.
+    validation and test. With `tied`, some training MDPs have fewer rewards to find.
     Observation: the state, one of S, as one-hot.
     Action: one of A, as one-hot.
     Reward: the mean of the state and action, and noise from N(0, 1).
@@ -78,6 +83,19 @@ class TabularMDPs(DrawnFamily):
         weight = -torch.log1p(-drawn)
         reward = torch.randn(count, S * A, generator=generator, dtype=torch.float64) + MEAN_REWARD
         return torch.cat([reward, (weight / weight.sum(-1, keepdim=True)).flatten(1)], dim=1)
+
+    def draw_to_train(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M P"]:
+        """Draw MDPs of which some are tied."""
+        params = self.draw(count, generator)
+        S, A = self.config.states, self.config.actions
+        tied = round(self.config.tied * count)
+        if tied:
+            groups = torch.randint(1, S + 1, (tied, 1), generator=generator)
+            group = torch.randint(2**32, (tied, S), generator=generator) % groups
+            reward = params[:tied, : S * A].view(tied, S, A)
+            shared = reward.gather(1, group.unsqueeze(-1).expand(-1, -1, A))
+            params[:tied, : S * A] = shared.flatten(1)
+        return params
 
     def make_env(self, device: torch.device, workers: int) -> "TabularEnv":
         """Make the simulator: a few tensors on the device, no processes."""

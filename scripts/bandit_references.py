@@ -142,7 +142,7 @@ def mdp_candidates(states: int, tasks: Tasks, copies: int) -> Candidates:
         "epsilon_greedy": {e: mdp_players.Greedy(epsilon=e) for e in (0.0, 0.05, 0.1, 0.2)},
         "greedy": {None: mdp_players.Greedy()},
         "psrl": {None: mdp_players.PosteriorSampling()},
-        "opsrl": {k: mdp_players.PosteriorSampling(samples=k) for k in (2, 5, 10)},
+        "opsrl": {k: mdp_players.PosteriorSampling(samples=k) for k in (5, 10, 20, 40)},
         "ucrl2": {w: mdp_players.UCRL2(w) for w in (0.03, 0.1, 0.2, 0.3, 0.5)},
         "beb": {b: mdp_players.Greedy(bonus=b) for b in (0.5, 1.0, 2.0, 3.0, 5.0)},
         "optimum": {None: mdp_players.Oracle(reward, transition)},
@@ -206,8 +206,9 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
 
 
 def main(args: Args) -> None:
-    """Write the file."""
-    found = {setting: measure(setting, args) for setting in args.settings}
+    """Write the file; settings that it already holds and that are not measured again stay."""
+    found = json.loads(args.output.read_text()) if args.output.exists() else {}
+    found |= {setting: measure(setting, args) for setting in args.settings}
     args.output.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -82,6 +82,9 @@ def table(records: list[dict[str, Any]]) -> str:
         for stage, row in enumerate(group[0]["stages"]):
             cells = []
             for quantity, digits in (("episode_return", 1), ("success", 2)):
+                if quantity not in row:  # a family that has no success
+                    cells.append("-")
+                    continue
                 values = [entry["stages"][stage][quantity]["mean"] for entry in group]
                 each = ", ".join(f"{value:.{digits}f}" for value in values)
                 cells.append(f"{np.mean(values):.{digits}f} ({each})")

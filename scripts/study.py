@@ -137,8 +137,8 @@ class Results:
 
 
 def table(jobs: list[Job], results: Results) -> Table:
-    """One row a job: how far it is, and its success at every stage when it is done."""
-    shown = Table("run", "state", "env steps, success before adaptation", "held-out success")
+    """One row a job: how far it is, and its first score at every stage when it is done."""
+    shown = Table("run", "state", "env steps, success before adaptation", "held-out score")
     for job in jobs:
         entry, state = results.of(job), "waits"
         if entry is not None:
@@ -146,9 +146,10 @@ def table(jobs: list[Job], results: Results) -> Table:
         elif job.process is not None:
             code = job.process.poll()
             state = "runs" if code is None else f"FAILED ({code})"
-        success = [f"{stage['success']['mean']:.2f}" for stage in entry["stages"]] if entry else []
+        score = entry["scores"][0]["name"] if entry and "scores" in entry else "success"
+        found = [f"{stage[score]['mean']:.2f}" for stage in entry["stages"]] if entry else []
         reached = f"{entry['env_steps'] / 1e6:.2f} M" if entry else job.progress()
-        shown.add_row(job.name, state, reached, " ".join(success))
+        shown.add_row(job.name, state, reached, " ".join(found))
     return shown
 
 

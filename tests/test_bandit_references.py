@@ -155,3 +155,53 @@ def test_the_script_ranks_the_players_on_held_out_tasks(tmp_path, environment):
     assert bandit["random"] < bandit["thompson"] < bandit["gittins"] < bandit["best_arm"]
     assert found["bandit_5x10"]["bayes_optimum"] == 6.66
     assert mdp["random"] < mdp["psrl"] < mdp["opsrl"] < mdp["optimum"]
+
+
+@pytest.mark.slow
+def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
+    tmp_path, environment, meta_rl, small_config
+):
+    envs = {"name": "bandits", "horizon": 4, "test_tasks": 20, "validation_tasks": 5}
+    config = small_config(
+        "rl2_ppo", agent={"episodes_per_trial": 1}, envs=envs, evaluation={"adaptation_steps": 0}
+    )
+    meta_rl("train", config, "--name", "small-seed0", "--runs", tmp_path).succeeds()
+    references, output = tmp_path / "references.json", tmp_path / "trials.json"
+    for words in (
+        ["bandit_references.py", references, "--settings", "bandit_5x4", "--test-tasks", "20"],
+        ["trial_returns.py", output, tmp_path / "small-seed0", "--references", references],
+    ):
+        subprocess.run(
+            [sys.executable, SCRIPTS / words[0], *words[1:]],
+            env=environment,
+            check=True,
+            timeout=300,
+        )
+
+    (trial,) = json.loads(output.read_text())["runs"]
+    assert trial["setting"] == "bandit_5x4" and trial["seed"] == 0
+    assert trial["trial_return"]["mean"] == pytest.approx(
+        trial["stages"][0]["episode_return"]["mean"], abs=1e-3
+    )
+    assert 0.3 < trial["share_of_reference"]["gittins"] < 1.1
+
+
+@pytest.mark.slow
+def test_the_planner_of_the_two_step_task_plans_and_the_learner_of_values_does_not(
+    tmp_path, environment, meta_rl, small_config
+):
+    envs = {"name": "two_step", "horizon": 100, "test_tasks": 40, "validation_tasks": 5}
+    config = small_config(
+        "rl2_ppo", agent={"episodes_per_trial": 1}, envs=envs, evaluation={"adaptation_steps": 0}
+    )
+    meta_rl("train", config, "--name", "small-seed0", "--runs", tmp_path).succeeds()
+    output = tmp_path / "index.json"
+    words = [sys.executable, SCRIPTS / "two_step_index.py", output, tmp_path / "small-seed0"]
+    subprocess.run(words, env=environment, check=True, timeout=300)
+
+    found = json.loads(output.read_text())
+    planner, learner = found["planner"], found["value_learner"]
+    assert planner["model_based_index"] > 0.5 > 0.1 > abs(learner["model_based_index"])
+    assert learner["model_free_index"] > 0.2
+    assert planner["return"]["mean"] > learner["return"]["mean"] > 25
+    assert abs(found["small-seed0"]["model_based_index"]) < 0.3  # it has learned nothing yet

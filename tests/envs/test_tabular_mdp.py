@@ -111,3 +111,23 @@ def test_the_expert_earns_nearly_what_the_optimum_does():
     optimum = action_values(*tables(tasks.params, 10), config.horizon)[0, :, 0].amax(-1).mean()
     # 2000 episodes of 10 steps of unit noise and the luck of transitions: about 0.1
     assert 0.95 * optimum < total < 1.02 * optimum
+
+
+def test_tied_training_mdps_have_rewards_in_common_and_held_out_ones_never_do():
+    family = build(Config(tied=0.5, test_tasks=100))
+
+    def different(tasks):
+        """How many rows of mean rewards each MDP has."""
+        reward = tables(tasks.params, 10)[0]
+        return torch.tensor([len(each.unique(dim=0)) for each in reward])
+
+    fresh = family.sample(400, "train", torch.Generator().manual_seed(0))
+
+    assert (different(fresh)[200:] == 10).all()
+    # A tied MDP has 1 to 10 groups, some of which may stay empty.
+    assert (different(fresh)[:200] == 1).float().mean() > 0.08
+    assert 2 < different(fresh)[:200].float().mean() < 6
+    for split in ("train", "validation", "test"):
+        assert (different(family.tasks(split)) == 10).all()
+    untied = build(Config(test_tasks=100)).tasks("test")
+    assert torch.equal(untied.params, family.tasks("test").params)
