@@ -58,7 +58,7 @@ class TwoStep(DrawnFamily):
     Reward: 0 or 1 in a second state, with probability `high` in the better one; 0 in the first.
     Episode: T steps, always as many. The memory of RL² lasts for one episode.
 
-    As Wang et al. 2016, §3.2, simplify the task of Daw et al. 2011, whose second states have
+    After Wang et al. 2016, who simplify the task of Daw et al. 2011: its second states have
     choices of their own and rewards that drift.
     """
 
