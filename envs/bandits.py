@@ -27,7 +27,7 @@ PICTURE_SIZE = 400
 
 @dataclass(frozen=True)
 class Config:
-    """Arms that pay 0 or 1 with unseen probabilities (Duan et al. 2016, §3.1)."""
+    """Arms that pay 0 or 1 with unseen probabilities (Duan et al. 2016)."""
 
     arms: int = 5
     """Arms to choose from (k), at least 2."""
@@ -55,7 +55,7 @@ class Bandits(DrawnFamily):
     Reward: 1 with the arm's probability, else 0.
     Episode: n pulls, always as many. A trial of RL² is one episode (`episodes_per_trial: 1`).
 
-    As in Duan et al. 2016, §3.1. A reward's chance depends on seed, task, copy and pull, not on
+    As in Duan et al. 2016. A reward's chance depends on seed, task, copy and pull, not on
     the arm: whatever an agent has pulled before, the same arm pays at the same pulls.
     """
 

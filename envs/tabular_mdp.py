@@ -23,7 +23,7 @@ LOOKAHEAD = 100
 
 @dataclass(frozen=True)
 class Config:
-    """Random MDPs with Dirichlet transitions and Gaussian rewards (Duan et al. 2016, §3.2)."""
+    """Random MDPs with Dirichlet transitions and Gaussian rewards (Duan et al. 2016)."""
 
     states: int = 10
     """States (S), at least 1."""
@@ -60,7 +60,7 @@ class TabularMDPs(DrawnFamily):
     Reward: the mean of the state and action, and noise from N(0, 1).
     Episode: T steps from state 0, always as many. A trial of RL² is n episodes.
 
-    As in Duan et al. 2016, §3.2, whose MDPs are those of Osband et al. 2013.
+    As in Duan et al. 2016.
     """
 
     family = "tabular_mdp"

@@ -58,7 +58,7 @@ class TwoStep(DrawnFamily):
     Reward: 0 or 1 in a second state, with probability `high` in the better one; 0 in the first.
     Episode: T steps, always as many. The memory of RL² lasts for one episode.
 
-    As Wang et al. 2016, §3.2, simplify the task of Daw et al. 2011, whose second states have
+    After Wang et al. 2016, who simplify the task of Daw et al. 2011: its second states have
     choices of their own and rewards that drift.
     """
 
@@ -174,7 +174,9 @@ class Stays:
         """How much more a reward makes stay after a common transition than after a rare one.
 
         Who plans knows that a reward after a rare transition speaks for the other choice: the
-        index is above 0. Who repeats what was rewarded has an index of 0 (Daw et al. 2011).
+        index is above 0. Who repeats what was rewarded last has an index of 0 (Daw et al. 2011),
+        but not who sums up rewards over many trials: a common transition then goes with a choice
+        that is valued already (Akam et al. 2015). Compare with a learner of values.
         """
         (rare_lost, common_lost), (rare_won, common_won) = self.probability.tolist()
         return float(common_won - rare_won - (common_lost - rare_lost))

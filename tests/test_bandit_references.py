@@ -187,7 +187,7 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
 
 
 @pytest.mark.slow
-def test_the_planner_of_the_two_step_task_plans_and_the_learner_of_values_does_not(
+def test_the_planner_of_the_two_step_task_plans_more_than_the_learner_of_values(
     tmp_path, environment, meta_rl, small_config
 ):
     envs = {"name": "two_step", "horizon": 100, "test_tasks": 40, "validation_tasks": 5}
@@ -201,7 +201,7 @@ def test_the_planner_of_the_two_step_task_plans_and_the_learner_of_values_does_n
 
     found = json.loads(output.read_text())
     planner, learner = found["planner"], found["value_learner"]
-    assert planner["model_based_index"] > 0.5 > 0.1 > abs(learner["model_based_index"])
-    assert learner["model_free_index"] > 0.2
+    assert planner["model_based_index"] > 0.5 > learner["model_based_index"] + 0.15
+    assert learner["model_free_index"] > 0.2 > planner["model_free_index"] + 0.1
     assert planner["return"]["mean"] > learner["return"]["mean"] > 25
     assert abs(found["small-seed0"]["model_based_index"]) < 0.3  # it has learned nothing yet
