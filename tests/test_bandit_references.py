@@ -139,7 +139,17 @@ def test_more_samples_are_more_optimistic():
 @pytest.mark.slow
 def test_the_script_ranks_the_players_on_held_out_tasks(tmp_path, environment):
     output = tmp_path / "references.json"
-    words = ["--settings", "bandit_5x10", "tabular_mdp_10", "--test-tasks", "200", "--copies", "5"]
+    words = [
+        "--settings",
+        "bandit_5x10",
+        "tabular_mdp_10",
+        "--test-tasks",
+        "200",
+        "--copies",
+        "5",
+        "--mdp-copies",
+        "1",
+    ]
     subprocess.run(
         [sys.executable, SCRIPTS / "bandit_references.py", output, *words],
         env=environment,
@@ -154,7 +164,8 @@ def test_the_script_ranks_the_players_on_held_out_tasks(tmp_path, environment):
     )
     assert bandit["random"] < bandit["thompson"] < bandit["gittins"] < bandit["best_arm"]
     assert found["bandit_5x10"]["bayes_optimum"] == 6.66
-    assert mdp["random"] < mdp["psrl"] < mdp["opsrl"] < mdp["optimum"]
+    assert mdp["random"] + 20 < min(mdp["psrl"], mdp["opsrl"])
+    assert max(mdp["psrl"], mdp["opsrl"]) < mdp["greedy"] < mdp["optimum"]
 
 
 @pytest.mark.slow
