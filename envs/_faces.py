@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import flatten_space
+from gymnasium.spaces import Box, flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,7 @@ from torch import Tensor
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.protocols import EnvDistribution, Split
 from meta_rl.core.resources import usable_cores
+from meta_rl.core.spaces import Space
 from meta_rl.core.types import Tasks
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import from_dict
@@ -87,8 +88,8 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         spec = distribution.spec
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs
-        self.single_observation_space = flatten_space(spec.observation_space)
-        self.single_action_space = flatten_space(spec.action_space)
+        self.single_observation_space = _as_rows(spec.observation_space)
+        self.single_action_space = _as_rows(spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metric_names = distribution.spec.metrics
@@ -197,3 +198,10 @@ def _masked(metrics: dict[str, Array], where: NDArray[np.bool_]) -> dict[str, Ar
     for name, values in metrics.items():
         infos[name], infos[f"_{name}"] = np.where(where, values, 0).astype(values.dtype), where
     return infos
+
+
+def _as_rows(space: Space) -> Box:
+    """Return the space of a value as a row of numbers, which the simulators give as float32."""
+    box = flatten_space(space)
+    assert isinstance(box, Box)
+    return Box(box.low.astype(np.float32), box.high.astype(np.float32), dtype=np.float32)

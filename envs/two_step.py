@@ -24,7 +24,7 @@ class Config:
     """Choices whose outcomes are common or rare, and rewards that swap (Wang et al. 2016)."""
 
     horizon: int = 200
-    """Steps of one episode (T), an even number: two for each trial."""
+    """Steps of one episode (T), at least 2 and even: two for each trial."""
     common: float = 0.8
     """Probability that a choice leads to its own second state, in [0, 1]."""
     high: float = 0.9

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -116,7 +117,7 @@ def sections():
         for name in catalog.names(kind):
             config = catalog.load(kind, name).Config
             found |= {cls for cls in config.__mro__ if is_dataclass(cls)}
-            found |= {type(value) for value in vars(config()).values() if is_dataclass(value)}
+            found |= {each for each in get_type_hints(config).values() if is_dataclass(each)}
     return sorted(found, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
 
 
