@@ -292,13 +292,13 @@ class RL2PPO:
         parameters = list(self.policy.parameters())
         flat = map_tensors(lambda column: column.flatten(1, 2), trials)  # (L, C * B)
         length, count = flat.valid.shape
-        starts = memory.flatten(0, 1)
+        starts, steps = memory.flatten(0, 1), flat.valid.sum()
 
         @torch.enable_grad()
         def differentiate(which: Int[Tensor, "P"]) -> tuple[Metrics, Tensor, list[Tensor]]:
             some = map_tensors(lambda column: column[:, which], flat)
             policy, last = self.policy(some.inputs, starts[which])
-            loss, metrics = self.loss(some, policy, flat.valid.sum())
+            loss, metrics = self.loss(some, policy, steps)
             return metrics, last.detach(), list(torch.autograd.grad(loss, parameters))
 
         lots = 1
@@ -336,10 +336,10 @@ class RL2PPO:
 
         Also the memories to begin with the next time.
         """
-        side_by_side = memory.shape[:2]
+        shape = memory.shape[:2]
         acting, last = policy(trials.inputs.flatten(1, 2), memory.flatten(0, 1))
-        acting = tree_map(lambda part: part.unflatten(1, side_by_side), acting)
-        return acting, handed_on(memory, last.detach().unflatten(0, side_by_side))
+        acting = tree_map(lambda part: part.unflatten(1, shape), acting)
+        return acting, handed_on(memory, last.detach().unflatten(0, shape))
 
     def loss(
         self, trials: Trials, policy: Distribution, steps: Int[Tensor, ""]

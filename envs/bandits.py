@@ -62,7 +62,7 @@ class Bandits(DrawnFamily):
     family = "bandits"
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, "bandit")
+        super().__init__("bandit", config.test_tasks, config.validation_tasks, config.task_seed)
         self.config = config
         self.spec = EnvSpec(
             spaces.Box(0.0, 1.0, (1,), np.float32),
@@ -83,7 +83,12 @@ class Bandits(DrawnFamily):
 
     def protocol(self) -> Mapping[str, Any]:
         """The arms, the horizon and the held-out bandits."""
-        return {"arms": self.config.arms, "horizon": self.config.horizon, **self.held_out()}
+        return {
+            "arms": self.config.arms,
+            "horizon": self.config.horizon,
+            "test_tasks": self.config.test_tasks,
+            "task_seed": self.config.task_seed,
+        }
 
 
 class BanditEnv:

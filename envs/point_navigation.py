@@ -1,6 +1,5 @@
 """2-D navigation: a point in the plane that must find a goal it is not shown."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +10,9 @@ from jaxtyping import Bool, Float, Float64
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from envs._drawn import DrawnFamily
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import Split
-from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
-from meta_rl.rollouts.collector import SimulatedFamily
 
 NAME = "point"
 """The one task name of the family; its tasks differ by their goals."""
@@ -49,7 +46,7 @@ class Config:
                 raise UserError(f"envs.{name} must be at least 1, got {getattr(self, name)}")
 
 
-class PointNavigation(SimulatedFamily):
+class PointNavigation(DrawnFamily):
     """Goals uniform in the square [-0.5, 0.5]², metres.
 
     Task: goal position, drawn anew for every meta-batch; validation and test goals are fixed.
@@ -70,39 +67,13 @@ class PointNavigation(SimulatedFamily):
         self.spec = EnvSpec.box(
             2, (-1.0, -1.0), (1.0, 1.0), config.horizon, self.family, metrics=("success",)
         )
-        held_out, validation = config.test_goals, config.validation_goals
-        self._first_fresh_index = 2 * held_out + validation
-        self._places: dict[Split, range] = {
-            "test": range(held_out),
-            "train": range(held_out, 2 * held_out),
-            "validation": range(2 * held_out, self._first_fresh_index),
-        }
+        super().__init__(
+            NAME, config.test_goals, config.validation_goals, config.goal_seed, called="goals"
+        )
 
-    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
-        """Draw fresh goals to train on, or some of the fixed ones of another split.
-
-        The index of a fresh goal is a hash of it, above all indices of the splits: a goal that is
-        drawn again has the same index, and another goal has another.
-        """
-        if split == "train":
-            goals = _draw(count, generator)
-            index = [self._first_fresh_index + _hash(goal) for goal in goals]
-            return Tasks(self.family, (NAME,) * count, torch.tensor(index), goals)
-        fixed = self._places[split]
-        if count > len(fixed):
-            raise UserError(
-                f"{count} tasks are more than the {len(fixed)} {split} goals of {self.family}; "
-                f"ask for fewer or raise envs.{split}_goals"
-            )
-        order = torch.randperm(len(fixed), generator=generator)[:count]
-        return self.tasks(split)[order.tolist()]
-
-    def tasks(self, split: Split) -> Tasks:
-        """Return the fixed goals of a split; of the train split as many as of the test split."""
-        index = torch.tensor(self._places[split])
-        generator = make_generator(self.config.goal_seed, f"point_navigation/{split}")
-        goals = _draw(len(index), generator)
-        return Tasks(self.family, (NAME,) * len(index), index, goals)
+    def draw(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M 2"]:
+        """Draw goals, in metres."""
+        return torch.rand(count, 2, generator=generator, dtype=torch.float64) - 0.5
 
     def make_env(self, device: torch.device, workers: int) -> "PointEnv":
         """Make the simulator: a few tensors on the device, no processes."""
@@ -116,15 +87,6 @@ class PointNavigation(SimulatedFamily):
             "test_goals": self.config.test_goals,
             "goal_seed": self.config.goal_seed,
         }
-
-
-def _draw(count: int, generator: torch.Generator) -> Float64[Tensor, "M 2"]:
-    return torch.rand(count, 2, generator=generator, dtype=torch.float64) - 0.5
-
-
-def _hash(goal: Float64[Tensor, "2"]) -> int:
-    """Return 48 bits of a goal, so that JSON's numbers hold an index made of them."""
-    return int.from_bytes(hashlib.blake2b(goal.numpy().tobytes(), digest_size=6).digest(), "little")
 
 
 class PointEnv:

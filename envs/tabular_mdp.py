@@ -66,7 +66,7 @@ class TabularMDPs(DrawnFamily):
     family = "tabular_mdp"
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, "mdp")
+        super().__init__("mdp", config.test_tasks, config.validation_tasks, config.task_seed)
         self.config = config
         self.spec = EnvSpec(
             spaces.Discrete(config.states),
@@ -105,7 +105,7 @@ class TabularMDPs(DrawnFamily):
         """The sizes, the horizon and the held-out MDPs."""
         config = self.config
         sizes = {"states": config.states, "actions": config.actions, "horizon": config.horizon}
-        return {**sizes, **self.held_out()}
+        return {**sizes, "test_tasks": config.test_tasks, "task_seed": config.task_seed}
 
 
 def tables(

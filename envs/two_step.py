@@ -65,7 +65,7 @@ class TwoStep(DrawnFamily):
     family = "two_step"
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, "schedule")
+        super().__init__("schedule", config.test_tasks, config.validation_tasks, config.task_seed)
         self.config = config
         self.spec = EnvSpec(
             spaces.Discrete(3),
@@ -89,7 +89,12 @@ class TwoStep(DrawnFamily):
         """The probabilities, the horizon and the held-out schedules."""
         config = self.config
         chances = {"common": config.common, "high": config.high, "swap": config.swap}
-        return {"horizon": config.horizon, **chances, **self.held_out()}
+        return {
+            "horizon": config.horizon,
+            **chances,
+            "test_tasks": config.test_tasks,
+            "task_seed": config.task_seed,
+        }
 
 
 class TwoStepEnv:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from envs._drawn import hash_of
 from envs.gymnasium.config import Config
 from envs.gymnasium.environment import VariedFamily
 from envs.gymnasium.success import read as read_success
@@ -75,7 +76,7 @@ class GymnasiumDistribution(SimulatedFamily):
         """Draw different tasks: new ones to train on, or some of a split's fixed ones."""
         if split == "train" and not self._config.train_tasks:
             drawn = self._draw(count, split, generator)
-            index = [FIRST_FRESH_INDEX + _hash(params) for params in drawn]
+            index = [FIRST_FRESH_INDEX + hash_of(params) for params in drawn]
             return self._tasks(torch.tensor(index), drawn)
         fixed = len(self._fixed[split])
         if not 1 <= count <= fixed:
@@ -144,9 +145,3 @@ class GymnasiumDistribution(SimulatedFamily):
             pairs = zip(self._variations, shares.tolist(), strict=True)
             drawn[tuple(variation.draw(split, share) for variation, share in pairs)] = None
         return torch.tensor([*drawn], dtype=torch.float64)
-
-
-def _hash(params: Float64[Tensor, "P"]) -> int:
-    """Return 48 bits of a task's numbers, so that JSON's numbers hold an index made of them."""
-    digest = hashlib.blake2b(params.numpy().tobytes(), digest_size=6).digest()
-    return int.from_bytes(digest, "little")

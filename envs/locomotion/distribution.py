@@ -1,6 +1,5 @@
 """Locomotion as a task distribution."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from envs._drawn import DrawnFamily
 from envs.locomotion.config import Config
 from envs.locomotion.tasks import (
     DYNAMICS_BASE,
@@ -20,15 +20,13 @@ from envs.locomotion.tasks import (
 )
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
-from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, Tasks
-from meta_rl.rollouts.collector import SimulatedFamily
 
 DIRECTIONS = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
 """Backward and forward along the x axis."""
 
 
-class Locomotion(SimulatedFamily):
+class Locomotion(DrawnFamily):
     """Gymnasium's MuJoCo robots (v5 models), each with a task that its observation hides.
 
     v is the mean velocity of the torso over a step (of the centre of mass for the humanoid) in
@@ -75,47 +73,29 @@ class Locomotion(SimulatedFamily):
             self.family,
             metrics=("diverged",) if config.simulator == "native" else (),
         )
-        held_out, validation = config.test_tasks, config.validation_tasks
-        self._first_fresh_index = 2 * held_out + validation
-        self._places: dict[Split, range] = {
-            "test": range(held_out),
-            "train": range(held_out, 2 * held_out),
-            "validation": range(2 * held_out, self._first_fresh_index),
-        }
+        super().__init__(
+            config.task,
+            config.test_tasks,
+            config.validation_tasks,
+            config.task_seed,
+            stream=f"{self.family}/{config.task}",
+        )
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
-        """Draw fresh tasks to train on, or some of the fixed ones of another split.
-
-        Of two directions, each is drawn as often as the other, or once more. Else a fresh task's
-        index is a hash of it, above all indices of the splits.
-        """
+        """Draw some tasks; of two directions, each as often as the other, or once more."""
         if count < 1:
             raise UserError(f"meta_batch_size must be at least 1, got {count}")
-        if self._kind.varies == "direction":
-            extra = int(torch.randint(2, (), generator=generator)) if count % 2 else 0
-            forward = count // 2 + extra
-            return self.tasks(split)[[0] * (count - forward) + [1] * forward]
-        if split == "train":
-            params = self._draw(count, generator)
-            index = [self._first_fresh_index + _hash(each) for each in params]
-            return Tasks(self.family, (self.config.task,) * count, torch.tensor(index), params)
-        fixed = self._places[split]
-        if count > len(fixed):
-            raise UserError(
-                f"{count} tasks are more than the {len(fixed)} {split} tasks of {self.family}; "
-                f"ask for fewer or raise envs.{split}_tasks"
-            )
-        order = torch.randperm(len(fixed), generator=generator)[:count]
-        return self.tasks(split)[order.tolist()]
+        if self._kind.varies != "direction":
+            return super().sample(count, split, generator)
+        extra = int(torch.randint(2, (), generator=generator)) if count % 2 else 0
+        forward = count // 2 + extra
+        return self.tasks(split)[[0] * (count - forward) + [1] * forward]
 
     def tasks(self, split: Split) -> Tasks:
         """Return the fixed tasks of a split; of two directions both, whatever the split."""
-        if self._kind.varies == "direction":
-            return Tasks(self.family, (self.config.task,) * 2, torch.arange(2), DIRECTIONS.clone())
-        index = torch.tensor(self._places[split])
-        purpose = f"locomotion/{self.config.task}/{split}"
-        params = self._draw(len(index), make_generator(self.config.task_seed, purpose))
-        return Tasks(self.family, (self.config.task,) * len(index), index, params)
+        if self._kind.varies != "direction":
+            return super().tasks(split)
+        return Tasks(self.family, (self.config.task,) * 2, torch.arange(2), DIRECTIONS.clone())
 
     def make_env(self, device: torch.device, workers: int) -> TaskEnv:
         """Make the native simulator, or Gymnasium's environments in worker processes."""
@@ -143,7 +123,7 @@ class Locomotion(SimulatedFamily):
             "mujoco": version("mujoco"),
         }
 
-    def _draw(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M P"]:
+    def draw(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M P"]:
         """Draw tasks that have no end of others."""
 
         def uniform(size: int) -> Float64[Tensor, "M P"]:
@@ -168,9 +148,3 @@ def _unit(turn: Float64[Tensor, "M 1"]) -> Float64[Tensor, "M 2"]:
     """Return the unit vector at a share of a full turn."""
     angle = 2 * math.pi * turn
     return torch.cat([angle.cos(), angle.sin()], dim=1)
-
-
-def _hash(params: Float64[Tensor, "P"]) -> int:
-    """Return 48 bits of a task, so that JSON's numbers hold an index made of them."""
-    digest = hashlib.blake2b(params.numpy().tobytes(), digest_size=6).digest()
-    return int.from_bytes(digest, "little")
