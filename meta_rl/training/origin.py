@@ -38,13 +38,26 @@ def start_from(run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device) 
             f"{run} cannot be started from: its {theirs.agent_name} and this agent have no "
             f"parameters in common"
         )
-    if missing := sorted(learned.keys() - own.keys() - set(TRAINING_ONLY)):
-        raise UserError(
-            f"{run} cannot be started from: its {theirs.agent_name} needs {', '.join(missing)}, "
-            f"which this agent does not have; give both the same settings"
-        )
+    for one, other, whose in (
+        (learned, own, f"its {theirs.agent_name} needs"),
+        (own, learned, "this agent needs"),
+    ):
+        if missing := sorted(_learned_parts(one) - other.keys()):
+            raise UserError(
+                f"{run} cannot be started from: {whose} {', '.join(missing)}, which the other does "
+                f"not have; give both the same settings"
+            )
     agent.load_state_dict(merged)
     return Origin(run, state["env_steps"], state["meta_iterations"])
+
+
+def _learned_parts(state: Mapping[str, Any]) -> set[str]:
+    """Return the names of what holds numbers that were learned, such as moments of observations."""
+    return {
+        name
+        for name, value in state.items()
+        if name not in TRAINING_ONLY and isinstance(value, Mapping | Tensor)
+    }
 
 
 def _check_spaces(run: str, theirs: EnvSpec, ours: EnvSpec) -> None:

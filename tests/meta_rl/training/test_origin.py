@@ -86,12 +86,15 @@ def test_what_does_not_fit_is_refused_before_any_work(
     assert not (tmp_path / "runs" / "second").exists()
 
 
-def test_normalized_observations_are_not_taken_by_one_that_sees_them_plain(
-    trained, meta_rl, small_config
+@pytest.mark.parametrize(("theirs", "whose"), [(True, "its maml_ppo"), (False, "this agent")])
+def test_what_sees_normalized_observations_does_not_go_on_from_what_sees_them_plain(
+    trained, meta_rl, small_config, theirs, whose
 ):
-    first = trained(meta_iterations=1, agent={"normalize_observations": True})
-    refused = meta_rl("train", small_config("maml_ppo", name="second"), "--from", first)
-    assert refused.code == 1 and "needs obs_moments" in " ".join(refused.err.split())
+    first = trained(meta_iterations=1, agent={"normalize_observations": theirs})
+    second = small_config("maml_ppo", name="second", agent={"normalize_observations": not theirs})
+    refused = meta_rl("train", second, "--from", first)
+    assert refused.code == 1
+    assert f"{whose} needs obs_moments, which the other does not" in " ".join(refused.err.split())
 
 
 def test_a_missing_run_is_told(meta_rl, small_config):
