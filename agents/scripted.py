@@ -24,6 +24,7 @@ class Scripted:
     """Does what the expert does; has nothing to learn."""
 
     copies_share_experience = True
+    sees_tasks = True
     phases = (Phase(),)
 
     def __init__(self, expert: Expert, device: torch.device) -> None:

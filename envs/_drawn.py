@@ -3,7 +3,7 @@
 import hashlib
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 from meta_rl.core.errors import UserError
@@ -30,6 +30,8 @@ class DrawnFamily(SimulatedFamily):
     """
 
     family: str
+    between_tasks = False
+    """Whether what lies between the numbers of two tasks is a task, so that tasks can drift."""
 
     def __init__(
         self,
@@ -78,6 +80,11 @@ class DrawnFamily(SimulatedFamily):
         generator = make_generator(self._seed, f"{self._stream}/{split}")
         params = self.draw(len(index), generator)
         return Tasks(self.family, (self._name,) * len(index), index, params)
+
+
+def of_each_copy(numbers: Shaped[Tensor, "M ..."], copies: int) -> Shaped[Tensor, "M N ..."]:
+    """Return numbers of tasks for each of their worlds, which may change one by one."""
+    return numbers.unsqueeze(1).repeat_interleave(copies, dim=1)
 
 
 def hash_of(row: Float64[Tensor, "P"]) -> int:

@@ -1,6 +1,6 @@
 """Bernoulli bandits: k arms that pay 0 or 1, each with a probability that is not shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from envs._chance import Chance
-from envs._drawn import DrawnFamily
+from envs._drawn import DrawnFamily, of_each_copy
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import one_hot
 from meta_rl.core.types import RETURN, EnvSpec, Picture, Score, Step, Tasks
@@ -60,6 +60,7 @@ class Bandits(DrawnFamily):
     """
 
     family = "bandits"
+    between_tasks = True
 
     def __init__(self, config: Config) -> None:
         super().__init__("bandit", config.test_tasks, config.validation_tasks, config.task_seed)
@@ -94,16 +95,18 @@ class Bandits(DrawnFamily):
 class BanditEnv:
     """All bandits as one tensor."""
 
+    changes_within_episodes = True
+
     def __init__(self, config: Config, device: torch.device) -> None:
         self.horizon, self.device = config.horizon, device
-        self.probability: Float64[Tensor, "M k"] = torch.zeros(0, config.arms, dtype=torch.float64)
+        self.probability: Float64[Tensor, "M N k"] = torch.zeros(0, 0, 0, dtype=torch.float64)
         self.obs: Float[Tensor, "M N 1"] = torch.zeros(0, 0, 1)
         self.pulled: Int[Tensor, "M N"] | None = None
         self.pulls = 0
 
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N 1"]:
         """Begin an episode with every bandit."""
-        self.probability = tasks.params.to(self.device)
+        self.probability = of_each_copy(tasks.params.to(self.device), copies)
         self.chance = Chance(tasks, copies, seed, self.device)
         self.obs = torch.ones(len(tasks), copies, 1, device=self.device)
         self.pulled, self.pulls = None, 0
@@ -113,8 +116,8 @@ class BanditEnv:
         """Pull an arm of every bandit."""
         self.pulls += 1
         self.pulled = arm = action.argmax(-1)
-        probability = self.probability.gather(1, arm)
-        best = self.probability.amax(1, keepdim=True)
+        probability = self.probability.gather(-1, arm.unsqueeze(-1)).squeeze(-1)
+        best = self.probability.amax(-1)
         over = torch.full(arm.shape, self.pulls % self.horizon == 0, device=self.device)
         return Step(
             next_obs=self.obs,
@@ -131,13 +134,17 @@ class BanditEnv:
         """Go on: all episodes end together, and nothing is left of them."""
         return self.obs
 
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Give some worlds other probabilities."""
+        self.probability.flatten(0, 1)[list(worlds)] = tasks.params.to(self.device)
+
     def draw(self) -> Picture:
         """Return the arms' probabilities as bars; the arm that was pulled last is blue."""
         picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
         canvas = ImageDraw.Draw(picture)
         pulled = None if self.pulled is None else int(self.pulled[0, 0])
-        width = PICTURE_SIZE / self.probability.shape[1]
-        for arm, probability in enumerate(self.probability[0].tolist()):
+        width = PICTURE_SIZE / self.probability.shape[-1]
+        for arm, probability in enumerate(self.probability[0, 0].tolist()):
             top, left = (1 - probability) * PICTURE_SIZE, arm * width
             fill = "royalblue" if arm == pulled else "lightgrey"
             canvas.rectangle([left + 2, top, left + width - 2, PICTURE_SIZE], fill=fill)

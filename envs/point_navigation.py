@@ -1,6 +1,6 @@
 """2-D navigation: a point in the plane that must find a goal it is not shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from envs._drawn import DrawnFamily
+from envs._drawn import DrawnFamily, of_each_copy
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 
@@ -61,6 +61,7 @@ class PointNavigation(DrawnFamily):
     """
 
     family = "point_navigation"
+    between_tasks = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -94,18 +95,19 @@ class PointEnv:
 
     SPEED = 0.1
     REACHED = 0.01
+    changes_within_episodes = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.goal: Float[Tensor, "M 1 2"] = torch.zeros(0, 1, 2)
+        self.goal: Float[Tensor, "M N 2"] = torch.zeros(0, 0, 2)
         self.position: Float[Tensor, "M N 2"] = torch.zeros(0, 0, 2)
         self.time: Float[Tensor, "M N"] = torch.zeros(0, 0)
         self.ended: Bool[Tensor, "M N"] = torch.zeros(0, 0, dtype=torch.bool)
 
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N 2"]:
         """Put every point at the origin. Nothing here is random, so the seed has no effect."""
-        self.goal = tasks.params.to(self.device, torch.float32).unsqueeze(1)
+        self.goal = of_each_copy(tasks.params.to(self.device, torch.float32), copies)
         self.position = torch.zeros(len(tasks), copies, 2, device=self.device)
         self.time = torch.zeros(len(tasks), copies, device=self.device)
         self.ended = torch.zeros(len(tasks), copies, dtype=torch.bool, device=self.device)
@@ -133,6 +135,10 @@ class PointEnv:
         self.position = torch.where(self.ended.unsqueeze(-1), 0.0, self.position)
         self.time = torch.where(self.ended, 0.0, self.time)
         return self.position
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Move the goals of some points."""
+        self.goal.flatten(0, 1)[list(worlds)] = tasks.params.to(self.goal)
 
     def draw(self) -> Picture:
         """Return the plane as seen from above: the goal green, the point blue, the start grey."""

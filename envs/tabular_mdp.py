@@ -1,6 +1,6 @@
 """Random Markov decision processes with few states: transitions and rewards are not shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from envs._chance import Chance
-from envs._drawn import DrawnFamily
+from envs._drawn import DrawnFamily, of_each_copy
 from meta_rl.core.checks import check_at_least, check_within_unit
 from meta_rl.core.distributions import one_hot
 from meta_rl.core.types import EnvSpec, Step, Tasks
@@ -64,6 +64,7 @@ class TabularMDPs(DrawnFamily):
     """
 
     family = "tabular_mdp"
+    between_tasks = True
 
     def __init__(self, config: Config) -> None:
         super().__init__("mdp", config.test_tasks, config.validation_tasks, config.task_seed)
@@ -137,10 +138,12 @@ def action_values(
 class TabularEnv:
     """All MDPs as one tensor."""
 
+    changes_within_episodes = True
+
     def __init__(self, config: Config, device: torch.device) -> None:
         self.states, self.horizon, self.device = config.states, config.horizon, device
-        self.reward: Float64[Tensor, "M S A"] = torch.zeros(0, 0, 0, dtype=torch.float64)
-        self.cumulative: Float64[Tensor, "M S A S"] = torch.zeros(0, 0, 0, 0, dtype=torch.float64)
+        self.reward: Float64[Tensor, "K S A"] = torch.zeros(0, 0, 0, dtype=torch.float64)
+        self.cumulative: Float64[Tensor, "K S A S"] = torch.zeros(0, 0, 0, 0, dtype=torch.float64)
         self.state: Int[Tensor, "M N"] = torch.zeros(0, 0, dtype=torch.long)
         self.steps = 0
 
@@ -148,7 +151,7 @@ class TabularEnv:
         """Begin an episode in every world, in state 0."""
         self.reward, transition = tables(tasks.params.to(self.device), self.states)
         self.cumulative = transition.cumsum(-1)
-        self.task = torch.arange(len(tasks), device=self.device).unsqueeze(1)
+        self.mdp = of_each_copy(torch.arange(len(tasks), device=self.device), copies)
         self.chance = Chance(tasks, copies, seed, self.device)
         self.state = torch.zeros(len(tasks), copies, dtype=torch.long, device=self.device)
         self.steps = 0
@@ -157,7 +160,7 @@ class TabularEnv:
     def step(self, action: Float[Tensor, "M N A"]) -> Step:
         """Take an action in every world."""
         self.steps += 1
-        where = self.task, self.state, action.argmax(-1)
+        where = self.mdp, self.state, action.argmax(-1)
         drawn = self.chance.uniform().unsqueeze(-1)
         reward = self.reward[where].float() + self.chance.normal()
         # The last state takes what rounding leaves of the sum of probabilities.
@@ -170,6 +173,14 @@ class TabularEnv:
         if self.steps % self.horizon == 0:
             self.state = torch.zeros_like(self.state)
         return self._observed()
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Put some worlds into other MDPs, in the state they are in."""
+        reward, transition = tables(tasks.params.to(self.device), self.states)
+        new = len(self.reward) + torch.arange(len(tasks), device=self.device)
+        self.mdp.view(-1)[list(worlds)] = new
+        self.reward = torch.cat([self.reward, reward])
+        self.cumulative = torch.cat([self.cumulative, transition.cumsum(-1)])
 
     def _observed(self) -> Float[Tensor, "M N S"]:
         return torch.nn.functional.one_hot(self.state, self.states).float()

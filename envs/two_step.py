@@ -1,6 +1,6 @@
 """The two-step task, which tells planning from the repetition of what was rewarded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from envs._chance import Chance
-from envs._drawn import DrawnFamily
+from envs._drawn import DrawnFamily, of_each_copy
 from meta_rl.core.checks import check_at_least, check_within_unit
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, EnvSpec, Rollout, Score, Step, Tasks
@@ -100,16 +100,19 @@ class TwoStep(DrawnFamily):
 class TwoStepEnv:
     """All worlds of all schedules as one tensor; all are at the same step of a trial."""
 
+    changes_within_episodes = True
+
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.better: Int[Tensor, "M P"] = torch.zeros(0, 0, dtype=torch.long)
+        self.better: Int[Tensor, "M N P"] = torch.zeros(0, 0, 0, dtype=torch.long)
         self.state: Int[Tensor, "M N"] = torch.zeros(0, 0, dtype=torch.long)
         self.choice: Int[Tensor, "M N"] = torch.zeros(0, 0, dtype=torch.long)
         self.steps = 0
 
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N 3"]:
         """Begin an episode in every world, in the first state."""
-        self.better = better_state(tasks.params.to(self.device), self.config.swap)
+        better = better_state(tasks.params.to(self.device), self.config.swap)
+        self.better = of_each_copy(better, copies)
         self.chance = Chance(tasks, copies, seed, self.device)
         self.state = torch.zeros(len(tasks), copies, dtype=torch.long, device=self.device)
         self.choice = torch.zeros_like(self.state)
@@ -119,7 +122,7 @@ class TwoStepEnv:
     def step(self, action: Float[Tensor, "M N 2"]) -> Step:
         """Choose in the first state of every world, or take what the second brings."""
         drawn = self.chance.uniform()
-        better = self.better[:, self.steps % self.config.horizon // 2].unsqueeze(1)
+        better = self.better[..., self.steps % self.config.horizon // 2]
         if self.steps % 2 == 0:
             self.choice = action.argmax(-1)
             rare = (drawn >= self.config.common).long()
@@ -142,6 +145,11 @@ class TwoStepEnv:
     def reset_ended(self) -> Float[Tensor, "M N 3"]:
         """Go on: every trial, and so every episode, ends in the first state."""
         return self._observed()
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Give some worlds other schedules."""
+        better = better_state(tasks.params.to(self.device), self.config.swap)
+        self.better.flatten(0, 1)[list(worlds)] = better
 
     def _observed(self) -> Float[Tensor, "M N 3"]:
         return torch.nn.functional.one_hot(self.state, 3).float()

@@ -2,6 +2,8 @@
 
 from rich.table import Table
 
+from meta_rl.evaluation.life_plan import SINCE_CHANGE
+from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.reports.tables import console
 
@@ -11,7 +13,7 @@ def show_result(result: EvalResult, title: str) -> None:
     summary = result.summary()
     table = Table(title=title, title_justify="left")
     for column in (
-        "adaptation episodes",
+        result.stages_are,
         *(f"{score.label} [95 % interval]" for score in result.shown),
     ):
         table.add_column(column, justify="right")
@@ -21,13 +23,24 @@ def show_result(result: EvalResult, title: str) -> None:
             *(interval(row[score.name]) for score in result.shown),
         )
     console().print(table)
+    if (found := recovery(result)) is not None:
+        console().print(found.told, highlight=False, soft_wrap=True)
     console().print(
         f"{summary['tasks']} {result.protocol['split']} tasks, "
-        f"{summary['cells_per_stage']} episodes a stage, {result.protocol['actions']} actions, "
+        f"{_measured(result)}, {result.protocol['actions']} actions, "
         f"{result.env_steps:,} env steps of training, protocol {result.fingerprint}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _measured(result: EvalResult) -> str:
+    """Return what each stage is measured by."""
+    protocol = result.protocol
+    if SINCE_CHANGE not in protocol:
+        return f"{result.summary()['cells_per_stage']} episodes a stage"
+    apart = f"{protocol['between_changes']} {protocol[SINCE_CHANGE]} apart"
+    return f"{protocol['changes_followed']} changes of each, {apart}"
 
 
 def show_by_task(result: EvalResult) -> None:

@@ -47,6 +47,18 @@ class OneRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InChangingTasks(OneRun):
+    """Flags of commands that let tasks change, whether or not they did in training."""
+
+    change_every: str | None = None
+    """How often tasks change under the policy: `never`, `5 episodes`, `200 steps`, or `geometric
+    0.01`, at each step with that chance. Without it, as in the run's config."""
+    change_how: Literal["redraw", "drift", "sequence"] | None = None
+    """What a task changes into: another of its split, one on the way there, or the split's next.
+    Without it, as in the run's config."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneTask(OneRun):
     """Flags of commands that adapt a run's policy to one task."""
 
@@ -122,6 +134,21 @@ def load_agent(given: OneRun) -> "tuple[RunFolder, TrainedAgent]":
     trained = load_trained(folder, given.checkpoint, given.device)
     tell_device(trained.experiment.device, trained.device)
     return folder, trained
+
+
+def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":
+    """Return the agent with its tasks changing as the flags say."""
+    from dataclasses import replace
+
+    from meta_rl.experiment.building import build_distribution
+
+    was = trained.experiment.change
+    every, how = given.change_every or was.every, given.change_how or was.how
+    if (every, how) == (was.every, was.how):
+        return trained
+    change = replace(was, every=every, how=how)
+    experiment = replace(trained.experiment, change=change)
+    return replace(trained, experiment=experiment, distribution=build_distribution(experiment))
 
 
 def tell_device(trained_on: str, device: "torch.device", as_data: bool = False) -> None:

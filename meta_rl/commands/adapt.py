@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meta_rl.commands._vocabulary import File, OneTask, check_at_least, load_agent, parse
+from meta_rl.commands._vocabulary import (
+    File,
+    InChangingTasks,
+    OneTask,
+    changing,
+    check_at_least,
+    load_agent,
+    parse,
+)
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_file, check_folder
 
@@ -19,7 +27,7 @@ LIMIT_UNTIL_STABLE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(OneTask):
+class Arguments(OneTask, InChangingTasks):
     """Adapts a run's policy to one task while it acts, and writes the adapted policy as files.
 
     The policy plays the task, learns from what it saw, and plays again, as one robot would. The
@@ -61,6 +69,7 @@ def main(arguments: list[str]) -> int:
     given = parse(Arguments, arguments, "adapt")
     import torch
 
+    from meta_rl.core.lives import changes_of
     from meta_rl.core.seeding import Streams
     from meta_rl.deployment import policy_file as adapted
     from meta_rl.deployment import task_choice as targets
@@ -73,6 +82,7 @@ def main(arguments: list[str]) -> int:
     if given.output:
         check_files(Path(given.output))
     folder, trained = load_agent(given)
+    trained = changing(trained, given)
     agent, experiment = trained.agent, trained.experiment
     spec, device = trained.distribution.spec, trained.device
     if given.env is not None:
@@ -90,7 +100,9 @@ def main(arguments: list[str]) -> int:
     with closing(distribution.make_env(device, workers=1)) as env:
         filmed = filming(env, distribution) if given.video else None
         streams = Streams(given.seed, device, purpose="adapt")
-        collector = RolloutCollector(distribution.spec, filmed or env, device)
+        collector = RolloutCollector(
+            distribution.spec, filmed or env, device, changes_of(distribution)
+        )
         takes: list[Take] = []
 
         def tell(report: "Report") -> None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from meta_rl.commands._vocabulary import Actions, OneRun, Split, check_at_least, load_agent, parse
+from meta_rl.commands._vocabulary import (
+    Actions,
+    InChangingTasks,
+    Split,
+    changing,
+    check_at_least,
+    load_agent,
+    parse,
+)
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.outputs import check_file, check_folder
 
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(OneRun):
+class Arguments(InChangingTasks):
     """Measures how a run's policy adapts: before, between and after adaptation.
 
     Every task, goal and copy counts. The result is printed and goes to the run's evaluations/, as
@@ -41,7 +49,12 @@ class Arguments(OneRun):
     all."""
     adaptation_steps: int | None = None
     """Times that the agent adapts, at least 0. Performance is measured before, between and
-    after."""
+    after. Where tasks change, it adapts after every round; with 0, never."""
+    changes: int | None = None
+    """Where tasks change: changes that each task is followed through, at least 1."""
+    learn_from: Literal["newest", "all"] | None = None
+    """Where tasks change: whether an agent that learns by gradients learns from the newest round
+    alone, beginning with what meta-training made, or goes on from all rounds."""
     copies: int | None = None
     """Copies of each task's environment that play side by side, at least 1."""
     evaluation_episodes: int | None = None
@@ -87,10 +100,11 @@ def main(arguments: list[str]) -> int:
 
     experiment = replace(trained.experiment, **chosen("threads", "workers"))
     set_threads(experiment)
-    trained = replace(trained, experiment=experiment)
+    trained = changing(replace(trained, experiment=experiment), given)
     evaluation = replace(
         experiment.evaluation,
         **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
+        **chosen("changes", "learn_from"),
     )
     actions = given.actions or evaluation.actions
     measure = partial(measure_all, place) if given.counted_by is None else measure_otherwise

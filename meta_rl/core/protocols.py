@@ -1,9 +1,9 @@
 """What a task distribution, a simulator and an agent are to the rest of the platform."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,9 @@ from meta_rl.core.types import (
     Tasks,
     TimeStep,
 )
+
+if TYPE_CHECKING:
+    from meta_rl.core.lives import Changes, Life
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Tasks to train on, to choose by while training, and to measure at the end."""
@@ -59,6 +62,23 @@ class TaskEnv(Protocol):
 
     def close(self) -> None:
         """Release processes and memory."""
+        ...
+
+
+@runtime_checkable
+class ChangingTaskEnv(TaskEnv, Protocol):
+    """A simulator whose worlds can become other tasks: what tasks that change need."""
+
+    changes_within_episodes: bool
+    """Whether a world can become another task while its episode goes on."""
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Turn each of these worlds, m * N + n for copy n of row m, into the task beside it.
+
+        A world whose episode has ended, or that has not stepped since `start`, begins its next one
+        as that task when `reset_ended` is called. Any other goes on from where it is, with the same
+        name of task: what it observes and earns is of its new task from the next step on.
+        """
         ...
 
 
@@ -107,6 +127,34 @@ class Collector(Protocol):
 
     def close(self) -> None:
         """Release processes and memory."""
+        ...
+
+
+@runtime_checkable
+class ChangingCollector(Collector, Protocol):
+    """A collector of rollouts in which tasks can change."""
+
+    changes: "Changes | None"
+    """How the tasks change; None if they stay."""
+
+    @property
+    def changes_within_episodes(self) -> bool:
+        """Whether a task can change while an episode goes on."""
+        ...
+
+    def collect(
+        self,
+        agent: "MetaAgent",
+        context: Context,
+        tasks: Tasks,
+        copies: int,
+        phase: Phase,
+        streams: Noises,
+        previous: Experience | None = None,
+        deterministic: bool = False,
+        life: "Life | None" = None,
+    ) -> tuple[Experience, Context]:
+        """Do as every collector, in worlds that have lived for so long."""
         ...
 
 
@@ -207,7 +255,9 @@ class MetaAgent(Protocol):
     episodes one adaptation costs."""
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> Context:
-        """Return the context before any experience. Only oracle controls may look at the tasks.
+        """Return the context before any experience.
+
+        Only oracle controls may look at the tasks; they say so by an attribute `sees_tasks = True`.
 
         Args:
             training: Whether a meta-update will learn from what follows, or it is a measurement.

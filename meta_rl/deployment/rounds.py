@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from meta_rl.core.episodes import episode_scores, episode_sums
 from meta_rl.core.errors import UserError
+from meta_rl.core.lives import Life
 from meta_rl.core.protocols import Collector, MetaAgent, Noises, TellsDistribution
 from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Tasks, TimeStep, all_finite
 from meta_rl.rollouts.adaptation import Adaptation, rollout_of
@@ -51,7 +52,7 @@ class Event:
     """What a round led to."""
 
     number: int
-    event: Literal["stable", "not stable", "dropped", "starts again"]
+    event: Literal["stable", "not stable", "dropped", "starts again", "changed"]
     detail: str
 
 
@@ -102,6 +103,9 @@ class OnlineAdaptation:
         self.watch = watch
         self.tell = tell
         self.played = 0
+        self.life: Life | None = None
+        """How long the one world has lived; None if its task stays."""
+        self._changes_told = 0
         self._last_context: Context | None = None
 
     def run(self) -> Adaptation:
@@ -152,7 +156,9 @@ class OnlineAdaptation:
 
     def begin(self) -> Adaptation:
         """Return what the agent knows before any experience."""
-        return Adaptation(self.agent, self.collector, self.tasks, 1, self.streams)
+        known = Adaptation(self.agent, self.collector, self.tasks, 1, self.streams, life=self.life)
+        self.life = known.life
+        return known
 
     def learn(self, played: Played) -> Adaptation:
         """Adapt to a round that was played."""
@@ -163,13 +169,19 @@ class OnlineAdaptation:
     def play(self, known: Adaptation) -> Played:
         """Play a round to learn from, and tell of it."""
         adaptation = known.fork()
-        played = rollout_of(adaptation.play(Phase(self.episodes)))
+        played = self.lived(adaptation, self.episodes)
         return Played(known, self.told(known, "adapt", played, self.episodes), adaptation)
 
     def execute(self, known: Adaptation, episodes: int) -> Round:
         """Play a round that nothing is learned from, and tell of it."""
-        played = rollout_of(known.measure(Phase(episodes)))
-        return self.told(known, "execute", played, episodes)
+        return self.told(known, "execute", self.lived(known.fork(), episodes), episodes)
+
+    def lived(self, adaptation: Adaptation, episodes: int) -> Rollout:
+        """Play a round in the one world, whose time goes on."""
+        adaptation.life = self.life
+        played = rollout_of(adaptation.play(Phase(episodes)))
+        self.life = adaptation.life
+        return played
 
     def told(
         self,
@@ -194,7 +206,16 @@ class OnlineAdaptation:
         )
         self._last_context = known.context
         self.tell(result)
+        self._tell_of_changes()
         return result
+
+    def _tell_of_changes(self) -> None:
+        """Tell what the task has become, as often as it has changed since this was told."""
+        if self.life is None:
+            return
+        for number in range(self._changes_told + 1, int(self.life.number) + 1):
+            self._changes_told = number
+            self.event("changed", f"the task is now {self.life.course.task(0, number).label}")
 
     @torch.no_grad()
     def divergence(self, context: Context, rollout: Rollout) -> float | None:
@@ -215,7 +236,9 @@ class OnlineAdaptation:
         return float(total / rollout.valid.sum())
 
     def event(
-        self, event: Literal["stable", "not stable", "dropped", "starts again"], detail: str
+        self,
+        event: Literal["stable", "not stable", "dropped", "starts again", "changed"],
+        detail: str,
     ) -> None:
         """Tell of an event of the last round."""
         self.tell(Event(self.played, event, detail))

@@ -1,6 +1,6 @@
 """Evaluation that cannot flatter: every (task, goal, copy) counts, and stage 0 comes first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Collector, MetaAgent, TaskDistribution
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import Phase, Score, Tasks
+from meta_rl.evaluation.life_plan import plan_lives
+from meta_rl.evaluation.lives import live
 from meta_rl.evaluation.partial import Cells
 from meta_rl.evaluation.protocol import (
     choose_tasks,
@@ -78,6 +80,8 @@ def evaluate(
     stage they begin at. With deterministic ones, or with `config.evaluation_episodes`, each stage
     plays episodes of its own, whose experience is then forgotten.
 
+    Where tasks change, stages are times since a change instead: see `lives`.
+
     Args:
         tasks_at_once: Most tasks to play together, which has no effect on the result but the
             rounding of sums; never more than fit.
@@ -85,29 +89,37 @@ def evaluate(
             `Cells`. It is left for the caller to delete once the result is written.
     """
     tasks = choose_tasks(distribution, config.split, config.goals)
-    episodes, columns = measured_episodes(agent, config, copies)
-    judged_by = distribution.spec.scores
+    scores = distribution.spec.scores
+    plan = plan_lives(agent, distribution, config, copies)
+    if plan is None:
+        episodes, columns = measured_episodes(agent, config, copies)
+        stages, judged_by = stage_episodes(agent, config, copies), scores
+        size = tasks_that_fit(agent, distribution, collector, max(copies, columns))
+    else:
+        (episodes, _), columns = plan.shape, plan.columns
+        stages, judged_by = plan.times, plan.judged_by(scores)
+        size = tasks_that_fit(agent, distribution, collector, plan.round_episodes or columns)
     cells = Cells(
         [score.name for score in judged_by],
-        (episodes, config.adaptation_steps + 1, len(tasks), columns),
+        (episodes, len(stages), len(tasks), columns),
         unfinished,
     )
     missing = cells.missing
-    size = tasks_that_fit(agent, distribution, collector, max(copies, columns))
     size = min(size, tasks_at_once or size)
     for start in range(0, len(missing), size):
         rows = missing[start : start + size]
-        found = _evaluate_chunk(
-            agent, collector, distribution.spec.scores, device, config, copies, tasks[rows]
-        )
-        cells.fill(rows, found)
+        if plan is None:
+            found = _evaluate_chunk(agent, collector, scores, device, config, copies, tasks[rows])
+        else:
+            found = live(plan, agent, collector, scores, device, config, tasks[rows])
+        cells.fill(rows, _finite(found, tasks[rows]))
     assert not cells.missing, "an evaluation must cover every cell"
     return EvalResult(
         names=tasks.names,
         index=tuple(tasks.index.tolist()),
         scores=cells.scores,
         judged_by=judged_by,
-        adaptation_episodes=stage_episodes(agent, config, copies),
+        adaptation_episodes=stages,
         protocol=make_protocol(agent, distribution, config, copies),
         env_steps=env_steps,
         meta_iterations=meta_iterations,
@@ -123,8 +135,8 @@ def _evaluate_chunk(
     config: EvaluationConfig,
     copies: int,
     tasks: Tasks,
-) -> dict[str, NDArray[np.float64]]:
-    """Return the (E, S, M, N) scores of some of the tasks."""
+) -> dict[str, Float[Tensor, "E S M N"]]:
+    """Return the scores of some of the tasks."""
     episodes, columns = measured_episodes(agent, config, copies)
 
     def streams(stage: int, purpose: str) -> TaskStreams:
@@ -143,7 +155,13 @@ def _evaluate_chunk(
             played = adaptation.play(streams=streams(stage, "learning"))
             found = found or episode_scores(played, scores, adaptation.phase.episodes)
         by_stage.append({name: values[:episodes] for name, values in found.items()})
-    result = {name: torch.stack([stage[name] for stage in by_stage], dim=1) for name in by_stage[0]}
+    return {name: torch.stack([stage[name] for stage in by_stage], dim=1) for name in by_stage[0]}
+
+
+def _finite(
+    result: Mapping[str, Float[Tensor, "E S M N"]], tasks: Tasks
+) -> dict[str, NDArray[np.float64]]:
+    """Return scores as NumPy's, or say whose are not finite."""
     for name, values in result.items():
         wrong = ~values.isfinite().all(0).all(0).all(-1)
         if wrong.any():

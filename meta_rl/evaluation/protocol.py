@@ -11,6 +11,7 @@ import numpy as np
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
 from meta_rl.core.types import Tasks
+from meta_rl.evaluation.life_plan import plan_lives
 from meta_rl.experiment.config import EvaluationConfig
 from meta_rl.rollouts.adaptation import phase_at
 
@@ -26,6 +27,9 @@ def make_protocol(
     copies: int,
 ) -> dict[str, Any]:
     """Return all that a number depends on beside the agent: only equals may be compared."""
+    plan = plan_lives(agent, distribution, config, copies)
+    if plan is not None:
+        return {**_what_is_measured(distribution, config), **plan.protocol()}
     return describe_protocol(
         distribution,
         config,
@@ -43,15 +47,21 @@ def describe_protocol(
     """Return the protocol of so many episodes a task, before the last stage and at each."""
     apart = config.evaluation_episodes is not None
     return {
+        **_what_is_measured(distribution, config),
+        "adaptation_episodes": adaptation_episodes,
+        "evaluation_episodes": evaluation_episodes,
+        **({"evaluation_episodes_are_learned_from": False} if apart else {}),
+    }
+
+
+def _what_is_measured(distribution: TaskDistribution, config: EvaluationConfig) -> dict[str, Any]:
+    return {
         "family": distribution.family,
         **distribution.protocol(),
         "split": config.split,
         "tasks": len(choose_tasks(distribution, config.split, config.goals)),
         "success_rule": SUCCESS_RULE if "success" in distribution.spec.metrics else None,
         "actions": config.actions,
-        "adaptation_episodes": adaptation_episodes,
-        "evaluation_episodes": evaluation_episodes,
-        **({"evaluation_episodes_are_learned_from": False} if apart else {}),
     }
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
 from meta_rl.core.types import RETURN, SUCCESS, Score
+from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.statistics import estimate, mean
 
@@ -34,7 +35,8 @@ class EvalResult:
     judged_by: tuple[Score, ...]
     """What was measured; the first decides which agent is better, the next where it ties."""
     adaptation_episodes: tuple[int, ...]
-    """Episodes of its task that a policy had learned from at each stage."""
+    """Episodes of its task that a policy had learned from at each stage; where tasks change, time
+    since the last change."""
     protocol: Mapping[str, Any]
     env_steps: int
     """Environment steps of training that the agent has had."""
@@ -55,6 +57,12 @@ class EvalResult:
     def shown(self) -> tuple[Score, ...]:
         """The scores in the order of tables."""
         return self.judged_by[::-1]
+
+    @property
+    def stages_are(self) -> str:
+        """What tells the stages apart, as tables name it."""
+        unit = self.protocol.get(SINCE_CHANGE)
+        return "adaptation episodes" if unit is None else f"{unit} since the change"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,8 +137,12 @@ class EvalResult:
         }
 
     def rank(self) -> tuple[float, ...]:
-        """Return what `best` means: the scores after all adaptation, larger being better."""
-        last = [(score, self.scores[score.name][:, -1].mean()) for score in self.judged_by]
+        """Return what `best` means: the scores after all adaptation, larger being better.
+
+        Where tasks change, it is the scores at all times since a change.
+        """
+        stages = slice(None) if SINCE_CHANGE in self.protocol else -1
+        last = [(score, self.scores[score.name][:, stages].mean()) for score in self.judged_by]
         # NaN would compare as neither better nor worse, and so stay the best for ever.
         return tuple(
             float(np.nan_to_num(value if score.higher_is_better else -value, nan=-np.inf))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.lives import Changing
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
 from meta_rl.core.resources import usable_cores
 from meta_rl.core.types import EnvSpec
@@ -62,7 +63,7 @@ def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:
     """Make the task distribution."""
     module = catalog.load("envs", experiment.envs_name)
     distribution: TaskDistribution = module.build(experiment.envs)
-    return distribution
+    return Changing(distribution, experiment.change) if experiment.change.happens else distribution
 
 
 def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.device) -> MetaAgent:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 import tyro
 
+from meta_rl.core.change import ChangeConfig
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.versions import VERSION, translated
@@ -68,6 +69,12 @@ class EvaluationConfig:
     evaluation_episodes: int | None = None
     """Episodes that measure each stage of a task, at least 1, and that nothing is learned from.
     Without it, sampled actions are measured on the episodes that the agent adapts from."""
+    changes: int = 4
+    """Where tasks change: changes that each task is followed through, at least 1."""
+    learn_from: Literal["newest", "all"] = "newest"
+    """Where tasks change: rounds that an agent which learns by gradients knows of. Of the `newest`
+    alone, it begins anew with what meta-training made; of `all`, it goes on from what it has. A
+    memory keeps all. With adaptation_steps 0 nothing is learned."""
     seed: int = 0
     """Seed of the evaluation's action noise, at least 0; independent of the run's seed."""
 
@@ -75,6 +82,7 @@ class EvaluationConfig:
         _at_least("evaluation.every", self.every, 0)
         _at_least("evaluation.adaptation_steps", self.adaptation_steps, 0)
         _at_least("evaluation.seed", self.seed, 0)
+        _at_least("evaluation.changes", self.changes, 1)
         for name in ("goals", "copies", "evaluation_episodes"):
             if (value := getattr(self, name)) is not None:
                 _at_least(f"evaluation.{name}", value, 1)
@@ -119,6 +127,8 @@ class Experiment(Generic[AgentT, EnvsT]):
     start_from: str = ""
     """Run whose trained agent this one begins with, for training also `--from`; its env steps are
     not counted. Without it, the agent begins with its initial parameters."""
+    change: ChangeConfig = field(default_factory=ChangeConfig)
+    """How tasks change under the policy; without it, they stay."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How adaptation to a split's tasks is measured."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

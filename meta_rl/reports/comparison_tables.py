@@ -139,7 +139,8 @@ def aggregates_table(quantity: Quantity, rows: Sequence[Row]) -> TextTable:
         if row.quantity == quantity and row.task is None
     ]
     columns = (
-        *("group", "seeds", "env steps", "wall time", "adaptation episodes"),
+        *("group", "seeds", "env steps", "wall time"),
+        " or ".join(dict.fromkeys(row.group.first.stages_are for row in rows)),
         *(*AGGREGATES, "interval over"),
     )
     return TextTable(title_of(quantity), columns, lines)

@@ -32,9 +32,10 @@ from meta_rl.evaluation.statistics import (
 )
 from meta_rl.reports.names import as_it_stands, label_ticks
 
-LABELS: dict[Quantity, str] = {
+LABELS = {
     "success": "share of episodes that succeed",
     "episode_return": "return of an episode",
+    "adaptation episodes": "episodes of the task learned from",
 }
 
 LINES = {"-": "o", "--": "s", ":": "^", "-.": "D"}
@@ -71,11 +72,17 @@ def adaptation_curves(
             ends = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
             if ends:
                 axis.fill_between(x, *zip(*ends, strict=True), alpha=0.2, color=style["color"])
-        axis.set_xlabel("episodes of the task learned from")
+        axis.set_xlabel(stages_of(groups))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _label_values(axis, quantity)
     _finish(figure, axes, groups, resampling)
     return figure
+
+
+def stages_of(groups: Sequence[Group]) -> str:
+    """Return what the stages of groups are told apart by."""
+    found = dict.fromkeys(group.first.stages_are for group in groups)
+    return " or ".join(LABELS.get(name, name) for name in found)
 
 
 COUNTERS = {
@@ -179,7 +186,8 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
     episodes = " or ".join(
         str(x) for x in dict.fromkeys(group.first.adaptation_episodes[stage] for group in groups)
     )
-    figure.suptitle(f"{label_of(quantity)}, after {episodes} episodes", fontsize="medium")
+    when = stages_of(groups).replace("episodes of the task learned from", "episodes")
+    figure.suptitle(f"{label_of(quantity)}, after {episodes} {when}", fontsize="medium")
     return figure
 
 

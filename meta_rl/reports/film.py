@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.lives import changes_of, changing_env
 from meta_rl.core.outputs import check_file, check_folder
 from meta_rl.core.protocols import DrawingTaskEnv, EnvDistribution, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
@@ -95,6 +96,15 @@ class FilmedEnv:
         """Begin new episodes, which are not filmed."""
         return self._env.reset_ended()
 
+    @property
+    def changes_within_episodes(self) -> bool:
+        """As the simulator that is filmed."""
+        return changing_env(self._env).changes_within_episodes
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Turn worlds into other tasks."""
+        changing_env(self._env).change(worlds, tasks)
+
     def close(self) -> None:
         """Close the simulator."""
         self._env.close()
@@ -144,9 +154,9 @@ def film_adaptation(
     episodes = episodes or trained.adaptation_episodes
     env = distribution.make_env(device, workers=1)
     try:
-        filmed = filming(env, distribution)
-        unseen = RolloutCollector(distribution.spec, env, device)
-        seen = RolloutCollector(distribution.spec, filmed, device)
+        filmed, changes = filming(env, distribution), changes_of(distribution)
+        unseen = RolloutCollector(distribution.spec, env, device, changes)
+        seen = RolloutCollector(distribution.spec, filmed, device, changes)
         deterministic = actions == "deterministic"
         streams = Streams(seed, device, purpose="adapt")
         adaptation = Adaptation(trained.agent, seen, tasks, 1, streams)

@@ -18,10 +18,12 @@ from meta_rl.evaluation.comparison import (
     task_rows,
     title_of,
 )
+from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.statistics import performance_profile
 from meta_rl.experiment import strict_yaml
 from meta_rl.reports import comparison_tables, figures
 from meta_rl.reports.comparison_tables import Options, told, told_time, training_metrics
+from meta_rl.reports.figures import stages_of
 from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
 from meta_rl.reports.tables import TextTable
 from meta_rl.runs.folder import RunFolder
@@ -76,14 +78,22 @@ def _results(groups: Sequence[Group], options: Options, warnings: Sequence[str])
         tables.append(comparison_tables.improvements_table(groups, options))
     return Section(
         "Results",
-        text="A group's first row is its policy before adaptation, the others after learning from "
-        "so many episodes of the task. Brackets hold 95 % intervals.",
+        text=f"{_what_stages_are(groups)} Brackets hold 95 % intervals.",
         remarks=[*warnings, *comparison_tables.remarks_on(groups, rows, options)],
         tables=[_stages(groups, rows)],
         folded=[
             Folded("Interquartile mean, median and probability of improvement", tables=tables),
             Folded("Each run", tables=[_each_run(groups)]),
         ],
+    )
+
+
+def _what_stages_are(groups: Sequence[Group]) -> str:
+    if any(SINCE_CHANGE in group.first.protocol for group in groups):
+        return "Tasks change while agents learn them; a row for each time since the last change."
+    return (
+        "A group's first row is its policy before adaptation, the others after learning from so "
+        "many episodes of the task."
     )
 
 
@@ -98,7 +108,7 @@ def _stages(groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
         "Mean over seeds and tasks",
         [
             "group",
-            "episodes learned from",
+            stages_of(groups),
             *(title_of(quantity) for quantity in quantities),
             "seeds",
         ],
@@ -120,7 +130,7 @@ def _each_run(groups: Sequence[Group]) -> TextTable:
     quantities = shared_quantities(groups)
     return TextTable(
         "Mean over tasks",
-        ["run", "seed", "episodes learned from", *(title_of(quantity) for quantity in quantities)],
+        ["run", "seed", stages_of(groups), *(title_of(quantity) for quantity in quantities)],
         [
             [run.name, str(run.seed), str(episodes)]
             + [_number(run.result.scores[quantity][:, stage].mean()) for quantity in quantities]
@@ -138,9 +148,9 @@ def _adaptation(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"adaptation-{quantity}",
-                f"{title_of(quantity).capitalize()} against episodes of the task that the policy "
-                f"has learned from; bands: 95 % intervals{_over(groups)}.",
-                f"Line chart of {title_of(quantity)} before and after adaptation: "
+                f"{title_of(quantity).capitalize()} against {stages_of(groups)}; bands: 95 % "
+                f"intervals{_over(groups)}.",
+                f"Line chart of {title_of(quantity)} against {stages_of(groups)}: "
                 + "; ".join(_from_to(group, quantity) for group in groups),
                 _untitled(figures.adaptation_curves(groups, [quantity])),
             )

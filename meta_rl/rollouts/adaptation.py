@@ -4,13 +4,15 @@ Training, evaluation, the rounds of `adapt`, films, the doctor and benchmarks al
 """
 
 from copy import copy
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import Collector, MetaAgent, Noises
+from meta_rl.core.lives import Life
+from meta_rl.core.protocols import ChangingCollector, Collector, MetaAgent, Noises
 from meta_rl.core.types import (
     Context,
     Examples,
@@ -41,6 +43,7 @@ class Adaptation:
     Args:
         streams: Where chance comes from, unless a call names others.
         training: Whether a meta-update will learn from it.
+        life: How long the worlds have lived, if their tasks change; without it, they begin to.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Adaptation:
         copies: int,
         streams: Noises,
         training: bool = False,
+        life: Life | None = None,
     ) -> None:
         self.agent = agent
         self.collector = collector
@@ -66,6 +70,8 @@ class Adaptation:
         """What was played to learn from, in order."""
         self.remembered: Experience | None = None
         """What the agent learned from last; a memory reaches back to its end."""
+        self.life = life or self._born(training)
+        """How long the worlds have lived; None if tasks stay as they are."""
 
     @property
     def phase(self) -> Phase:
@@ -78,15 +84,12 @@ class Adaptation:
         Raises:
             NotFinite: There is NaN or infinity in it.
         """
-        played, self.context = self.collector.collect(
-            self.agent,
-            self.context,
-            self.tasks,
-            self.copies,
-            phase or self.phase,
-            streams or self.streams,
-            self.remembered,
+        phase = phase or self.phase
+        played, self.context = self._collect(
+            self.copies, phase, streams or self.streams, self.remembered, False, self.life
         )
+        if self.life is not None:
+            self.life = self.life.after(rollout_of(played), phase)
         self.experience += (played,)
         self.remembered = played
         self._check(played)
@@ -118,22 +121,21 @@ class Adaptation:
         deterministic: bool = False,
         remembering: bool = True,
     ) -> Experience:
-        """Play with what is known now, and forget what it showed.
+        """Play with what is known now, and forget what it showed; tasks stay what they are now.
 
         Args:
             copies: In place of the adaptation's own, for agents whose copies share what they know.
             deterministic: Act by the mode of the policy.
             remembering: Begin with the last action and reward of what was learned from.
         """
-        return self.collector.collect(
-            self.agent,
-            self.context,
-            self.tasks,
-            copies or self.copies,
+        copies = copies or self.copies
+        return self._collect(
+            copies,
             phase or self.phase,
             streams or self.streams,
             self.remembered if remembering else None,
             deterministic,
+            None if self.life is None else self.life.standing_still(copies),
         )[0]
 
     def complete(self) -> MetaBatch:
@@ -152,9 +154,55 @@ class Adaptation:
         """Return what was played so far."""
         return MetaBatch(self.tasks, self.experience)
 
+    def afresh(self) -> "Adaptation":
+        """Return an adaptation of the same worlds that knows nothing but what was played last."""
+        fresh = Adaptation(
+            self.agent, self.collector, self.tasks, self.copies, self.streams, life=self.life
+        )
+        fresh.experience = self.experience[-1:]
+        return fresh
+
     def fork(self) -> "Adaptation":
         """Return an adaptation that goes on from here on its own."""
         return copy(self)
+
+    def _collect(
+        self,
+        copies: int,
+        phase: Phase,
+        streams: Noises,
+        previous: Experience | None,
+        deterministic: bool,
+        life: Life | None,
+    ) -> tuple[Experience, Context]:
+        """Let the collector play, in worlds that have lived for so long."""
+        collect = self.collector.collect
+        if life is not None:
+            assert isinstance(self.collector, ChangingCollector)
+            collect = partial(self.collector.collect, life=life)
+        return collect(
+            self.agent,
+            self.context,
+            self.tasks,
+            copies,
+            phase,
+            streams,
+            previous,
+            deterministic,
+        )
+
+    def _born(self, training: bool) -> Life | None:
+        """Begin the worlds' lives, if tasks change: of training ones anywhere between changes."""
+        collector, agent = self.collector, self.agent
+        if not isinstance(collector, ChangingCollector) or collector.changes is None:
+            return None
+        if getattr(agent, "sees_tasks", False):
+            raise UserError(
+                f"{type(agent).__name__} is shown each task once, so it cannot follow changes; "
+                f"leave out change.every, or take an agent that learns"
+            )
+        seed, shared = self.streams.env_seed(), agent.copies_share_experience
+        return collector.changes.begin(self.tasks, self.copies, seed, shared, training)
 
     def _check(self, played: Experience) -> None:
         """Refuse NaN and infinity, naming the tasks and the first step."""

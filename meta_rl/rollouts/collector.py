@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import NonFiniteAction, UserError
-from meta_rl.core.protocols import Collector, MetaAgent, Noises, TaskEnv
+from meta_rl.core.lives import CHANGED, Changes, Clock, Life
+from meta_rl.core.protocols import ChangingTaskEnv, Collector, MetaAgent, Noises, TaskEnv
 from meta_rl.core.threads import one_thread
 from meta_rl.core.types import (
     Context,
@@ -45,19 +46,32 @@ class RolloutCollector:
 
     Args:
         device: Where policies and rollouts live.
+        changes: How the tasks change; without it, they stay.
     """
 
-    def __init__(self, spec: EnvSpec, env: TaskEnv, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: EnvSpec,
+        env: TaskEnv,
+        device: torch.device,
+        changes: Changes | None = None,
+    ) -> None:
         self.spec = spec
         self.env = env
         self.device = device
         self.env_steps = 0
+        self.changes = changes
 
     @property
     def most_worlds(self) -> int | None:
         """Most worlds to hold together, for memory's sake; none knows no limit."""
         limit: int | None = getattr(self.env, "most_worlds", None)
         return limit
+
+    @property
+    def changes_within_episodes(self) -> bool:
+        """Whether a task can change while an episode goes on."""
+        return isinstance(self.env, ChangingTaskEnv) and self.env.changes_within_episodes
 
     @torch.no_grad()
     def collect(
@@ -70,6 +84,7 @@ class RolloutCollector:
         streams: Noises,
         previous: Experience | None = None,
         deterministic: bool = False,
+        life: Life | None = None,
     ) -> tuple[Rollout, Context]:
         """Let every copy of every task play the phase's episodes.
 
@@ -81,6 +96,7 @@ class RolloutCollector:
             previous: The rollout of the same worlds that this one continues: its last action and
                 reward are the first that the agent remembers.
             deterministic: Act by the mode of the policy.
+            life: How long the worlds have lived, if their tasks change.
         """
         env = self.env
         context = pytree.tree_map_only(Tensor, torch.clone, context)
@@ -88,6 +104,10 @@ class RolloutCollector:
         steps = phase.episodes * self.spec.horizon
         obs = env.start(tasks, copies, streams.env_seed())
         worlds = obs.shape[:2]
+        clock = None if life is None else Clock(life, phase, env)
+        if clock is not None:
+            moved, changed = clock.begin()
+            obs = env.reset_ended() if moved else obs
         acting = one_thread if worlds.numel() < MANY_WORLDS else nullcontext
         prev_action, prev_reward = last_action_and_reward(previous, self.spec, worlds, self.device)
         first = torch.ones(worlds, dtype=torch.bool, device=self.device)
@@ -124,10 +144,14 @@ class RolloutCollector:
                 store(record, name, t, getattr(step, name))
             for name, value in step.metrics.items():
                 store(metrics, name, t, value)
+            if clock is not None:
+                store(metrics, CHANGED, t, changed.float())
             first = step.terminated | step.truncated
             played = played + first
             prev_action, prev_reward = action, step.reward
             taken = t + 1
+            if clock is not None and not broken:
+                changed = clock.tick(first)
             if taken < steps and not broken:
                 obs = env.reset_ended()
         rollout = Rollout(

@@ -37,6 +37,7 @@ from meta_rl.rollouts.gymnasium.worker import (
     RESET_ENDED,
     STEP,
     Block,
+    Change,
     Failure,
     GymnasiumFamily,
     Layout,
@@ -68,6 +69,7 @@ class GymnasiumTaskEnv:
     A world that ended and is stepped nevertheless stays as it is, with zero reward and metrics.
     """
 
+    changes_within_episodes = False
     most_worlds = 64
     """Worlds that an evaluation plays together: each is an object of tens of megabytes, say."""
 
@@ -161,6 +163,24 @@ class GymnasiumTaskEnv:
         observation_size = staging.block.layout.observation_size
         self._obs = self._shape(staging.to_device())[..., :observation_size]
         return self._obs
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Turn worlds between two episodes into other tasks; see `ChangingTaskEnv`."""
+        self._staged()
+        became = {
+            world: WorldTask(task.name, task.index, task.params)
+            for world, task in zip(worlds, tasks, strict=True)
+        }
+        concerned = []
+        with self._closed_on_error():
+            shares = _shares(len(self._ended), len(self._workers))
+            for worker, share in zip(self._workers, shares, strict=True):
+                if own := [world for world in worlds if world in share]:
+                    order = Change(tuple(own), tuple(became[world] for world in own))
+                    self._tell([worker], pickle.dumps(order))
+                    concerned.append(worker)
+            self._await(concerned, "changing tasks")
+        self._ended[list(worlds)] = True
 
     def draw(self) -> Picture:
         """Return a picture of the first world, by its `render_mode` of `rgb_array`."""

@@ -158,6 +158,13 @@ class Order(NamedTuple):
     """Whether the descriptor of new shared memory follows on the pipe."""
 
 
+class Change(NamedTuple):
+    """Which worlds begin their next episode as other tasks."""
+
+    worlds: tuple[int, ...]
+    tasks: tuple[WorldTask, ...]
+
+
 class Failure(NamedTuple):
     """What a worker says before it exits because of an exception."""
 
@@ -247,6 +254,23 @@ class Worlds:
             if world.ended:
                 self.block.current[self.number] = self.first + slot
                 self._reset(slot, None)
+
+    def change(self, order: Change) -> None:
+        """Turn worlds between two episodes into other tasks; `reset_ended` begins the next."""
+        for index, task in zip(order.worlds, order.tasks, strict=True):
+            self.block.current[self.number] = index
+            world = self.active[index - self.first]
+            if task.name != world.name:
+                self.idle.append(world)
+                (kept,) = self._take_idle([task.name])
+                # The chance of a world goes on, in whichever environment it lives.
+                random = world.env.unwrapped.np_random
+                world = self.active[index - self.first] = kept or World(
+                    task.name, self._make(task.name)
+                )
+                world.env.unwrapped.np_random = random
+            self.family.assign(world.env, task)
+            world.ended = True
 
     def draw(self) -> NDArray[np.uint8]:
         """Return a picture of the first world."""
@@ -341,10 +365,13 @@ def serve(
             elif message == DRAW:
                 picture = worlds.draw()
             else:
-                order: Order = pickle.loads(message)
-                if order.new_block:
-                    worlds.block = _attach(connection, order.layout)
-                worlds.start(order)
+                order: Order | Change = pickle.loads(message)
+                if isinstance(order, Change):
+                    worlds.change(order)
+                else:
+                    if order.new_block:
+                        worlds.block = _attach(connection, order.layout)
+                    worlds.start(order)
             worlds.block.current[number] = IDLE
             _send(connection, DONE)
             if picture is not None:

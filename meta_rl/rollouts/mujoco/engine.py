@@ -118,7 +118,7 @@ class Engine:
         Args:
             seeds: A seed for each world's own chance, needed where a scene starts at random.
         """
-        scenes = list(dict.fromkeys(scene for scene, _ in worlds))
+        self._scenes = list(dict.fromkeys(scene for scene, _ in worlds))
         self._snapshots = [snapshot for _, snapshot in worlds]
         self._chance = {
             world: (scene, np.random.default_rng(seeds[world]))
@@ -128,28 +128,54 @@ class Engine:
         count = len(worlds)
         states = max(len(snapshot.state) for snapshot in self._snapshots)
         self.states = np.zeros((count, states))
-        self.rows = np.zeros((count, max(scene.row.size for scene in scenes)))
+        self.rows = np.zeros((count, max(scene.row.size for scene in self._scenes)))
         self.outputs = np.zeros((count, self._format.outputs))
         self.diverged = np.zeros(count, dtype=np.bool_)
         self.actions = np.zeros((count, self._format.action_size), dtype=np.float32)
         self.frozen = np.zeros(count, dtype=np.bool_)
         """Worlds that a step leaves as they are."""
         self._models = np.array([snapshot.model.address for snapshot in self._snapshots])
-        number = {scene: place for place, scene in enumerate(scenes)}
+        number = {scene: place for place, scene in enumerate(self._scenes)}
         self._scene_of_world = np.array([number[scene] for scene, _ in worlds])
-        for simulators in self._simulators:
-            for scene in scenes:
-                if scene not in simulators:
-                    simulators[scene] = Simulator(scene)
-        self._workplace = Workplace(
-            [[simulators[scene] for scene in scenes] for simulators in self._simulators]
-        )
+        self._equip()
         self.restore(np.arange(count))
         started = time.perf_counter()
         self._next_world[0] = count
         self._work(0)  # compiles
         if (took := time.perf_counter() - started) > 0.5:
             logger.info("compiled the simulator's loop in %.1f s", took)
+
+    def change(self, world: int, scene: Scene, snapshot: Snapshot, restarts: bool) -> None:
+        """Turn a world into another task.
+
+        Args:
+            restarts: Its next episode begins before its next step, by `restore`. Otherwise it goes
+                on in the same scene: what the task's model and constants are is the new task's,
+                what moves is where it was.
+        """
+        if scene not in self._scenes:
+            self._scenes.append(scene)
+            self.states = _widened(self.states, len(snapshot.state))
+            self.rows = _widened(self.rows, scene.row.size)
+            self._equip()
+        self._snapshots[world] = snapshot
+        self._models[world] = snapshot.model.address
+        self._scene_of_world[world] = self._scenes.index(scene)
+        if world in self._chance:
+            self._chance[world] = scene, self._chance[world][1]
+        if not restarts:
+            for where, size in scene.constant_places():
+                self.rows[world, where : where + size] = snapshot.row[where : where + size]
+
+    def _equip(self) -> None:
+        """Give every thread a simulator of every scene."""
+        for simulators in self._simulators:
+            for scene in self._scenes:
+                if scene not in simulators:
+                    simulators[scene] = Simulator(scene)
+        self._workplace = Workplace(
+            [[simulators[scene] for scene in self._scenes] for simulators in self._simulators]
+        )
 
     def restore(self, worlds: NDArray[np.int64]) -> None:
         """Put worlds to the beginning of an episode: their snapshots, moved by their chance.
@@ -210,6 +236,11 @@ class Engine:
             self.outputs,
             self.diverged,
         )
+
+
+def _widened(rows: Array, width: int) -> Array:
+    """Return rows that are at least so wide, with zeros where there was nothing."""
+    return np.pad(rows, [(0, 0), (0, max(0, width - rows.shape[1]))])
 
 
 @compiled

@@ -118,6 +118,13 @@ class Scene(ABC):
                 del self._snapshots[next(iter(self._snapshots))]
         return known
 
+    def constant_places(self) -> list[tuple[int, int]]:
+        """Return where a row holds what a task alone decides: first place and size of each."""
+        live = self._live or {}
+        return [
+            (where, size) for where, (_, size) in self.row.constants.items() if where not in live
+        ]
+
     def sensed(self) -> dict[int, Place]:
         """Return what the row gets from `mjData` after each step, by place in the row."""
         assert self._live is not None, "take a snapshot first: it shows what changes"

@@ -1,6 +1,7 @@
 """A `TaskEnv` of MuJoCo worlds in this process: on threads, no worker processes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class MujocoTaskEnv(ABC):
     Args:
         threads: How many cores to use, this process's own included.
     """
+
+    changes_within_episodes = True
 
     def __init__(
         self, world_format: WorldFormat, spec: EnvSpec, device: torch.device, threads: int
@@ -122,6 +125,14 @@ class MujocoTaskEnv(ABC):
             self._obs = self._obs.copy()  # the tensor of the last step may share its memory
             self._obs[ended] = engine.rows[ended, self._format.observation]
         return self._shape(self._obs)
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Turn worlds into other tasks; see `ChangingTaskEnv`."""
+        engine = self._started()
+        for world, task in zip(worlds, tasks, strict=True):
+            fresh = self._episode_steps[world] == 0
+            engine.frozen[world] |= fresh
+            engine.change(world, *self.world(task), restarts=bool(engine.frozen[world]))
 
     def close(self) -> None:
         """End the threads and release the simulators."""
