@@ -5,7 +5,20 @@ from dataclasses import dataclass
 
 from meta_rl.core.errors import UserError, did_you_mean
 
-BENCHMARKS = ("ML1", "ML10", "ML25", "ML45")
+BENCHMARKS = ("ML1", "ML10", "ML25", "ML45", "CW10")
+CW10 = (
+    "hammer-v3",
+    "push-wall-v3",
+    "faucet-close-v3",
+    "push-back-v3",
+    "stick-pull-v3",
+    "handle-press-side-v3",
+    "push-v3",
+    "shelf-place-v3",
+    "window-close-v3",
+    "peg-unplug-side-v3",
+)
+"""The tasks of Continual World (Wolczyk et al. 2021) in their order; there they are v1's."""
 REWARD_VERSIONS = ("v1", "v2")
 SIMULATORS = ("native", "gymnasium")
 MAX_HORIZON = 500
@@ -72,7 +85,8 @@ class Config:
     """Meta-World: a robot arm, and goals that it cannot see (Yu et al. 2020)."""
 
     benchmark: str = "ML1"
-    """ML1 varies the goal of one task; ML10, ML25 and ML45 train on that many and hold out 5."""
+    """ML1 varies the goal of one task; ML10, ML25 and ML45 train on that many and hold out 5. CW10
+    has the ten tasks of Continual World in order, and holds out goals of each."""
     task: str = "reach-v3"
     """The one task of ML1, any of Meta-World's 50; the other benchmarks ignore it."""
     reward_version: str = "v2"

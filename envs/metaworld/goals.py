@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from envs.metaworld.config import GOALS_PER_SET, Config
+from envs.metaworld.config import CW10, GOALS_PER_SET, Config
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,16 @@ def validation_goals(config: Config) -> dict[str, list[list[float]]]:
 
 
 def _goal_set(config: Config) -> Goals:
-    """Return the goals that Meta-World draws, from the user's cache if they were drawn before."""
+    """Return the goals that Meta-World draws, from the user's cache if they were drawn before.
+
+    Those of CW10, which is none of metaworld's benchmarks, are ML1's of each task.
+    """
+    if config.benchmark == "CW10":
+        by_name = {name: _goal_set(replace(config, benchmark="ML1", task=name)) for name in CW10}
+        return {
+            split: {name: goals[split][name] for name, goals in by_name.items()}
+            for split in ("train", "test")
+        }
     cached = _cache_path(config)
     goals = _read_goals(cached)
     if goals is None:

@@ -147,6 +147,10 @@ def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":
     if (every, how) == (was.every, was.how):
         return trained
     change = replace(was, every=every, how=how)
+    if change.in_iterations:
+        raise UserError(
+            f"--change-every {every!r} is a stream of training; give episodes, steps or geometric"
+        )
     experiment = replace(trained.experiment, change=change)
     return replace(trained, experiment=experiment, distribution=build_distribution(experiment))
 

@@ -8,7 +8,14 @@ from meta_rl.core.errors import UserError
 
 NEVER = "never"
 """What `change.every` says of tasks that stay."""
-UNITS = {"episode": "episodes", "episodes": "episodes", "step": "steps", "steps": "steps"}
+UNITS = {
+    "episode": "episodes",
+    "episodes": "episodes",
+    "step": "steps",
+    "steps": "steps",
+    "iteration": "iterations",
+    "iterations": "iterations",
+}
 """Units of `change.every`, as they may be written."""
 
 
@@ -18,7 +25,8 @@ class ChangeConfig:
 
     every: str = NEVER
     """How often a task changes: `never`; `5 episodes` or `200 steps` of its life, regularly; or
-    `geometric 0.01`, at each step with that chance."""
+    `geometric 0.01`, at each step with that chance. With `sequence` also `20 iterations`: training
+    then goes through the task names, so many meta-iterations on each."""
     how: Literal["redraw", "drift", "sequence"] = "redraw"
     """What a task changes into: another one of its split (`redraw`), a task on the way to such a
     one (`drift`), or the split's next, one task name after the other (`sequence`)."""
@@ -32,7 +40,8 @@ class ChangeConfig:
             return
         what = (
             f"change.every must be never, a whole number of episodes or steps (5 episodes, 200 "
-            f"steps) or geometric with a chance in (0, 1] (geometric 0.01), got {self.every!r}"
+            f"steps), geometric with a chance in (0, 1] (geometric 0.01), or iterations (20 "
+            f"iterations), got {self.every!r}"
         )
         try:
             number = self.number
@@ -41,6 +50,16 @@ class ChangeConfig:
         whole = self.at_random or number == int(number)
         if not self._unit or number <= 0 or not whole or (self.at_random and number > 1):
             raise UserError(what)
+        if self.in_iterations and self.how != "sequence":
+            raise UserError(
+                f"change.every {self.every!r} leads training from one task name to the next, so "
+                f"change.how must be sequence, got {self.how}"
+            )
+
+    @property
+    def in_iterations(self) -> bool:
+        """Whether training goes through the task names, rather than each task changing."""
+        return self._unit == "iterations"
 
     @property
     def happens(self) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from meta_rl.core.continual import Stream
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Changing
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
@@ -63,7 +64,10 @@ def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:
     """Make the task distribution."""
     module = catalog.load("envs", experiment.envs_name)
     distribution: TaskDistribution = module.build(experiment.envs)
-    return Changing(distribution, experiment.change) if experiment.change.happens else distribution
+    if not experiment.change.happens:
+        return distribution
+    kind = Stream if experiment.change.in_iterations else Changing
+    return kind(distribution, experiment.change)
 
 
 def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.device) -> MetaAgent:

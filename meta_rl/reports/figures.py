@@ -12,6 +12,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ from meta_rl.evaluation.comparison import (
     task_rows,
     title_of,
 )
+from meta_rl.evaluation.continual import StreamRecord
 from meta_rl.evaluation.statistics import (
     Resampling,
     bootstrap_interval,
@@ -188,6 +190,26 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
     )
     when = stages_of(groups).replace("episodes of the task learned from", "episodes")
     figure.suptitle(f"{label_of(quantity)}, after {episodes} {when}", fontsize="medium")
+    return figure
+
+
+def stream_map(record: StreamRecord) -> Figure:
+    """Draw each task's score over a stream of names; a frame shows when its turn was."""
+    rows, edges = len(record.names), np.concatenate([[0], record.iterations])
+    figure = Figure(figsize=(7.2, 1.6 + 0.32 * rows), layout="constrained")
+    axis = figure.subplots()
+    low, high = (0.0, 1.0) if record.score.name == "success" else (None, None)
+    lines = np.arange(rows + 1) - 0.5  # a task's row is about a whole number, where its name is
+    image = axis.pcolormesh(edges, lines, record.values.T, vmin=low, vmax=high)
+    figure.colorbar(image, ax=axis, label=label_of(record.score.name))
+    for place in range(rows):
+        frame = Rectangle(
+            (place * record.turn, lines[place]), record.turn, 1, fill=False, color="red"
+        )
+        axis.add_patch(frame)
+    label_ticks(axis.yaxis, list(record.names))
+    axis.invert_yaxis()
+    axis.set_xlabel("meta-iterations")
     return figure
 
 

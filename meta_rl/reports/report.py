@@ -18,6 +18,7 @@ from meta_rl.evaluation.comparison import (
     task_rows,
     title_of,
 )
+from meta_rl.evaluation.continual import mean_stream, read_stream
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.statistics import performance_profile
 from meta_rl.experiment import strict_yaml
@@ -53,6 +54,7 @@ def make_page(
             _results(groups, options, warnings),
             _adaptation(groups),
             _learning(groups),
+            *_streams(groups),
             _tasks(groups),
             _profile(groups),
             *([_videos(videos)] if videos else []),
@@ -176,6 +178,49 @@ def _learning(groups: Sequence[Group]) -> Section:
         ],
         folded=[Folded("Where training ended", tables=[_trained(groups, metrics)])],
     )
+
+
+def _streams(groups: Sequence[Group]) -> list[Section]:
+    """Return what was learned and forgotten by groups that went through task names in turn."""
+    drawings, tables = [], []
+    for group in groups:
+        records = [read_stream(run.path, run.experiment) for run in group.runs]
+        found = [record for record in records if record is not None]
+        if not found:
+            continue
+        record = mean_stream(found)
+        title = title_of(record.score.name)
+        drawings.append(
+            Figure(
+                f"stream-{group.label}",
+                f"{title.capitalize()} of each task while {group.label} went through the names, "
+                f"after adaptation; red: the task's turn.",
+                f"Map of {title} by task and meta-iteration",
+                figures.stream_map(record),
+            )
+        )
+        columns = record.after_its_turn, record.at_the_end, record.forgetting
+        tables.append(
+            TextTable(
+                f"{group.label}: {title}",
+                ["task", "after its turn", "at the end", "forgotten"],
+                [
+                    [name, *(_number(column[place]) for column in columns)]
+                    for place, name in enumerate(record.names)
+                ]
+                + [["mean", *(_number(column.mean()) for column in columns)]],
+            )
+        )
+    if not drawings:
+        return []
+    return [
+        Section(
+            "Stream",
+            text="Training went through the task names in turn; all were measured on the way.",
+            figures=drawings,
+            tables=tables,
+        )
+    ]
 
 
 def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from meta_rl.core.continual import sample_to_train
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent, Split, Stored
 from meta_rl.core.seeding import Streams
@@ -231,7 +232,12 @@ class Trainer:
     def collect(self) -> MetaBatch:
         """Let the agent act, and adapt, through its phases on freshly drawn tasks."""
         experiment, streams = self.experiment, self.streams
-        tasks = self.distribution.sample(experiment.meta_batch_size, "train", streams.tasks)
+        tasks = sample_to_train(
+            self.distribution,
+            self.counters.meta_iterations,
+            experiment.meta_batch_size,
+            streams.tasks,
+        )
         adaptation = Adaptation(
             self.agent, self.collector, tasks, experiment.copies, streams, training=True
         )

@@ -1,0 +1,81 @@
+"""Continual learning: training goes through a family's task names, one after the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from meta_rl.core.change import ChangeConfig
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Split, TaskDistribution
+from meta_rl.core.types import Tasks
+
+
+class Stream:
+    """A distribution whose training tasks are of one name after the other; its last name stays.
+
+    In all else, such as the tasks that evaluation covers, it is the distribution it is made of.
+    As Continual World (Wolczyk et al. 2021) does it, but no agent is told which task it is at.
+
+    Raises:
+        UserError: The family has one task name only.
+    """
+
+    def __init__(self, distribution: TaskDistribution, config: ChangeConfig) -> None:
+        self._whole = distribution
+        self.family, self.spec, self.config = distribution.family, distribution.spec, config
+        tasks = distribution.tasks("train")
+        self.names = tuple(dict.fromkeys(tasks.names))
+        """The task names, in the order of the stream."""
+        self.turn = int(config.number)
+        """Meta-iterations on each name."""
+        if len(self.names) < 2:
+            raise UserError(
+                f"change.every {config.every!r} goes through task names, but {self.family} has "
+                f"{self.names[0]} alone; give episodes or steps, or a family with several names"
+            )
+        self._rows = {
+            name: [row for row, other in enumerate(tasks.names) if other == name]
+            for name in self.names
+        }
+        self._tasks = tasks
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_whole":  # not made yet: a copy, say
+            raise AttributeError(name)
+        return getattr(self._whole, name)
+
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Draw tasks of all names, or, to train on, of the first."""
+        if split != "train":
+            return self._whole.sample(count, split, generator)
+        return self.sample_at(0, count, generator)
+
+    def name_at(self, meta_iteration: int) -> str:
+        """Return whose turn it is at a meta-iteration."""
+        return self.names[min(meta_iteration // self.turn, len(self.names) - 1)]
+
+    def sample_at(self, meta_iteration: int, count: int, generator: torch.Generator) -> Tasks:
+        """Draw the training tasks of a meta-iteration, without repetition."""
+        name = self.name_at(meta_iteration)
+        rows = self._rows[name]
+        if not 1 <= count <= len(rows):
+            raise UserError(
+                f"meta_batch_size must be between 1 and {len(rows)}, the training tasks of {name}, "
+                f"got {count}"
+            )
+        drawn = torch.randperm(len(rows), generator=generator)[:count].tolist()
+        return self._tasks[[rows[place] for place in drawn]]
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return the distribution's own protocol: what is measured does not change."""
+        return self._whole.protocol()
+
+
+def sample_to_train(
+    distribution: TaskDistribution, meta_iteration: int, count: int, generator: torch.Generator
+) -> Tasks:
+    """Draw the tasks of a meta-iteration, of a stream those of the name whose turn it is."""
+    if isinstance(distribution, Stream):
+        return distribution.sample_at(meta_iteration, count, generator)
+    return distribution.sample(count, "train", generator)

@@ -1,0 +1,71 @@
+"""Sets a stream of task names beside trainings on each name alone: what earlier tasks gave.
+
+    python scripts/forward_transfer.py runs/STREAM --alone runs/ALONE ...
+
+The stream was trained with `change: {every: N iterations, how: sequence}` and evaluated on the way
+(`evaluation.every`); every other run on one of its names, by the same agent and as often evaluated.
+Areas under learning curves are means over the evaluations of N meta-iterations.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.continual import forward_transfer, read_curves, read_stream
+from meta_rl.experiment.config import to_dict
+from meta_rl.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Args:
+    """Set a stream of task names beside trainings on each name alone."""
+
+    stream: Annotated[Path, tyro.conf.Positional]
+    """Run folder of the stream."""
+    alone: tuple[Path, ...]
+    """Run folders of trainings on one task name each."""
+
+
+def transfers(stream: Path, alone: tuple[Path, ...]) -> dict[str, tuple[float, float, float]]:
+    """Return, by task name, the areas under the curves in the stream and alone, and the transfer.
+
+    Raises:
+        UserError: A run is no stream, has no evaluations, or trains on other names.
+    """
+    record = read_stream(stream, to_dict(RunFolder(stream).experiment()))
+    if record is None:
+        raise UserError(
+            f"{stream} has no evaluations of a stream: train it with --change.every 'N iterations' "
+            f"--change.how sequence --evaluation.every 1, or the like"
+        )
+    found = {}
+    for run in alone:
+        curves = read_curves(run, to_dict(RunFolder(run).experiment()), record.turn)
+        if curves is None or len(curves.names) != 1 or curves.names[0] not in record.names:
+            raise UserError(
+                f"{run} must be trained and evaluated (--evaluation.every) on one of the stream's "
+                f"names: {', '.join(record.names)}"
+            )
+        (name,) = curves.names
+        ours, theirs = record.while_learned(record.names.index(name)), curves.while_learned(0)
+        found[name] = ours, theirs, forward_transfer(ours, theirs)
+    return found
+
+
+def main(args: Args) -> None:
+    """Print the table."""
+    table = Table(title=f"{args.stream.name}: area under each task's curve of success")
+    for column in ("task", "in the stream", "alone", "forward transfer"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, numbers in transfers(args.stream, args.alone).items():
+        table.add_row(name, *(f"{number:.2f}" for number in numbers))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
