@@ -64,6 +64,8 @@ class Locomotion(DrawnFamily):
     def __init__(self, config: Config) -> None:
         self.config = config
         self._kind = TASKS[config.task]
+        # Between two directions the robot would go slower, not elsewhere.
+        self.between_tasks = self._kind.varies not in ("direction", "heading")
         actions = self._kind.robot.action_size
         self.spec = EnvSpec.box(
             self._kind.observation_size,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from gpu import CUDA
 
-from meta_rl.core.protocols import Expert, Split, TaskDistribution, TaskEnv
+from meta_rl.core.protocols import ChangingTaskEnv, Expert, Split, TaskDistribution, TaskEnv
 from meta_rl.experiment import catalog
 
 CPU = torch.device("cpu")
@@ -193,6 +193,33 @@ def test_what_it_does_depends_on_tasks_seed_and_actions_alone(name, started):
     other.close()
     for mine, again, theirs in zip(expected, repeated, elsewhere, strict=True):
         assert torch.equal(mine, again) and torch.equal(mine, theirs)
+
+
+def test_its_worlds_become_other_tasks_and_back(name, started):
+    """A world that became what it was is as it would be; one that became another goes on."""
+    family, env, tasks, _, _ = started
+    assert isinstance(env, ChangingTaskEnv)
+    worlds = range(6)
+    own, others = tasks[[0, 0, 1, 1, 2, 2]], tasks[[1, 2, 2, 0, 0, 1]]
+
+    def play(changing):
+        env.start(tasks, copies=2, seed=7)
+        shown = []
+        for t in range(2 * HORIZON):
+            if changing and t == 1 and env.changes_within_episodes:
+                env.change(worlds, own)
+            step = env.step(actions(family, t))
+            if changing and (step.terminated | step.truncated).all():
+                env.change(worlds, others)
+                env.change(worlds, own)
+            shown += [step.reward, step.next_obs, env.reset_ended()]
+        return shown
+
+    for one, other in zip(play(False), play(True), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    env.change(worlds, others) if env.changes_within_episodes else None
+    step = env.step(actions(family, 0))
+    assert step.reward.isfinite().all()
 
 
 def test_actions_beyond_the_bounds_are_clipped(name, started):
