@@ -298,7 +298,7 @@ def main(args: Args) -> None:
         print("\n" + describe(result), flush=True)
         results.append(result)
         if args.output is not None:  # after each, for a long run may be cut short
-            settings = {**asdict(args), "output": str(args.output)}
+            settings = {**asdict(args), "output": str(args.output), "envpool": bool(args.envpool)}
             report = {"machine": machine, "settings": settings, "benchmarks": results}
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(report, indent=1) + "\n")
