@@ -49,12 +49,12 @@ class Arguments(InChangingTasks):
     all."""
     adaptation_steps: int | None = None
     """Times that the agent adapts, at least 0. Performance is measured before, between and
-    after. Where tasks change, it adapts after every round; with 0, never."""
+    after. Where tasks change, it adapts so often after a drop; with 0, never."""
     changes: int | None = None
     """Where tasks change: changes that each task is followed through, at least 1."""
-    learn_from: Literal["newest", "all"] | None = None
-    """Where tasks change: whether an agent that learns by gradients learns from the newest round
-    alone, beginning with what meta-training made, or goes on from all rounds."""
+    relearn: Literal["after_a_drop", "always"] | None = None
+    """Where tasks change: whether an agent that learns by gradients begins anew whenever its return
+    drops, or goes on learning from every round."""
     copies: int | None = None
     """Copies of each task's environment that play side by side, at least 1."""
     evaluation_episodes: int | None = None
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
     evaluation = replace(
         experiment.evaluation,
         **chosen("split", "goals", "adaptation_steps", "copies", "evaluation_episodes", "seed"),
-        **chosen("changes", "learn_from"),
+        **chosen("changes", "relearn"),
     )
     actions = given.actions or evaluation.actions
     measure = partial(measure_all, place) if given.counted_by is None else measure_otherwise

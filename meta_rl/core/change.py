@@ -24,9 +24,9 @@ class ChangeConfig:
     """Tasks that change while an agent learns them."""
 
     every: str = NEVER
-    """How often a task changes: `never`; `5 episodes` or `200 steps` of its life, regularly; or
-    `geometric 0.01`, at each step with that chance. With `sequence` also `20 iterations`: training
-    then goes through the task names, so many meta-iterations on each."""
+    """How often a task changes: `never`; `5 episodes` or `200 steps` of its life, regularly; at
+    each step with a chance, `geometric 0.01`. With `sequence` also `20 iterations`: training then
+    goes through the task names, so many meta-iterations on each."""
     how: Literal["redraw", "drift", "sequence"] = "redraw"
     """What a task changes into: another one of its split (`redraw`), a task on the way to such a
     one (`drift`), or the split's next, one task name after the other (`sequence`)."""

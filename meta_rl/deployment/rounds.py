@@ -6,7 +6,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -15,13 +14,11 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Life
 from meta_rl.core.protocols import Collector, MetaAgent, Noises, TellsDistribution
 from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Tasks, TimeStep, all_finite
+from meta_rl.evaluation.alarm import alarm_limit
 from meta_rl.rollouts.adaptation import Adaptation, rollout_of
 
 PATIENCE = 3
 """Rounds without improvement after which adaptation is stable."""
-FALSE_ALARM = 0.00135
-"""Chance of a false alarm in a round of an unchanged task with normal returns: that of a normal
-number to lie 3 standard deviations below its mean, as on Shewhart's control charts."""
 
 
 @dataclass(frozen=True)
@@ -259,23 +256,6 @@ def improves(result: Round, best: Round) -> bool:
     count = len(result.returns)
     error = np.std(result.returns, ddof=1) / np.sqrt(count) if count > 1 else 0.0
     return bool(result.mean_return - best.mean_return > error)
-
-
-def alarm_limit(reference: Sequence[float], episodes: int) -> float:
-    """Return the mean return of further episodes below which the task must have changed.
-
-    The one-sided lower prediction limit for the mean of e further draws from the normal
-    distribution that n returns came from (Hahn & Meeker 1991, ch. 4):
-    mean - t(1 - FALSE_ALARM; n - 1) · s · √(1/n + 1/e). Two returns are the fewest that have an s.
-    """
-    count = len(reference)
-    if count < 2:
-        return -np.inf
-    mean = float(np.mean(reference))
-    # Rewards are sums of float32: equal returns may differ by rounding.
-    spread = max(float(np.std(reference, ddof=1)), 1e-6 * abs(mean))
-    quantile = float(stats.t.isf(FALSE_ALARM, count - 1))
-    return mean - quantile * spread * float(np.sqrt(1 / count + 1 / episodes))
 
 
 def success_share(rollout: Rollout, episodes: int) -> float | None:

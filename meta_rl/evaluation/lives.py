@@ -15,7 +15,8 @@ from torch import Tensor
 from meta_rl.core.episodes import episode_scores
 from meta_rl.core.protocols import Collector, MetaAgent
 from meta_rl.core.seeding import TaskStreams
-from meta_rl.core.types import Phase, Rollout, Score, Tasks
+from meta_rl.core.types import RETURN, Phase, Rollout, Score, Tasks
+from meta_rl.evaluation.alarm import alarm_limit
 from meta_rl.evaluation.life_plan import SINCE_CHANGE, LifePlan
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import Estimate, estimate, mean
@@ -37,10 +38,10 @@ def live(
     def streams(number: int | str) -> TaskStreams:
         return TaskStreams(config.seed, device, f"evaluation/life/{number}")
 
-    life = plan.changes.begin(
-        tasks, plan.columns, streams("changes").env_seed(), agent.copies_share_experience, False
-    )
+    shared = agent.copies_share_experience
+    life = plan.changes.begin(tasks, plan.columns, streams("changes").env_seed(), shared, False)
     adaptation = Adaptation(agent, collector, tasks, plan.columns, streams(0), life=life)
+    learner = (Relearner if shared else Rememberer)(adaptation, config)
     record = Record(plan, scores, (len(tasks), plan.columns))
     number = 0
     while not record.complete:
@@ -48,7 +49,8 @@ def live(
         episodes = min(episodes, record.episodes_left or episodes)
         played = rollout_of(adaptation.play(Phase(episodes), streams(number)))
         record.add(played, episodes)
-        adaptation = _having_learned(adaptation, config)
+        learner.learn(played, episodes)
+        adaptation.experience = ()  # nobody asks for it again, and lives are long
         number += 1
     return {name: plan.pooled(values) for name, values in record.values.items()}
 
@@ -88,15 +90,55 @@ def recovery(result: EvalResult) -> Recovery | None:
     return Recovery(score, drop, after, result.protocol[SINCE_CHANGE])
 
 
-def _having_learned(adaptation: Adaptation, config: EvaluationConfig) -> Adaptation:
-    """Return what goes on after a round, knowing what the settings let it know."""
-    learns = config.adaptation_steps > 0
-    newest = config.learn_from == "newest" and adaptation.agent.copies_share_experience
-    going_on = adaptation if learns and not newest else adaptation.afresh()
-    if learns:
-        going_on.learn()
-    going_on.experience = ()  # nobody asks for it again, and lives are long
-    return going_on
+class Rememberer:
+    """Learns in an adaptation whose memory goes on by itself; without steps, it forgets."""
+
+    def __init__(self, adaptation: Adaptation, config: EvaluationConfig) -> None:
+        self.adaptation, self.learns = adaptation, config.adaptation_steps > 0
+
+    def learn(self, played: Rollout, episodes: int) -> None:
+        """Go on from a round, or forget it."""
+        if self.learns:
+            self.adaptation.learn()
+        else:
+            self.adaptation.forget(torch.ones(len(self.adaptation.tasks), dtype=torch.bool))
+
+
+class Relearner:
+    """Learns by gradients in an adaptation: each task from its own rounds, at its own times.
+
+    As `meta-rl adapt --watch` does: after so many rounds to learn from it only plays, until the
+    return drops below `alarm_limit`; then it begins anew with what meta-training made.
+    """
+
+    def __init__(self, adaptation: Adaptation, config: EvaluationConfig) -> None:
+        self.adaptation, self.config = adaptation, config
+        count = len(adaptation.tasks)
+        self.learned: Int[Tensor, M] = torch.zeros(count, dtype=torch.long)
+        """Rounds that each task has learned from since it began anew."""
+        self.returns: list[list[float]] = [[] for _ in range(count)]
+        """Returns of each task since it only plays."""
+
+    def learn(self, played: Rollout, episodes: int) -> None:
+        """Learn from a round what is to be learned of it, and forget where the task has changed."""
+        if self.config.adaptation_steps == 0:
+            return
+        if self.config.relearn == "always":
+            self.adaptation.learn()
+            return
+        learning = self.learned < self.config.adaptation_steps
+        if learning.any():
+            self.adaptation.learn(learning)
+        self.learned += learning.long()
+        dropped = torch.zeros_like(learning)
+        found = episode_scores(played, [RETURN], episodes)[RETURN.name][..., 0].T.cpu()
+        for row in (~learning).nonzero().flatten().tolist():
+            returns = found[row].double().tolist()
+            dropped[row] = float(np.mean(returns)) < alarm_limit(self.returns[row], episodes)
+            self.returns[row] = [] if dropped[row] else [*self.returns[row], *returns]
+        if dropped.any():
+            self.adaptation.forget(dropped)
+            self.learned[dropped] = 0
 
 
 class Record:

@@ -71,10 +71,10 @@ class EvaluationConfig:
     Without it, sampled actions are measured on the episodes that the agent adapts from."""
     changes: int = 4
     """Where tasks change: changes that each task is followed through, at least 1."""
-    learn_from: Literal["newest", "all"] = "newest"
-    """Where tasks change: rounds that an agent which learns by gradients knows of. Of the `newest`
-    alone, it begins anew with what meta-training made; of `all`, it goes on from what it has. A
-    memory keeps all. With adaptation_steps 0 nothing is learned."""
+    relearn: Literal["after_a_drop", "always"] = "after_a_drop"
+    """Where tasks change, for agents that learn by gradients. `after_a_drop`: learn from
+    adaptation_steps rounds, then only play, until the return drops; then begin anew with what
+    meta-training made. `always`: go on learning from every round."""
     seed: int = 0
     """Seed of the evaluation's action noise, at least 0; independent of the run's seed."""
 

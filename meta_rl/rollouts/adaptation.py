@@ -7,6 +7,7 @@ from copy import copy
 from functools import partial
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -95,14 +96,18 @@ class Adaptation:
         self._check(played)
         return played
 
-    def learn(self) -> None:
+    def learn(self, which: Bool[Tensor, "M"] | None = None) -> None:
         """Adapt to what was played last.
+
+        Args:
+            which: The tasks that adapt; without it, all do.
 
         Raises:
             NotFinite: The context became NaN or infinite.
         """
         played = self.experience[-1]
-        self.context = self.agent.adapt(self.context, played)
+        adapted = self.agent.adapt(self.context, played)
+        self.context = adapted if which is None else _chosen(which, adapted, self.context)
         self.stage += 1
         each = self.copies if self.agent.copies_share_experience else 1
         self.episodes += each * episodes_in(played)
@@ -154,13 +159,12 @@ class Adaptation:
         """Return what was played so far."""
         return MetaBatch(self.tasks, self.experience)
 
-    def afresh(self) -> "Adaptation":
-        """Return an adaptation of the same worlds that knows nothing but what was played last."""
-        fresh = Adaptation(
-            self.agent, self.collector, self.tasks, self.copies, self.streams, life=self.life
-        )
-        fresh.experience = self.experience[-1:]
-        return fresh
+    def forget(self, which: Bool[Tensor, "M"]) -> None:
+        """Let some tasks begin anew, with what the agent knows before any experience."""
+        begun = self.agent.begin(self.tasks, self.copies, training=False)
+        self.context = _chosen(which, begun, self.context)
+        if which.all():
+            self.remembered = None
 
     def fork(self) -> "Adaptation":
         """Return an adaptation that goes on from here on its own."""
@@ -226,6 +230,17 @@ class Adaptation:
             f"lower inner_lr or outer step may help), or the simulator shows what is not finite",
             self.batch(),
         )
+
+
+def _chosen(which: Bool[Tensor, "M"], one: Context, other: Context) -> Context:
+    """Return the context that has some tasks' rows of one, and the rest of the other."""
+
+    def choose(mine: Tensor, theirs: Tensor) -> Tensor:
+        rows = which.to(mine.device).view(-1, *[1] * (mine.dim() - 1))
+        return torch.where(rows, mine, theirs)
+
+    chosen: Context = pytree.tree_map(choose, one, other)
+    return chosen
 
 
 def phase_at(agent: MetaAgent, stage: int) -> Phase:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from meta_rl.deployment.policy_file import load
-from meta_rl.deployment.rounds import FALSE_ALARM, Round, alarm_limit, improves
+from meta_rl.deployment.rounds import Round, improves
+from meta_rl.evaluation.alarm import FALSE_ALARM, alarm_limit
 
 MOVING = '''
     """A Gymnasium environment as its owner would write it: the goal jumps after some episodes."""

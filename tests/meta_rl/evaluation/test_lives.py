@@ -29,14 +29,14 @@ class Counter:
     def __init__(self, copies_share_experience: bool) -> None:
         self.phases = (Phase(), Phase())
         self.copies_share_experience = copies_share_experience
-        self.knew: list[int] = []
+        self.knew: list[torch.Tensor] = []
 
     def begin(self, tasks, copies, training):
         return torch.zeros(len(tasks), dtype=torch.long)
 
     def act(self, context, timestep, noise):
         if timestep.first.all():
-            self.knew.append(int(context[0]))
+            self.knew.append(context.clone())
         return torch.zeros_like(timestep.prev_action), timestep.prev_reward, context
 
     def adapt(self, context, rollout):
@@ -98,8 +98,7 @@ def test_within_an_episode_every_step_is_measured():
 @pytest.mark.parametrize(
     ("shared", "settings", "knew"),
     [
-        (True, {}, [0, 1, 1, 1]),
-        (True, {"learn_from": "all"}, [0, 1, 2, 3]),
+        (True, {"relearn": "always"}, [0, 1, 2, 3]),
         (True, {"adaptation_steps": 0}, [0, 0, 0, 0]),
         (False, {}, list(range(12))),
         (False, {"adaptation_steps": 0}, [0] * 12),
@@ -110,7 +109,23 @@ def test_what_an_agent_knows_in_each_round(shared, settings, knew):
     agent = Counter(shared)
     measured(changing("4 episodes"), agent, copies=3, changes=2, goals=1, **settings)
     begun = agent.knew if not shared else agent.knew[::3]
-    assert begun == knew
+    assert [int(known[0]) for known in begun] == knew
+
+
+def test_each_task_begins_anew_when_its_own_return_drops():
+    """Two rounds with the first goal, to learn and to know what it pays, and two with the next."""
+    agent, family = Counter(True), changing("6 episodes")
+    measured(family, agent, copies=3, changes=1)
+    farther = np.linalg.norm(goals(family, 1), axis=1) > np.linalg.norm(goals(family, 0), axis=1)
+    assert 0 < farther.sum() < 5
+    known = torch.stack(agent.knew[::3]).tolist()
+    assert known == [[0] * 5, [1] * 5, [1] * 5, [0 if far else 1 for far in farther]]
+
+
+def test_several_rounds_are_learned_from_before_it_only_plays():
+    agent = Counter(True)
+    measured(changing("18 episodes"), agent, copies=3, changes=1, goals=1, adaptation_steps=3)
+    assert [int(known[0]) for known in agent.knew[::3]][:6] == [0, 1, 2, 3, 3, 3]
 
 
 def test_long_times_between_changes_are_pooled():
