@@ -69,12 +69,13 @@ def main(arguments: list[str]) -> int:
     given = parse(Arguments, arguments, "adapt")
     import torch
 
+    from meta_rl.core.continual import simulated
     from meta_rl.core.lives import changes_of
     from meta_rl.core.seeding import Streams
     from meta_rl.deployment import policy_file as adapted
     from meta_rl.deployment import task_choice as targets
     from meta_rl.deployment.rounds import OnlineAdaptation, Round
-    from meta_rl.reports.film import Take, check_film, filming, playable, write_film
+    from meta_rl.reports.film import Take, check_film, filming, write_film
     from meta_rl.rollouts.collector import RolloutCollector, last_action_and_reward
 
     if given.video:
@@ -91,7 +92,13 @@ def main(arguments: list[str]) -> int:
         target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
         if target.distribution is not trained.distribution:
             print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
-    distribution = playable(target.distribution)
+    distribution = simulated(target.distribution)
+    changes = changes_of(distribution)
+    if changes is None and trained.experiment.change.happens and given.change_every:
+        raise UserError(
+            f"--change-every: {target.label} is no task of the run's own, so there is nothing that "
+            f"it could change into; leave the flag out, or name one of the run's tasks"
+        )
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
     check_files(path)
@@ -100,9 +107,7 @@ def main(arguments: list[str]) -> int:
     with closing(distribution.make_env(device, workers=1)) as env:
         filmed = filming(env, distribution) if given.video else None
         streams = Streams(given.seed, device, purpose="adapt")
-        collector = RolloutCollector(
-            distribution.spec, filmed or env, device, changes_of(distribution)
-        )
+        collector = RolloutCollector(distribution.spec, filmed or env, device, changes)
         takes: list[Take] = []
 
         def tell(report: "Report") -> None:

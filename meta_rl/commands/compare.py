@@ -138,7 +138,7 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
     metrics = training_metrics(groups, given.metrics)
     drawn = (
         curves,
-        figures.performance_profiles(groups, quantity, stage, given.resampling),
+        figures.performance_profiles(groups, quantity, given.stage, given.resampling),
         figures.heat_map(groups, quantity, stage),
         figures.sample_efficiency(groups, metrics) if metrics else None,
     )

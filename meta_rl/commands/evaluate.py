@@ -231,10 +231,11 @@ def measure_otherwise(
     folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
 ) -> None:
     """Let code that the family offers evaluate the agent, and write and print what it says."""
+    from meta_rl.core.lives import original
     from meta_rl.core.protocols import OtherwiseCounted
 
     name, family = str(given.counted_by), trained.distribution.family
-    offered = trained.distribution
+    offered = original(trained.distribution)
     counts = offered.other_counts() if isinstance(offered, OtherwiseCounted) else {}
     if name not in counts:
         raise UserError(

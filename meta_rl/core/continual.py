@@ -7,7 +7,13 @@ import torch
 
 from meta_rl.core.change import ChangeConfig
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import Split, TaskDistribution
+from meta_rl.core.protocols import (
+    Collector,
+    EnvDistribution,
+    Split,
+    TaskDistribution,
+    TaskEnv,
+)
 from meta_rl.core.types import Tasks
 
 
@@ -40,10 +46,10 @@ class Stream:
         }
         self._tasks = tasks
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_whole":  # not made yet: a copy, say
-            raise AttributeError(name)
-        return getattr(self._whole, name)
+    @property
+    def original(self) -> TaskDistribution:
+        """The distribution that training goes through, with all that it can do beside."""
+        return self._whole
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw tasks of all names, or, to train on, of the first."""
@@ -67,9 +73,28 @@ class Stream:
         drawn = torch.randperm(len(rows), generator=generator)[:count].tolist()
         return self._tasks[[rows[place] for place in drawn]]
 
+    def tasks(self, split: Split) -> Tasks:
+        """Return the tasks of all names."""
+        return self._whole.tasks(split)
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make the simulator."""
+        return simulated(self._whole).make_env(device, workers)
+
+    def make_collector(self, device: torch.device, workers: int) -> Collector:
+        """Make what gathers experience."""
+        return self._whole.make_collector(device, workers)
+
     def protocol(self) -> Mapping[str, Any]:
         """Return the distribution's own protocol: what is measured does not change."""
         return self._whole.protocol()
+
+
+def simulated(distribution: TaskDistribution) -> EnvDistribution:
+    """Return a family that has a simulator, or say that this one has none."""
+    if not isinstance(distribution, EnvDistribution):
+        raise UserError(f"the family {distribution.family} has no simulator to play in")
+    return distribution
 
 
 def sample_to_train(

@@ -4,6 +4,7 @@ A task lives on a time of its own, in episodes or steps, which runs on over the 
 adaptation. All worlds of a task that have lived as long are at the same task, whatever they did.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from meta_rl.core.change import ChangeConfig
+from meta_rl.core.continual import Stream, simulated
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import (
     ChangingCollector,
@@ -45,10 +47,22 @@ class Changing:
         self.family, self.spec = distribution.family, distribution.spec
         self.changes = Changes(distribution, config)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_still":  # not made yet: a copy, say
-            raise AttributeError(name)
-        return getattr(self._still, name)
+    @property
+    def original(self) -> TaskDistribution:
+        """The distribution whose tasks change, with all that it can do beside."""
+        return self._still
+
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Draw tasks as they are before they change."""
+        return self._still.sample(count, split, generator)
+
+    def tasks(self, split: Split) -> Tasks:
+        """Return a split's tasks as they are before they change."""
+        return self._still.tasks(split)
+
+    def make_env(self, device: torch.device, workers: int) -> TaskEnv:
+        """Make the simulator."""
+        return simulated(self._still).make_env(device, workers)
 
     def make_collector(self, device: torch.device, workers: int) -> Collector:
         """Make a collector of rollouts in which tasks change."""
@@ -59,15 +73,11 @@ class Changing:
                 f"tasks of {self.family} cannot change: it is not played in a simulator; leave out "
                 f"change.every"
             )
-        mean_steps, horizon = self.changes.config.mean_steps, self.spec.horizon
-        within = mean_steps is not None and mean_steps < horizon
-        if within and not collector.changes_within_episodes:
+        try:
+            self.changes.check(collector.changes_within_episodes)
+        except UserError:
             collector.close()
-            raise UserError(
-                f"change.every {self.changes.config.every!r} changes tasks of {self.family} within "
-                f"episodes of {horizon} steps, but this simulator can only between them; give "
-                f"episodes, at least {horizon} steps, or another envs.simulator"
-            )
+            raise
         collector.changes = self.changes
         return collector
 
@@ -77,6 +87,13 @@ class Changing:
         drift = {"drift": config.drift} if config.how == "drift" else {}
         change = {"every": config.every, "how": config.how, **drift}
         return {**self._still.protocol(), "change": change}
+
+
+def original(distribution: TaskDistribution) -> TaskDistribution:
+    """Return the family's own distribution, whatever is made of it."""
+    while isinstance(distribution, Changing | Stream):
+        distribution = distribution.original
+    return distribution
 
 
 def changes_of(distribution: TaskDistribution) -> "Changes | None":
@@ -103,6 +120,32 @@ class Changes:
         if config.how == "sequence":
             for split in ("train", "test"):
                 self.sequence(split)  # what a family refuses, it refuses now
+
+    def check(self, within_episodes: bool) -> None:
+        """Refuse changes that a simulator cannot make when they are due.
+
+        Args:
+            within_episodes: Whether it can change a task while an episode goes on.
+        """
+        mean_steps = self.config.mean_steps
+        if mean_steps is None or mean_steps >= self.horizon:
+            return
+        family = self.distribution.family
+        what = (
+            f"change.every {self.config.every!r} changes tasks of {family} within episodes of "
+            f"{self.horizon} steps"
+        )
+        if not within_episodes:
+            raise UserError(
+                f"{what}, but this simulator can only between them; give episodes, at least "
+                f"{self.horizon} steps, or another envs.simulator"
+            )
+        names = dict.fromkeys(self.distribution.tasks("train").names)
+        if len(names) > 1:
+            raise UserError(
+                f"{what}, but it has {len(names)} task names, which can only change between them; "
+                f"give episodes, or at least {self.horizon} steps"
+            )
 
     def begin(self, tasks: Tasks, copies: int, seed: int, shared: bool, anywhere: bool) -> "Life":
         """Begin the lives of M tasks' worlds, N copies each.
@@ -140,7 +183,8 @@ class Changes:
         drawn = task
         for _ in range(REDRAWS):
             (drawn,) = self.distribution.sample(1, split, generator)
-            if drawn.params != task.params and (drawn.name == task.name or not same_name):
+            differs = (drawn.name, drawn.params) != (task.name, task.params)
+            if differs and (drawn.name == task.name or not same_name):
                 break
         return drawn
 
@@ -164,9 +208,13 @@ class Course:
     def __init__(self, changes: Changes, tasks: Tasks, seed: int, anywhere: bool) -> None:
         self.changes, self.tasks, self.seed = changes, tasks, seed
         self._became = [[task] for task in tasks]
-        self._random = [
-            np.random.default_rng(derive_seed(seed, f"when/{task.label}")) for task in tasks
-        ]
+        self._turns = [[task] for task in tasks]
+        counted: Counter[str] = Counter()
+        self._keys = []
+        for task in tasks:  # one that is there twice has two lives
+            self._keys.append(f"{task.label}/{counted[task.label]}")
+            counted[task.label] += 1
+        self._random = [np.random.default_rng(derive_seed(seed, f"when/{k}")) for k in self._keys]
         config = changes.config
         if config.at_random or not anywhere:
             first = [self._gap(row) for row in range(len(tasks))]
@@ -214,7 +262,7 @@ class Course:
             start = places.index(began.label) if began.label in places else -1
             return order[(start + len(became)) % len(order)]
         if how == "redraw":
-            seed = derive_seed(self.seed, f"into/{began.label}/{len(became)}")
+            seed = derive_seed(self.seed, f"into/{self._keys[row]}/{len(became)}")
             return changes.other(became[-1], split, seed)
         leg, step = divmod(len(became), changes.config.changes_of_a_leg)
         from_, towards = self._turn(row, leg), self._turn(row, leg + 1)
@@ -226,11 +274,12 @@ class Course:
 
     def _turn(self, row: int, number: int) -> Task:
         """Return where a drifting task turns for the so-manieth time; first where it begins."""
-        began = task = self._became[row][0]
-        for turn in range(1, number + 1):
-            seed = derive_seed(self.seed, f"towards/{began.label}/{turn}")
-            task = self.changes.other(task, self.changes.split_of(began), seed, same_name=True)
-        return task
+        turns = self._turns[row]
+        while len(turns) <= number:
+            seed = derive_seed(self.seed, f"towards/{self._keys[row]}/{len(turns)}")
+            split = self.changes.split_of(turns[0])
+            turns.append(self.changes.other(turns[-1], split, seed, same_name=True))
+        return turns[number]
 
 
 @dataclass(frozen=True)
@@ -304,9 +353,9 @@ class Clock:
 
     def tick(self, ended: Bool[Tensor, "M N"]) -> Bool[Tensor, "M N"]:
         """Let a step pass, with which some worlds' episodes ended; return whose tasks change."""
-        if self._life.still:
-            return torch.zeros_like(ended)
         between = ended.cpu()
+        if self._life.still or not (self._in_steps or between.any()):
+            return torch.zeros_like(ended)
         self._time += 1 if self._in_steps else between.long()
         return self._change(between).to(ended.device)
 

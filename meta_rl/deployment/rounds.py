@@ -212,7 +212,10 @@ class OnlineAdaptation:
             return
         for number in range(self._changes_told + 1, int(self.life.number) + 1):
             self._changes_told = number
-            self.event("changed", f"the task is now {self.life.course.task(0, number).label}")
+            task = self.life.course.task(0, number)
+            drifted = task.index < 0  # it is none of a split's
+            numbers = ", ".join(f"{number:.3g}" for number in task.params)
+            self.event("changed", f"the task is now {f'at {numbers}' if drifted else task.label}")
 
     @torch.no_grad()
     def divergence(self, context: Context, rollout: Rollout) -> float | None:

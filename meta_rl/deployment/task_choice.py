@@ -11,6 +11,7 @@ import gymnasium
 import torch
 
 from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.lives import original
 from meta_rl.core.protocols import OpenDistribution, Split, TaskDistribution, TaskEnv
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec, Task, Tasks
 from meta_rl.rollouts.collector import SimulatedFamily
@@ -90,8 +91,9 @@ def family_task(
             by commas. None takes the first.
     """
     held = distribution.tasks(split).names
-    if name and name not in held and isinstance(distribution, OpenDistribution):
-        distribution = distribution.beyond(name) or distribution
+    whole = original(distribution)
+    if name and name not in held and isinstance(whole, OpenDistribution):
+        distribution = whole.beyond(name) or distribution
     known = _of_name(distribution.tasks(split), name, f"the {split} split of {distribution.family}")
     if goal is None:
         tasks = known[:1]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import (
     AGGREGATES,
@@ -120,9 +121,18 @@ class Group:
         """What was measured; the first decides which agent is better."""
         return tuple(score.name for score in self.first.judged_by)
 
-    def scores(self, quantity: Quantity, stage: int = -1) -> Float[np.ndarray, "R M"]:
-        """Return each run's mean over the episodes and copies of each task."""
-        return np.stack([run.result.scores[quantity][:, stage].mean((0, 2)) for run in self.runs])
+    def scores(self, quantity: Quantity, stage: int | None = None) -> Float[np.ndarray, "R M"]:
+        """Return each run's mean over the episodes and copies of each task.
+
+        Args:
+            stage: None means the last; where tasks change, all times since a change together.
+        """
+        found = [run.result.scores[quantity] for run in self.runs]
+        if stage is None and SINCE_CHANGE in self.first.protocol:
+            return np.stack([scores.mean((0, 1, 3)) for scores in found])
+        return np.stack(
+            [scores[:, -1 if stage is None else stage].mean((0, 2)) for scores in found]
+        )
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -248,7 +258,7 @@ def improvement(
     one: Group,
     other: Group,
     quantity: Quantity,
-    stage: int = -1,
+    stage: int | None = None,
     resampling: Resampling = "whole-runs",
 ) -> tuple[Estimate, tuple[str, ...]] | None:
     """Return the probability that one group beats another on the tasks that both have played.

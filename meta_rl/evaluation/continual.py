@@ -1,16 +1,20 @@
 """What a stream of task names left behind: what was forgotten, and what it gave to later tasks."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from meta_rl.core.change import ChangeConfig
+from meta_rl.core.continual import Stream
 from meta_rl.core.types import Score
 from meta_rl.evaluation.result import read_summary
+from meta_rl.experiment.building import build_distribution
+from meta_rl.experiment.config import experiment_from_dict
 from meta_rl.runs.folder import RunFolder
 
 
@@ -29,10 +33,11 @@ class StreamRecord:
 
     @property
     def after_its_turn(self) -> Float[np.ndarray, "K"]:
-        """Each task's score when its turn had ended."""
-        ends = self.turn * np.arange(1, len(self.names) + 1)
-        places = np.minimum(np.searchsorted(self.iterations, ends), len(self.iterations) - 1)
-        found: Float[np.ndarray, K] = self.values[places, np.arange(len(self.names))]
+        """Each task's score by the last evaluation of its turn; NaN where there was none."""
+        found = np.full(len(self.names), np.nan)
+        for place in range(len(self.names)):
+            if (rows := np.flatnonzero(self._during(place))).size:
+                found[place] = self.values[rows[-1], place]
         return found
 
     @property
@@ -49,10 +54,14 @@ class StreamRecord:
 
     def while_learned(self, place: int) -> float:
         """Return the mean over a task's turn: the area under its learning curve, normalized."""
-        during = (self.iterations > place * self.turn) & (
-            self.iterations <= (place + 1) * self.turn
-        )
+        during = self._during(place)
         return float(self.values[during, place].mean()) if during.any() else np.nan
+
+    def _during(self, place: int) -> Bool[np.ndarray, "J"]:
+        """Which evaluations were made during a task's turn, its end included."""
+        first, last = place * self.turn, (place + 1) * self.turn
+        found: Bool[np.ndarray, J] = (self.iterations > first) & (self.iterations <= last)
+        return found
 
 
 def read_stream(run: Path, experiment: Mapping[str, Any]) -> StreamRecord | None:
@@ -61,36 +70,46 @@ def read_stream(run: Path, experiment: Mapping[str, Any]) -> StreamRecord | None
     Args:
         experiment: As plain data.
     """
-    change = ChangeConfig(**experiment.get("change", {}))
-    return read_curves(run, experiment, int(change.number)) if change.in_iterations else None
+    if not ChangeConfig(**experiment.get("change", {})).in_iterations:
+        return None
+    distribution = build_distribution(experiment_from_dict(dict(experiment), str(run)))
+    assert isinstance(distribution, Stream)
+    return read_curves(run, experiment, distribution.turn, distribution.names)
 
 
-def read_curves(run: Path, experiment: Mapping[str, Any], turn: int) -> StreamRecord | None:
+def read_curves(
+    run: Path, experiment: Mapping[str, Any], turn: int, names: Sequence[str] = ()
+) -> StreamRecord | None:
     """Read a run's evaluations while training, by task name; None if there are none.
+
+    They are those of the split that checkpoints are chosen on, and of the protocol that most of
+    them have: others were made by hand.
 
     Args:
         turn: Meta-iterations on each name.
+        names: The names in the order of the stream; without them, those that were measured.
     """
-    split = experiment["evaluation"]["choose_on"]
-    summaries: dict[int, Mapping[str, Any]] = {}
-    for path in sorted(RunFolder(run).evaluations.glob("*.json")):
-        summary = read_summary(path)
-        if summary["protocol"]["split"] == split:
-            summaries[summary["meta_iterations"]] = summary
-    if not summaries:
+    found = [read_summary(path) for path in sorted(RunFolder(run).evaluations.glob("*.json"))]
+    split, seed = experiment["evaluation"]["choose_on"], experiment["evaluation"]["seed"]
+    found = [each for each in found if (each["protocol"]["split"], each["seed"]) == (split, seed)]
+    if not found:
         return None
-    iterations = sorted(summaries)
-    score = Score(**summaries[iterations[0]]["scores"][0])
-    rows = [summaries[made]["stages"][-1][f"{score.name}_by_name"] for made in iterations]
-    names = tuple(rows[0])
-    values = np.array([[row[name] for name in names] for row in rows])
+    ((usual, _),) = Counter(each["fingerprint"] for each in found).most_common(1)
+    made = {each["meta_iterations"]: each for each in found if each["fingerprint"] == usual}
+    iterations = sorted(made)
+    score = Score(**found[0]["scores"][0])
+    rows = [made[each]["stages"][-1][f"{score.name}_by_name"] for each in iterations]
+    names = tuple(names or rows[0])
+    values = np.array([[row.get(name, np.nan) for name in names] for row in rows])
     return StreamRecord(names, turn, score, np.array(iterations), values)
 
 
 def mean_stream(records: Sequence[StreamRecord]) -> StreamRecord:
-    """Return the mean over seeds of one experiment, where all were evaluated."""
+    """Return the mean over seeds of one experiment, where all were evaluated; or else the first."""
     first = records[0]
     shared = sorted(set.intersection(*(set(each.iterations.tolist()) for each in records)))
+    if not shared:
+        return first
     values = [each.values[np.isin(each.iterations, shared)] for each in records]
     return StreamRecord(
         first.names, first.turn, first.score, np.array(shared), np.mean(values, axis=0)

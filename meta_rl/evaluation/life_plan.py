@@ -18,6 +18,9 @@ from meta_rl.core.types import Score
 from meta_rl.experiment.config import EvaluationConfig
 from meta_rl.rollouts.adaptation import phase_at
 
+LEARNING = "learning"
+"""Key of a protocol that tells how an agent learned in its lives: its own affair, so that agents
+which learn otherwise compare."""
 MOST_TIMES = 20
 """Times since the last change that are told apart; more are pooled, neighbour with neighbour."""
 SINCE_CHANGE = "since_the_change_in"
@@ -36,6 +39,8 @@ class LifePlan:
     """Lives of each task (N)."""
     round_episodes: int | None
     """Episodes that an agent whose copies learn together learns from at once."""
+    learning: str
+    """How the agent learns, in a word."""
 
     @property
     def in_steps(self) -> bool:
@@ -79,6 +84,7 @@ class LifePlan:
             "between_changes": self.between,
             "changes_followed": self.followed,
             "lives_of_a_task": self.columns,
+            LEARNING: self.learning,
         }
 
     def pooled(self, values: Float[Tensor, "L M N"]) -> Float[Tensor, "E S M N"]:
@@ -123,9 +129,19 @@ def plan_lives(
     else:
         every = f"{max(1, round(settings.mean_steps / horizon))} episodes"
     shared = agent.copies_share_experience
+    episodes = copies * phase_at(agent, 0).episodes
+    if config.adaptation_steps == 0:
+        learning = "never"
+    elif not shared:
+        learning = "memory"
+    elif config.relearn == "always":
+        learning = f"always-from-{episodes}"
+    else:
+        learning = f"after_a_drop-{config.adaptation_steps}-times-from-{episodes}"
     return LifePlan(
         Changes(changes.distribution, replace(settings, every=every)),
         config.changes,
         1 if shared else config.copies or 1,
-        copies * phase_at(agent, 0).episodes if shared else None,
+        episodes if shared else None,
+        learning,
     )

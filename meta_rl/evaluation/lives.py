@@ -78,8 +78,12 @@ class Recovery:
 
 
 def recovery(result: EvalResult) -> Recovery | None:
-    """Return what a change costs by the score that is shown first; None if tasks stay."""
-    if SINCE_CHANGE not in result.protocol or len(result.adaptation_episodes) < 2:
+    """Return what a change costs by the score that is shown first.
+
+    None if tasks stay, and within episodes: what a step brings there depends on its place in the
+    episode, too, which no life tells from the time since a change.
+    """
+    if result.protocol.get(SINCE_CHANGE) != "episodes" or len(result.adaptation_episodes) < 2:
         return None
     score = result.shown[0]
     by_task = result.scores[score.name].mean((0, 3)) * (1 if score.higher_is_better else -1)
@@ -107,8 +111,9 @@ class Rememberer:
 class Relearner:
     """Learns by gradients in an adaptation: each task from its own rounds, at its own times.
 
-    As `meta-rl adapt --watch` does: after so many rounds to learn from it only plays, until the
-    return drops below `alarm_limit`; then it begins anew with what meta-training made.
+    After so many rounds to learn from it only plays, until the return drops below `alarm_limit`;
+    then it begins anew with what meta-training made. (`meta-rl adapt --watch` also lets the adapted
+    policy play a round then, and goes on from the better one.)
     """
 
     def __init__(self, adaptation: Adaptation, config: EvaluationConfig) -> None:

@@ -34,11 +34,19 @@ ROLLOUT_BYTES = 64_000_000
 
 
 def tasks_that_fit(
-    agent: MetaAgent, distribution: TaskDistribution, collector: Collector, copies: int
+    agent: MetaAgent,
+    distribution: TaskDistribution,
+    collector: Collector,
+    copies: int,
+    episodes: int | None = None,
 ) -> int:
-    """Return how many tasks of so many copies to play together, for memory's and speed's sake."""
+    """Return how many tasks of so many copies to play together, for memory's and speed's sake.
+
+    Args:
+        episodes: That each copy plays at once; without it, those of the agent's longest phase.
+    """
     spec = distribution.spec
-    episodes = max(phase.episodes for phase in agent.phases)
+    episodes = episodes or max(phase.episodes for phase in agent.phases)
     size = step_bytes(spec) * spec.horizon * episodes
     worlds = min(ROLLOUT_BYTES // size, collector.most_worlds or ROLLOUT_BYTES)
     return max(1, worlds // copies)
@@ -98,7 +106,7 @@ def evaluate(
     else:
         (episodes, _), columns = plan.shape, plan.columns
         stages, judged_by = plan.times, plan.judged_by(scores)
-        size = tasks_that_fit(agent, distribution, collector, plan.round_episodes or columns)
+        size = tasks_that_fit(agent, distribution, collector, columns, plan.round_episodes)
     cells = Cells(
         [score.name for score in judged_by],
         (episodes, len(stages), len(tasks), columns),

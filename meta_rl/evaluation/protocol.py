@@ -11,7 +11,7 @@ import numpy as np
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
 from meta_rl.core.types import Tasks
-from meta_rl.evaluation.life_plan import plan_lives
+from meta_rl.evaluation.life_plan import LEARNING, plan_lives
 from meta_rl.experiment.config import EvaluationConfig
 from meta_rl.rollouts.adaptation import phase_at
 
@@ -65,10 +65,15 @@ def _what_is_measured(distribution: TaskDistribution, config: EvaluationConfig) 
     }
 
 
+def decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a protocol results must share to be compared."""
+    other = (BEST_IS_CHOSEN_ON, LEARNING)
+    return {key: value for key, value in protocol.items() if key not in other}
+
+
 def fingerprint(protocol: Mapping[str, Any]) -> str:
-    """Return a short hash of a protocol, but for what does not change a checkpoint's numbers."""
-    decisive = {key: value for key, value in protocol.items() if key != BEST_IS_CHOSEN_ON}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+    """Return a short hash of what results of a protocol must share to be compared."""
+    return hashlib.sha256(json.dumps(decisive(protocol), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def choose_tasks(distribution: TaskDistribution, split: Split, goals: int | None) -> Tasks:

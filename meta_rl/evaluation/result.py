@@ -14,7 +14,7 @@ from jaxtyping import Float
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
 from meta_rl.core.types import RETURN, SUCCESS, Score
-from meta_rl.evaluation.life_plan import SINCE_CHANGE
+from meta_rl.evaluation.life_plan import LEARNING, SINCE_CHANGE
 from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.statistics import estimate, mean
 
@@ -150,8 +150,13 @@ class EvalResult:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz."""
+        """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz.
+
+        Where tasks change, how the agent learned stands before the fingerprint.
+        """
         kind = f"{self.protocol['split']}-{self.protocol['actions']}-seed{self.seed}"
+        if LEARNING in self.protocol:
+            kind += f"-{self.protocol[LEARNING]}"
         return self.save_as(folder / f"{self.env_steps}-{kind}-{self.fingerprint}.json")
 
     def save_as(self, path: Path) -> Path:

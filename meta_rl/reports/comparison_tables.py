@@ -20,6 +20,7 @@ from meta_rl.evaluation.comparison import (
     task_rows,
     title_of,
 )
+from meta_rl.evaluation.protocol import decisive
 from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling
 from meta_rl.reports.tables import TextTable
 
@@ -49,7 +50,7 @@ def check_protocols(groups: Sequence[Group], allow: bool) -> list[str]:
     if not shared_quantities(groups):
         scores = "; ".join(f"{group.label}: {', '.join(group.quantities)}" for group in groups)
         raise UserError(f"the runs have no score in common ({scores}); compare fewer of them")
-    differing = differing_fields([group.first.protocol for group in groups])
+    differing = differing_fields([decisive(group.first.protocol) for group in groups])
     if not differing:
         return []
     told = "; ".join(f"{name}: {' / '.join(values)}" for name, values in differing.items())
@@ -178,8 +179,7 @@ def _improvement(
 
     if quantity not in shared_quantities([one, other]):
         return None
-    stage = -1 if options.stage is None else options.stage
-    return improvement(one, other, quantity, stage, options.resampling)
+    return improvement(one, other, quantity, options.stage, options.resampling)
 
 
 def _env_steps(group: Group) -> str:

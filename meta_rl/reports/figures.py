@@ -132,7 +132,7 @@ def sample_efficiency(
 def performance_profiles(
     groups: Sequence[Group],
     quantity: Quantity,
-    stage: int = -1,
+    stage: int | None = None,
     resampling: Resampling = "whole-runs",
 ) -> Figure:
     """Draw the share of (seed, task) scores above each threshold (Agarwal et al. 2021)."""

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from meta_rl.core.continual import simulated
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import changes_of, changing_env
 from meta_rl.core.outputs import check_file, check_folder
-from meta_rl.core.protocols import DrawingTaskEnv, EnvDistribution, TaskDistribution, TaskEnv
+from meta_rl.core.protocols import DrawingTaskEnv, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import Phase, Picture, Step, Tasks
 from meta_rl.rollouts.adaptation import Adaptation
@@ -93,13 +94,17 @@ class FilmedEnv:
         return step
 
     def reset_ended(self) -> Float[Tensor, "M N O"]:
-        """Begin new episodes, which are not filmed."""
-        return self._env.reset_ended()
+        """Begin new episodes, which are not filmed, unless the first task has changed at once."""
+        obs = self._env.reset_ended()
+        if self._steps == 0:
+            self.moments = []
+            self._take_picture()
+        return obs
 
     @property
     def changes_within_episodes(self) -> bool:
         """As the simulator that is filmed."""
-        return changing_env(self._env).changes_within_episodes
+        return bool(getattr(self._env, "changes_within_episodes", False))
 
     def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
         """Turn worlds into other tasks."""
@@ -150,7 +155,7 @@ def film_adaptation(
     With sampled actions and the same seed the episodes are those that `meta-rl adapt` plays: the
     first of each round, and the one that follows the last.
     """
-    distribution, device = playable(trained.distribution), trained.device
+    distribution, device = simulated(trained.distribution), trained.device
     episodes = episodes or trained.adaptation_episodes
     env = distribution.make_env(device, workers=1)
     try:
@@ -175,13 +180,6 @@ def film_adaptation(
         return takes
     finally:
         env.close()
-
-
-def playable(distribution: TaskDistribution) -> EnvDistribution:
-    """Return a family that has a simulator, or say that this one has none."""
-    if not isinstance(distribution, EnvDistribution):
-        raise UserError(f"the family {distribution.family} has no simulator to play in")
-    return distribution
 
 
 def filming(env: TaskEnv, distribution: TaskDistribution) -> FilmedEnv:

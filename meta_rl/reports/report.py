@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 
@@ -208,7 +209,7 @@ def _streams(groups: Sequence[Group]) -> list[Section]:
                     [name, *(_number(column[place]) for column in columns)]
                     for place, name in enumerate(record.names)
                 ]
-                + [["mean", *(_number(column.mean()) for column in columns)]],
+                + [["mean", *(_number(_mean_of_known(column)) for column in columns)]],
             )
         )
     if not drawings:
@@ -221,6 +222,11 @@ def _streams(groups: Sequence[Group]) -> list[Section]:
             tables=tables,
         )
     ]
+
+
+def _mean_of_known(values: Float[np.ndarray, "K"]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:
@@ -430,4 +436,6 @@ def _untitled(drawing: Drawing) -> Drawing:
 
 def _number(value: float) -> str:
     """Return a number with as many digits as intervals leave it: success in hundredths."""
+    if not np.isfinite(value):
+        return "–"
     return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.1f}"

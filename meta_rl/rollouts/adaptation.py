@@ -72,6 +72,11 @@ class Adaptation:
         self.remembered: Experience | None = None
         """What the agent learned from last; a memory reaches back to its end."""
         self.life = life or self._born(training)
+        if self.life is not None and getattr(agent, "sees_tasks", False):
+            raise UserError(
+                f"{type(agent).__name__} is shown each task once, so it cannot follow changes; "
+                f"leave out change.every, or take an agent that learns"
+            )
         """How long the worlds have lived; None if tasks stay as they are."""
 
     @property
@@ -200,11 +205,6 @@ class Adaptation:
         collector, agent = self.collector, self.agent
         if not isinstance(collector, ChangingCollector) or collector.changes is None:
             return None
-        if getattr(agent, "sees_tasks", False):
-            raise UserError(
-                f"{type(agent).__name__} is shown each task once, so it cannot follow changes; "
-                f"leave out change.every, or take an agent that learns"
-            )
         seed, shared = self.streams.env_seed(), agent.copies_share_experience
         return collector.changes.begin(self.tasks, self.copies, seed, shared, training)
 

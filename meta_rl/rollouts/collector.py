@@ -61,6 +61,8 @@ class RolloutCollector:
         self.device = device
         self.env_steps = 0
         self.changes = changes
+        if changes is not None:
+            changes.check(self.changes_within_episodes)
 
     @property
     def most_worlds(self) -> int | None:

@@ -217,9 +217,28 @@ def test_its_worlds_become_other_tasks_and_back(name, started):
 
     for one, other in zip(play(False), play(True), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    env.change(worlds, others) if env.changes_within_episodes else None
-    step = env.step(actions(family, 0))
-    assert step.reward.isfinite().all()
+
+
+def test_another_task_shows_within_the_episode_if_it_can_come_there(name, started):
+    family, env, tasks, _, _ = started
+    if not env.changes_within_episodes:
+        pytest.skip("its tasks change between episodes")
+    others = family.tasks("test")[[-1] * 6]
+
+    def play(change):
+        env.start(tasks, copies=2, seed=7)
+        shown = []
+        for t in range(HORIZON):
+            if change and t == 1:
+                env.change(range(6), others)
+            step = env.step(actions(family, t))
+            shown.append(torch.stack([step.reward, *step.metrics.values()]))
+            env.reset_ended()
+        return torch.stack(shown)
+
+    before, after = play(False), play(True)
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1:], after[1:])
 
 
 def test_actions_beyond_the_bounds_are_clipped(name, started):

@@ -114,6 +114,10 @@ class RobotScene(Scene):
         asked_for = () if self._kind.varies == "dynamics" else params
         return {row.TARGET: np.array(asked_for)}
 
+    def constant_places(self) -> list[tuple[int, int]]:
+        """Return where a row holds what the task asks for."""
+        return [*super().constant_places(), (row.TARGET, row.OBS - row.TARGET)]
+
     def bind(self, data: mujoco.MjData) -> Binding:
         """Return where the robot's numbers are in `data`, and what else its code needs."""
         model, body = self.model, self._body

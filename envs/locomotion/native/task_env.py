@@ -25,6 +25,7 @@ class NativeLocomotion(MujocoTaskEnv):
         super().__init__(scene(name).format, spec, device, threads)
         self._name = name
         self._drawn: TaskRobot | None = None
+        self._drawn_task: Task | None = None
 
     def world(self, task: Task) -> tuple[Scene, Snapshot]:
         """Return the scene of all tasks, and the snapshot of one."""
@@ -42,9 +43,12 @@ class NativeLocomotion(MujocoTaskEnv):
         It has an environment of its own: the scene's is for snapshots, which change its model.
         """
         engine = self._started()
+        task = self._first_task
+        assert task is not None
+        if self._drawn_task != task:
+            self._close_drawn()
         if self._drawn is None:
-            assert self._tasks is not None
-            (task,) = self._tasks[:1]
+            self._drawn_task = task
             self._drawn = LocomotionFamily().make(self._name)
             self._drawn.reset()
             self._drawn.assign(task.params)

@@ -34,6 +34,7 @@ class NativeTaskEnv(MujocoTaskEnv):
         self._reward_version = reward_version
         self._goal_sizes = goal_sizes
         self._picture_maker: PictureMaker | None = None
+        self._drawn_task: Task | None = None
 
     def world(self, task: Task) -> tuple[Scene, Snapshot]:
         """Return the scene of a task's class, and the snapshot of its goal."""
@@ -49,9 +50,12 @@ class NativeTaskEnv(MujocoTaskEnv):
     def draw(self) -> Picture:
         """Return a picture of the first world as it is now, drawn by metaworld's environment."""
         engine = self._started()
+        task = self._first_task
+        assert task is not None
+        if self._drawn_task != task:
+            self._close_picture_maker()
         if self._picture_maker is None:
-            assert self._tasks is not None
-            (task,) = self._tasks[:1]
+            self._drawn_task = task
             self._picture_maker = PictureMaker(
                 task.name, self._reward_version, task.params[: self._goal_sizes[task.name]]
             )

@@ -69,8 +69,8 @@ class GymnasiumFamily(Protocol):
     def assign(self, env: gymnasium.Env[Any, Any], task: WorldTask) -> None:
         """Turn an environment, whatever it did before, into a task of the name it was made for.
 
-        The environment's next `reset(seed=...)` follows at once; from then on it must behave like
-        a fresh one.
+        Its next `reset` follows at once, with a seed; or without one where the task changes between
+        two episodes. From then on it must behave like a fresh one.
         """
         ...
 
@@ -216,7 +216,7 @@ class Worlds:
         self.idle += self.active
         self.active = []
         self.most = max(self.most, len(order.tasks))
-        reused = self._take_idle([task.name for task in order.tasks])
+        reused = self._take_idle([task.name for task in order.tasks], len(order.tasks))
         for slot, (task, seed) in enumerate(zip(order.tasks, order.seeds, strict=True)):
             self.block.current[self.number] = order.first + slot
             world = reused[slot] or World(task.name, self._make(task.name))
@@ -262,7 +262,7 @@ class Worlds:
             world = self.active[index - self.first]
             if task.name != world.name:
                 self.idle.append(world)
-                (kept,) = self._take_idle([task.name])
+                (kept,) = self._take_idle([task.name], len(self.active))
                 # The chance of a world goes on, in whichever environment it lives.
                 random = world.env.unwrapped.np_random
                 world = self.active[index - self.first] = kept or World(
@@ -298,15 +298,19 @@ class Worlds:
             world.env.observation_space, obs
         )
 
-    def _take_idle(self, names: list[str]) -> list[World | None]:
-        """Return an idle world for each name that has one; close those beyond the bound."""
+    def _take_idle(self, names: list[str], active: int) -> list[World | None]:
+        """Return an idle world for each name that has one; close those beyond the bound.
+
+        Args:
+            active: How many are active then.
+        """
         taken: list[World | None] = []
         for name in names:
             found = next((world for world in reversed(self.idle) if world.name == name), None)
             if found is not None:
                 self.idle.remove(found)
             taken.append(found)
-        surplus = max(0, len(self.idle) + len(names) - self.most)
+        surplus = max(0, len(self.idle) + active - self.most)
         for world in self.idle[:surplus]:
             world.env.close()
         del self.idle[:surplus]

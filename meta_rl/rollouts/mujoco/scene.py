@@ -119,7 +119,10 @@ class Scene(ABC):
         return known
 
     def constant_places(self) -> list[tuple[int, int]]:
-        """Return where a row holds what a task alone decides: first place and size of each."""
+        """Return where a row holds what a task alone decides: first place and size of each.
+
+        These are its constants; a scene whose `reset` returns more of that kind must add it.
+        """
         live = self._live or {}
         return [
             (where, size) for where, (_, size) in self.row.constants.items() if where not in live

@@ -44,6 +44,8 @@ class MujocoTaskEnv(ABC):
         self._device = device
         self._engine = Engine(world_format, threads)
         self._tasks: Tasks | None = None
+        self._first_task: Task | None = None
+        """What world 0 is now: it is the one that is drawn."""
         self._copies = 0
         self._terminated_place = -1 if world_format.terminated is None else world_format.terminated
         self._metric_places = np.array(list(world_format.metrics.values()), dtype=np.int64)
@@ -64,6 +66,7 @@ class MujocoTaskEnv(ABC):
             raise UserError(f"no worlds to start: {len(tasks)} tasks with {copies} copies each")
         worlds = [world for task in tasks for world in [self.world(task)] * copies]
         self._tasks, self._copies = tasks, copies
+        self._first_task = next(iter(tasks))
         chance = any(scene.starts_at_random for scene, _ in worlds)
         self._engine.place(worlds, world_seeds(seed, tasks, copies) if chance else ())
         self._terminated = np.zeros(len(worlds), dtype=np.bool_)
@@ -130,6 +133,8 @@ class MujocoTaskEnv(ABC):
         """Turn worlds into other tasks; see `ChangingTaskEnv`."""
         engine = self._started()
         for world, task in zip(worlds, tasks, strict=True):
+            if world == 0:
+                self._first_task = task
             fresh = self._episode_steps[world] == 0
             engine.frozen[world] |= fresh
             engine.change(world, *self.world(task), restarts=bool(engine.frozen[world]))

@@ -315,6 +315,22 @@ def test_oracles_cannot_follow_changes() -> None:
         Adaptation(agent, family.make_collector(CPU, 1), family.tasks("test"), 1, Streams(0, CPU))
 
 
+def test_a_task_that_is_there_twice_has_two_lives() -> None:
+    changes = navigation(every="geometric 0.3")
+    tasks = changes.distribution.tasks("test")[[0, 0]]
+    course = Course(changes, tasks, 0, anywhere=True)
+    first, second = times(course, 50)
+    assert first != second
+    assert [course.task(0, k) for k in range(6)] != [course.task(1, k) for k in range(6)]
+
+
+def test_several_names_refuse_changes_within_episodes() -> None:
+    family = metaworld.build(metaworld.Config(benchmark="ML10"))
+    changing = Changing(family, ChangeConfig(every="100 steps"))
+    with pytest.raises(UserError, match="10 task names"):
+        changing.make_collector(CPU, 1)
+
+
 def test_worker_processes_refuse_changes_within_episodes() -> None:
     family = metaworld.build(metaworld.Config(task="reach-v3", simulator="gymnasium"))
     changing = Changing(family, ChangeConfig(every="geometric 0.01"))

@@ -73,6 +73,12 @@ def test_forgetting_is_what_was_there_after_a_turn_and_is_not_at_the_end():
     np.testing.assert_allclose(RECORD.forgetting, [0.7, 0.0])
 
 
+def test_what_was_not_measured_in_its_turn_is_not_known():
+    cut = StreamRecord(("a", "b"), 3, SUCCESS, np.array([2]), np.array([[0.9, 0.1]]))
+    np.testing.assert_allclose(cut.after_its_turn, [0.9, np.nan])
+    np.testing.assert_allclose(cut.forgetting, [0.0, np.nan])
+
+
 def test_transfer_is_a_share_of_what_there_was_to_gain():
     assert RECORD.while_learned(0) == pytest.approx(0.7)
     assert RECORD.while_learned(1) == pytest.approx(0.6)

@@ -148,6 +148,33 @@ def test_changes_that_are_farther_apart_than_an_episode_is_long_come_between_epi
     assert plan.changes.config.every == "25 episodes"
 
 
+def test_oracles_are_not_measured_where_tasks_change(build_agent):
+    family = changing("3 episodes")
+    with pytest.raises(UserError, match="cannot follow changes"):
+        measured(family, build_agent("scripted", family.spec))
+
+
+def test_how_an_agent_learned_is_told_and_agents_compare_nevertheless(tmp_path):
+    family = changing("4 episodes")
+    results = [
+        measured(family, Counter(shared), changes=1, goals=1, **settings)
+        for shared, settings in (
+            (False, {}),
+            (True, {}),
+            (True, {"relearn": "always"}),
+            (True, {"adaptation_steps": 0}),
+        )
+    ]
+    assert len({result.fingerprint for result in results}) == 1
+    assert [result.protocol["learning"] for result in results] == [
+        "memory",
+        "after_a_drop-1-times-from-3",
+        "always-from-3",
+        "never",
+    ]
+    assert len({result.save(tmp_path).name for result in results}) == 4
+
+
 @pytest.mark.parametrize("config", [{"actions": "deterministic"}, {"evaluation_episodes": 3}])
 def test_what_lives_are_not_measured_by_is_refused(config):
     with pytest.raises(UserError, match="where tasks change"):
@@ -210,4 +237,5 @@ def test_tasks_change_from_the_command_line(meta_rl, small_config, tmp_path, run
     flags = "--rounds", 2, "--watch", 2, "--change-every", "3 episodes"
     adapted = meta_rl("adapt", "runs/maml", *flags).succeeds()
     assert "changed: the task is now point:" in adapted.out
+    meta_rl("adapt", "runs/maml", "--goal", 1, "--video", "f.png", *flags[4:]).succeeds()
     meta_rl("train", small_config(change={"every": "often"})).fails_with("change.every", "often")
