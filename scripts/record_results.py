@@ -19,7 +19,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from meta_rl.evaluation.continual import StreamRecord, read_stream
 from meta_rl.evaluation.finished import Wanted, choose_evaluation
+from meta_rl.experiment.config import to_dict
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 
@@ -50,6 +52,8 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     described = dict(
         line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]
     )
+    stream = read_stream(run, to_dict(RunFolder(run).experiment()))
+    over_stream = {} if stream is None else {"stream": plain_stream(stream)}
     return {
         "config": config,
         "split": split,
@@ -60,6 +64,17 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
         "wall_time_s": round(last["wall_time_s"]),
         "evaluation_seed": summary.pop("seed"),
         **summary,
+        **over_stream,
+    }
+
+
+def plain_stream(stream: StreamRecord) -> dict[str, Any]:
+    """Return what was measured of each task name while training went through them."""
+    return {
+        "score": stream.score.name,
+        "meta_iterations_of_a_name": stream.turn,
+        "meta_iterations": stream.iterations.tolist(),
+        "by_name": dict(zip(stream.names, stream.values.T.tolist(), strict=True)),
     }
 
 
