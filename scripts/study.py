@@ -21,7 +21,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,22 +173,24 @@ def main(args: Args) -> int:
     running: list[Job] = []
     failed = 0
     processes = args.processes or usable_cores()
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                running.append(waiting.pop(0))
-                running[-1].start()
-                console.print(f"{running[-1].name} starts")
-            time.sleep(0.5)
-            for job in finished(running):
-                assert job.process is not None
-                if job.process.returncode == 0:
-                    results.add(job)
-                else:
-                    failed += 1
-                    console.print(f"{job.name} failed: see {folder / job.name}.out")
-                console.print(table(jobs, results))
-    except KeyboardInterrupt:
+    # An exception could come between a process's beginning and its being known.
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    while (waiting or running) and not stop.is_set():
+        while waiting and len(running) < processes:
+            running.append(waiting.pop(0))
+            running[-1].start()
+            console.print(f"{running[-1].name} starts")
+        stop.wait(0.5)
+        for job in finished(running):
+            assert job.process is not None
+            if job.process.returncode == 0:
+                results.add(job)
+            else:
+                failed += 1
+                console.print(f"{job.name} failed: see {folder / job.name}.out")
+            console.print(table(jobs, results))
+    if stop.is_set():
         console.print("stopping; the same command goes on")
         for job in running:
             assert job.process is not None
