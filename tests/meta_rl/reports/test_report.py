@@ -141,7 +141,7 @@ def test_results_are_the_evaluations(opened, runs):
     rows = table(opened(), "Mean over seeds and tasks")
 
     seeds = [load_run(run, Wanted()).result for run in runs]
-    assert rows[0] == ["group", "episodes learned from", "success", "return", "seeds"]
+    assert rows[0] == ["group", "episodes of the task learned from", "success", "return", "seeds"]
     assert [row[:2] for row in rows[1:]] == [
         *(["maml_ppo", "0"], ["maml_ppo", "2"]),
         *(["maml_trpo", "0"], ["maml_trpo", "2"]),
