@@ -221,17 +221,22 @@ class Course:
         else:
             first = [1 + int(random.integers(int(config.number))) for random in self._random]
         self._times = [[when] for when in first]
+        self._table: Int[Tensor, "M K"] | None = None
+        """The times as a tensor, until there are more: it is asked at every step."""
 
     def changes_by(self, time: Int[Tensor, "M N"]) -> Int[Tensor, "M N"]:
         """Return how often each task changes in the first so many episodes or steps of a life."""
-        latest = time.amax(1).tolist()
-        for row, until in enumerate(latest):
+        known = self._table
+        for row, until in enumerate(time.amax(1).tolist()):
             while self._times[row][-1] <= until:
                 self._times[row].append(self._times[row][-1] + self._gap(row))
-        longest = max(map(len, self._times))
-        never = torch.iinfo(torch.long).max
-        times = torch.tensor([row + [never] * (longest - len(row)) for row in self._times])
-        return torch.searchsorted(times, time.contiguous(), right=True)
+                known = None
+        if known is None:
+            longest = max(map(len, self._times))
+            never = torch.iinfo(torch.long).max
+            known = torch.tensor([row + [never] * (longest - len(row)) for row in self._times])
+            self._table = known
+        return torch.searchsorted(known, time.contiguous(), right=True)
 
     def task(self, row: int, number: int) -> Task:
         """Return what a task is after so many changes."""

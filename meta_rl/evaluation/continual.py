@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 
 from meta_rl.core.change import ChangeConfig
 from meta_rl.core.continual import Stream
@@ -43,13 +44,13 @@ class StreamRecord:
     @property
     def at_the_end(self) -> Float[np.ndarray, "K"]:
         """Each task's score when the stream had ended."""
-        found: Float[np.ndarray, K] = self.values[-1]
+        found: NDArray[np.float64] = self.values[-1]
         return found
 
     @property
     def forgetting(self) -> Float[np.ndarray, "K"]:
         """How much of each task was lost after its turn; nothing can be of the last."""
-        lost: Float[np.ndarray, K] = self.after_its_turn - self.at_the_end
+        lost: NDArray[np.float64] = self.after_its_turn - self.at_the_end
         return lost if self.score.higher_is_better else -lost
 
     def while_learned(self, place: int) -> float:
@@ -60,7 +61,7 @@ class StreamRecord:
     def _during(self, place: int) -> Bool[np.ndarray, "J"]:
         """Which evaluations were made during a task's turn, its end included."""
         first, last = place * self.turn, (place + 1) * self.turn
-        found: Bool[np.ndarray, J] = (self.iterations > first) & (self.iterations <= last)
+        found: NDArray[np.bool_] = (self.iterations > first) & (self.iterations <= last)
         return found
 
 
