@@ -20,7 +20,7 @@ CW10 = (
 )
 """The tasks of Continual World (Wolczyk et al. 2021) in their order; there they are v1's."""
 REWARD_VERSIONS = ("v1", "v2")
-SIMULATORS = ("native", "gymnasium")
+SIMULATORS = ("native", "gymnasium", "warp")
 MAX_HORIZON = 500
 """Meta-World's environments refuse to be stepped any longer."""
 GOALS_PER_SET = 50
@@ -100,7 +100,8 @@ class Config:
     goal_seed, goal_seed + 2, ...; the test goals stay the same. The benchmarks have one."""
     simulator: str = "native"
     """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is metaworld's
-    own code in worker processes: the reference, and several times slower."""
+    own code in worker processes: the reference, and several times slower. warp steps MuJoCo Warp on
+    the GPU that --device names; it needs the extra `gpu`."""
 
     def __post_init__(self) -> None:
         _check_name("benchmark", self.benchmark, BENCHMARKS)

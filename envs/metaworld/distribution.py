@@ -16,8 +16,10 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Task, Tasks
 from meta_rl.rollouts.collector import SimulatedFamily
+from meta_rl.rollouts.warp.presence import check_warp, warn_of_slowness, warp_versions
 
 OBSERVATION_SIZE = 39
+OTHER_METRICS = {"gymnasium": (), "native": ("diverged",), "warp": ("diverged", "overflow")}
 
 
 class MetaworldDistribution(SimulatedFamily):
@@ -33,13 +35,15 @@ class MetaworldDistribution(SimulatedFamily):
     Action (4,): displacement of the hand as a fraction of 1 cm, gripper effort.
     Reward: Meta-World's own, version `v1` or `v2`, unchanged.
     Metric `success`: 1 on each step on which Meta-World counts the task as solved.
-    Metric `diverged` (native simulator): 1 on a step that was cut because MuJoCo went unstable.
+    Metric `diverged` (native and warp): 1 on a step that was cut because MuJoCo went unstable.
+    Metric `overflow` (warp): 1 on a step with more contacts than MuJoCo Warp keeps memory for.
     """
 
     family = "metaworld"
 
     def __init__(self, config: Config, goals: Goals) -> None:
-        native = config.simulator == "native"
+        if config.simulator == "warp":
+            check_warp()
         self._config = config
         self._goals = goals
         train, test = (len(next(iter(goals[split].values()))) for split in ("train", "test"))
@@ -55,7 +59,7 @@ class MetaworldDistribution(SimulatedFamily):
             action_high=(1.0,) * 4,
             horizon=config.horizon,
             family=self.family,
-            metrics=("success", "diverged") if native else ("success",),
+            metrics=("success", *OTHER_METRICS[config.simulator]),
         )
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
@@ -88,13 +92,18 @@ class MetaworldDistribution(SimulatedFamily):
         )
 
     def make_env(self, device: torch.device, workers: int) -> TaskEnv:
-        """Make the native simulator, or Meta-World's own environments in worker processes."""
+        """Make the simulator that the config names."""
         if self._config.simulator == "native":
             from envs.metaworld.native.task_env import NativeTaskEnv
 
             return NativeTaskEnv(
                 self._config.reward_version, self._goal_sizes, self.spec, device, workers
             )
+        if self._config.simulator == "warp":
+            warn_of_slowness(device)
+            from envs.metaworld.warp.task_env import WarpMetaworld
+
+            return WarpMetaworld(self._config.reward_version, self._goal_sizes, self.spec, device)
         from envs.metaworld.gymnasium_face import MetaworldFamily
         from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
 
@@ -121,6 +130,7 @@ class MetaworldDistribution(SimulatedFamily):
             "horizon": config.horizon,
             "goal_seed": config.goal_seed,
             **more_goals,
+            **(warp_versions() if config.simulator == "warp" else {}),
             "metaworld": version("metaworld"),
             "mujoco": version("mujoco"),
             "goals": hashlib.sha256(json.dumps(self._goals).encode()).hexdigest()[:12],

@@ -9,9 +9,10 @@ puts the site's position into three places from `PEG_HEAD` on, before each call 
 """
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TypeAlias
 
-from meta_rl.rollouts.mujoco.row import Constant, RowLayout, Source, WorldFormat
+from meta_rl.rollouts.mujoco.row import Constant, RowLayout, Source, WorldFormat, body, site
 
 TCP = 0
 """Middle of the two finger tips (3). metaworld's v1 rewards call it `fingerCOM`."""
@@ -44,7 +45,11 @@ TCP_START = 77
 """`init_tcp`"""
 HAND_START = 80
 """`hand_init_pos`"""
-SHARED_PLACES = 83
+RIGHT_CLAW = 83
+LEFT_CLAW = 86
+RIGHT_TIP = 89
+LEFT_TIP = 92
+SHARED_PLACES = 95
 
 REWARD = 0
 SUCCESS = 1
@@ -77,16 +82,35 @@ FORMAT = WorldFormat(
 )
 """What the worlds of all 50 classes have in common."""
 
-Quaternion: TypeAlias = Source | tuple[float, float, float, float]
+MOST_OBJECTS = 2
+"""Objects that an observation has places for."""
+
+Numbers3: TypeAlias = tuple[float, float, float]
+Numbers4: TypeAlias = tuple[float, float, float, float]
+
+
+class Orientation(IntEnum):
+    """How the row has an object's quaternion."""
+
+    FIXED = 0
+    """It has none: the quaternion never changes."""
+    QUATERNION = 1
+    MATRIX = 2
+    """As a rotation matrix, from which `scipy` gets the quaternion."""
 
 
 @dataclass(frozen=True)
 class Object:
     """An object of the observation: position plus a fixed offset, and orientation."""
 
-    position: Source
-    quaternion: Quaternion
-    offset: tuple[float, float, float]
+    position: int
+    """The place in the row where its position is sensed."""
+    offset: Numbers3
+    kind: Orientation
+    orientation: int
+    """The place in the row where its quaternion or its rotation matrix is sensed."""
+    quaternion: Numbers4
+    """The quaternion that a FIXED one always has."""
 
 
 @dataclass
@@ -102,17 +126,35 @@ class TaskRow(RowLayout):
             HAND_START: ("hand_init_pos", 3),
         }
     )
+    sensed: dict[int, Source] = field(
+        default_factory=lambda: {
+            HAND: body("hand"),
+            LEFT_PAD: body("leftpad"),
+            RIGHT_PAD: body("rightpad"),
+            RIGHT_CLAW: body("rightclaw"),
+            LEFT_CLAW: body("leftclaw"),
+            RIGHT_TIP: site("rightEndEffector"),
+            LEFT_TIP: site("leftEndEffector"),
+        }
+    )
     objects: list[Object] = field(default_factory=list)
     senses_touch: bool = False
 
     def object(
         self,
         position: Source,
-        quaternion: Quaternion,
-        offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        quaternion: Source | Numbers4,
+        offset: Numbers3 = (0.0, 0.0, 0.0),
     ) -> None:
         """Observe an object: metaworld's `_get_pos_objects` and `_get_quat_objects`."""
-        self.objects.append(Object(position, quaternion, offset))
+        assert len(self.objects) < MOST_OBJECTS
+        kind, orientation, fixed = Orientation.FIXED, 0, (0.0, 0.0, 0.0, 0.0)
+        if isinstance(quaternion, Source):
+            kind = Orientation.QUATERNION if quaternion.size == 4 else Orientation.MATRIX
+            orientation = self.sense(quaternion)
+        else:
+            fixed = quaternion
+        self.objects.append(Object(self.sense(position), offset, kind, orientation, fixed))
 
     def touching(self) -> None:
         """Sense `TOUCHING`: metaworld's `touching_main_object`."""

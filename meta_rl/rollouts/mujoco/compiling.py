@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+import mujoco
 import numba
 from llvmlite import ir
 from numba import extending, types
@@ -31,6 +32,8 @@ Action: TypeAlias = Any
 """An action in single precision, as compiled code indexes it."""
 Addresses: TypeAlias = Any
 """Addresses and whole numbers, 64 bits each, as compiled code indexes them."""
+Integers: TypeAlias = Any
+"""Whole numbers, as compiled code indexes them."""
 
 _pointer: Any = types.CPointer
 ROW = _pointer(types.float64)
@@ -76,9 +79,10 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 def _cache_on_disk(function: Callable[..., Any]) -> Iterator[None]:
     """Let numba cache in a folder that changes with all code that a function may depend on.
 
-    numba itself notices only changes of the very file that a function is in.
+    numba itself notices only changes of the very file that a function is in. MuJoCo's version
+    counts because its numbers, such as what makes up a state, are compiled in.
     """
-    digest = hashlib.sha256(numba.__version__.encode())
+    digest = hashlib.sha256(f"{numba.__version__} {mujoco.__version__}".encode())
     for source in sorted(_sources(_plain(function).__module__)):
         digest.update(_digest(source))
     folder = cache_root() / digest.hexdigest()[:12]

@@ -59,13 +59,21 @@ class Offsets:
     contacts: int
     constraint_force: int
     warnings: int
+    contact: "ContactOffsets"
 
 
-CONTACT_BYTES = 576
-CONTACT_GEOM1 = 524
-CONTACT_GEOM2 = 528
-CONTACT_FORCE_INDEX = 568
-"""`efc_address`: where in `efc_force` a contact's first force is, or -1."""
+@dataclass(frozen=True)
+class ContactOffsets:
+    """Where, in bytes from its start, `mjContact` keeps what touch is sensed by."""
+
+    geom1: int
+    geom2: int
+    force_index: int
+    """`efc_address`: where in `efc_force` a contact's first force is, or -1."""
+    size: int
+    """Bytes of the whole struct."""
+
+
 LARGEST_STRUCT_BYTES = 262_144
 """How far to look into `mjModel` or `mjData`, whose solver statistics alone take 160 kB."""
 WARNING_BYTES = 8
@@ -137,14 +145,17 @@ class TaskModel:
     """
 
     def __init__(self, model: mujoco.MjModel, changed: Mapping[str, NDArray[Any]]) -> None:
-        self._kept = model, dict(changed)  # what the struct points to
-        # `names_map` and `paths` are the last two members
-        size = _first_offset(model._address, model.names_map.ctypes.data, 0) + 16
+        self._scene_model = model  # the struct points into it
+        self.changed = dict(changed)
+        """The arrays that differ."""
+        # the last two members are `names_map` and `paths`; in later versions, another two
+        last_but_one: Any = getattr(model, "mapD2M", model.names_map)
+        size = _first_offset(model._address, last_but_one.ctypes.data, 0) + 16
         self._struct = (ctypes.c_char * size).from_buffer_copy(
             (ctypes.c_char * size).from_address(model._address)
         )
         self.address = ctypes.addressof(self._struct)
-        for name, values in changed.items():
+        for name, values in self.changed.items():
             assert values.flags.c_contiguous
             offset = _last_offset(model._address, getattr(model, name).ctypes.data, 0, size)
             ctypes.c_uint64.from_address(self.address + offset).value = values.ctypes.data
@@ -171,10 +182,10 @@ def _find_offsets(balls: int) -> Offsets:
     contact = data.contact
     start = contact.dist.ctypes.data
     assert contact.dist.itemsize == 8 and contact.geom1.dtype == np.int32
-    assert balls == 1 or contact.dist.strides == (CONTACT_BYTES,)
-    assert contact.geom1.ctypes.data - start == CONTACT_GEOM1
-    assert contact.geom2.ctypes.data - start == CONTACT_GEOM2
-    assert contact.efc_address.ctypes.data - start == CONTACT_FORCE_INDEX
+    members = [contact.geom1, contact.geom2, contact.efc_address]
+    geom1, geom2, force_index = (int(each.ctypes.data) - start for each in members)
+    size = force_index // 8 * 8 + 8  # it is the last member, of 4 bytes
+    assert balls == 1 or contact.dist.strides == (size,)
     assert data.warning.number.strides == (WARNING_BYTES,)
     warnings = data.warning.number.ctypes.data - WARNING_NUMBER - data._address
     force = _first_offset(data._address, data.efc_force.ctypes.data, warnings // 8 * 8)
@@ -189,6 +200,7 @@ def _find_offsets(balls: int) -> Offsets:
         contacts=_last_offset(data._address, start, warnings // 8 * 8, force),
         constraint_force=force,
         warnings=warnings,
+        contact=ContactOffsets(geom1, geom2, force_index, size),
     )
 
 

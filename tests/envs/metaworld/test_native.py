@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from envs.metaworld import TASK_NAMES, Config, build
 from envs.metaworld.native import row
-from envs.metaworld.native.sawyer import write_scipy_quaternion
+from envs.metaworld.native.observation import write_scipy_quaternion
 from envs.metaworld.native.scene import scene, task_module
 from envs.metaworld.native.task_env import NativeTaskEnv
 from envs.metaworld.parity import DRIVES, Comparison, Parity
@@ -164,10 +164,10 @@ def test_quaternions_are_those_of_scipy_also_where_terms_tie():
     generator = np.random.default_rng(0)
     rotations = [*Rotation.random(100, rng=generator), *Rotation.create_group("O")]
     for rotation in rotations:
-        matrix, quaternion = np.ascontiguousarray(rotation.as_matrix()), np.zeros(4)
-        write_scipy_quaternion(matrix.ctypes.data, quaternion, 0)
-        expected = Rotation.from_matrix(matrix).as_quat()
-        np.testing.assert_allclose(quaternion, expected, rtol=0, atol=1e-15)
+        x = np.concatenate([rotation.as_matrix().ravel(), np.zeros(4)])
+        write_scipy_quaternion(x, 0, 9)
+        expected = Rotation.from_matrix(rotation.as_matrix()).as_quat()
+        np.testing.assert_allclose(x[9:], expected, rtol=0, atol=1e-15)
 
 
 def test_constants_that_are_views_of_the_simulator_are_sensed(cache):

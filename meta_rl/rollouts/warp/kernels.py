@@ -1,0 +1,181 @@
+"""What happens in a world beside physics that no family knows: Warp's kernels, a thread a world."""
+
+from typing import Any
+
+import warp as wp
+
+wp.set_module_options({"enable_backward": False})
+
+SENSED_FIELDS = (
+    "xpos",
+    "xquat",
+    "xmat",
+    "xipos",
+    "geom_xpos",
+    "geom_xmat",
+    "site_xpos",
+    "site_xmat",
+    "qpos",
+    "qvel",
+)
+"""Arrays of `mjData` that a row may get numbers from, in the order of `sense`'s arguments."""
+
+
+@wp.kernel
+def sense(
+    table: wp.array2d[int],
+    xpos: wp.array2d[float],
+    xquat: wp.array2d[float],
+    xmat: wp.array2d[float],
+    xipos: wp.array2d[float],
+    geom_xpos: wp.array2d[float],
+    geom_xmat: wp.array2d[float],
+    site_xpos: wp.array2d[float],
+    site_xmat: wp.array2d[float],
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+    rows: wp.array2d[float],
+) -> None:
+    """Copy what rows get from the simulation; a line of the table is field, number and place."""
+    world, line = wp.tid()
+    field = table[line, 0]
+    number = table[line, 1]
+    value = 0.0
+    if field == 0:
+        value = xpos[world, number]
+    elif field == 1:
+        value = xquat[world, number]
+    elif field == 2:
+        value = xmat[world, number]
+    elif field == 3:
+        value = xipos[world, number]
+    elif field == 4:
+        value = geom_xpos[world, number]
+    elif field == 5:
+        value = geom_xmat[world, number]
+    elif field == 6:
+        value = site_xpos[world, number]
+    elif field == 7:
+        value = site_xmat[world, number]
+    elif field == 8:
+        value = qpos[world, number]
+    else:
+        value = qvel[world, number]
+    rows[world, table[line, 2]] = value
+
+
+@wp.kernel
+def settle(
+    rows: wp.array2d[float],
+    outputs: wp.array2d[float],
+    overflow: wp.array[int],
+    observation_start: int,
+    finite_start: int,
+    finite_stop: int,
+    metric_places: wp.array[int],
+    terminated_place: int,
+    horizon: int,
+    current: wp.array2d[float],
+    frozen: wp.array[wp.bool],
+    steps: wp.array[int],
+    next_obs: wp.array2d[float],
+    reward: wp.array[float],
+    metrics: wp.array2d[float],
+    terminated: wp.array[wp.bool],
+    truncated: wp.array[wp.bool],
+) -> None:
+    """Tell what a step has made of each world, and freeze those whose episode ends with it.
+
+    The last two metrics are `diverged` and `overflow`.
+    """
+    world = wp.tid()
+    live = not frozen[world]
+    good = wp.isfinite(outputs[world, 0])
+    for place in range(finite_start, finite_stop):
+        good = good and wp.isfinite(rows[world, place])
+    good = good and live
+    if live:
+        steps[world] = steps[world] + 1
+        for place in range(next_obs.shape[1]):
+            seen = current[world, place]
+            if good:
+                seen = rows[world, observation_start + place]
+            next_obs[world, place] = seen
+        terminated[world] = False
+        if good and terminated_place >= 0:
+            terminated[world] = outputs[world, terminated_place] > 0.0
+    count = metric_places.shape[0]
+    reward[world] = wp.where(good, outputs[world, 0], 0.0)
+    for metric in range(count):
+        metrics[world, metric] = wp.where(good, outputs[world, metric_places[metric]], 0.0)
+    metrics[world, count] = wp.where(live and not good, 1.0, 0.0)
+    metrics[world, count + 1] = wp.where(live and overflow[world] != 0, 1.0, 0.0)
+    overflow[world] = 0
+    if terminated[world] or (live and not good) or steps[world] >= horizon:
+        frozen[world] = True
+    truncated[world] = frozen[world] and not terminated[world]
+
+
+@wp.kernel
+def restore(
+    frozen: wp.array[wp.bool],
+    start: wp.array2d[float],
+    numbers: wp.array2d[float],
+) -> None:
+    """Put numbers of worlds that are frozen to what an episode begins with."""
+    world, place = wp.tid()
+    if frozen[world]:
+        numbers[world, place] = start[world, place]
+
+
+@wp.kernel
+def show(
+    frozen: wp.array[wp.bool],
+    rows: wp.array2d[float],
+    observation_start: int,
+    next_obs: wp.array2d[float],
+    steps: wp.array[int],
+    current: wp.array2d[float],
+) -> None:
+    """Write what each world's next step begins with."""
+    world = wp.tid()
+    if frozen[world]:
+        steps[world] = 0
+    for place in range(current.shape[1]):
+        seen = next_obs[world, place]
+        if frozen[world]:
+            seen = rows[world, observation_start + place]
+        current[world, place] = seen
+
+
+@wp.kernel
+def place_geoms(
+    geom_bodyid: wp.array[int],
+    geom_pos: wp.array2d[wp.vec3],
+    geom_quat: wp.array2d[wp.quat],
+    xpos: wp.array2d[wp.vec3],
+    xmat: wp.array2d[wp.mat33],
+    geom_xpos: wp.array2d[wp.vec3],
+    geom_xmat: wp.array2d[wp.mat33],
+) -> None:
+    """Place all geoms by their bodies: MuJoCo Warp places those that cannot move only once."""
+    world, geom = wp.tid()
+    body = geom_bodyid[geom]
+    rotation = xmat[world, body]
+    position = geom_pos[world % geom_pos.shape[0], geom]
+    q = geom_quat[world % geom_quat.shape[0], geom]
+    turned = wp.quat(q[1], q[2], q[3], q[0])  # MuJoCo has w first, Warp has it last
+    geom_xpos[world, geom] = xpos[world, body] + rotation * position
+    geom_xmat[world, geom] = rotation * wp.quat_to_matrix(turned)
+
+
+def floats(array: Any) -> Any:
+    """Return a view of an array, the first axis worlds and the second all their numbers."""
+    worlds = array.shape[0]
+    numbers = array.size * wp.types.type_size(array.dtype) // max(worlds, 1)
+    assert array.is_contiguous
+    if not numbers:
+        return wp.zeros((worlds, 0), dtype=float, device=array.device)
+    return wp.array(
+        ptr=array.ptr, dtype=float, shape=(worlds, numbers), device=array.device, copy=False
+    )

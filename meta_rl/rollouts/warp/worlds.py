@@ -1,0 +1,260 @@
+"""The worlds of one scene, side by side on one device."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import mujoco_warp as mjw
+import numpy as np
+import torch
+import warp as wp
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from meta_rl.rollouts.mujoco.memory import STATE
+from meta_rl.rollouts.mujoco.row import Finish, WorldFormat
+from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
+from meta_rl.rollouts.warp import kernels
+
+MOVED = ("qpos", "qvel", "act", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat")
+"""What of a simulation a step depends on, and an episode begins with."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most contacts and constraints of a world, for which memory is kept."""
+
+    contacts: int
+    """On average over the worlds."""
+    constraints: int
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Views of what a step reads and leaves; axes W worlds, O observation, A action, K metrics."""
+
+    actions: Float[Tensor, "W A"]
+    frozen: Bool[Tensor, "W"]
+    """Worlds whose episode has ended: a step leaves them as they are."""
+    current: Float[Tensor, "W O"]
+    """What the next step begins with: of a world that ended, the first of its next episode."""
+    next_obs: Float[Tensor, "W O"]
+    reward: Float[Tensor, "W"]
+    terminated: Bool[Tensor, "W"]
+    truncated: Bool[Tensor, "W"]
+    metrics: Float[Tensor, "W K"]
+
+
+class WorldCode(ABC):
+    """What the worlds of a scene do beside physics, as launches of Warp's kernels."""
+
+    limits: Limits
+
+    @abstractmethod
+    def act(self, worlds: "Worlds") -> None:
+        """Set controls by `worlds.actions`."""
+
+    @abstractmethod
+    def observe(self, worlds: "Worlds") -> None:
+        """Write what rows hold beside what is sensed, and then the outputs."""
+
+
+class Worlds:
+    """W worlds of one scene, and what they have just seen and earned.
+
+    A step is played as one CUDA graph. What it leaves is in `tensors`, which the next step
+    overwrites.
+
+    Args:
+        count: W, fixed for life: memory and graph are of this size.
+        varied: Fields of the model in which worlds differ.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        code: WorldCode,
+        world_format: WorldFormat,
+        count: int,
+        varied: frozenset[str],
+        horizon: int,
+        device: torch.device,
+    ) -> None:
+        self.scene, self.count, self.varied = scene, count, varied
+        self._code = code
+        self._format = world_format
+        self._horizon = horizon
+        self.device = wp.device_from_torch(device)
+        with wp.ScopedDevice(self.device):
+            self.model = mjw.put_model(scene.model, dict.fromkeys(sorted(varied), count))
+            self.model.opt.warn_overflow = 0  # a metric tells of it
+            limits = code.limits
+            self.data = mjw.make_data(
+                scene.model, nworld=count, nconmax=limits.contacts, njmax=limits.constraints
+            )
+            self._allocate()
+        self._graph: Any = None
+
+    def _allocate(self) -> None:
+        world_format, count = self._format, self.count
+        size = world_format.observation.stop - world_format.observation.start
+        self.rows = wp.zeros((count, self.scene.row.size), dtype=float)
+        self.outputs = wp.zeros((count, world_format.outputs), dtype=float)
+        self.actions = wp.zeros((count, world_format.action_size), dtype=float)
+        self._frozen = wp.ones(count, dtype=wp.bool)
+        self._steps = wp.zeros(count, dtype=int)
+        self._next_obs, self._current = (wp.zeros((count, size), dtype=float) for _ in range(2))
+        self._reward = wp.zeros(count, dtype=float)
+        self._terminated, self._truncated = (wp.zeros(count, dtype=wp.bool) for _ in range(2))
+        places = list(world_format.metrics.values())
+        self._metrics = wp.zeros((count, len(places) + 2), dtype=float)
+        self._metric_places = wp.array(places, dtype=int)
+        self._moved = [kernels.floats(getattr(self.data, name)) for name in MOVED]
+        self._starts = [wp.zeros_like(each) for each in self._moved]
+        self._start_rows = wp.zeros_like(self.rows)
+        arrays = (getattr(self.data, name) for name in kernels.SENSED_FIELDS)
+        self._sensed = [kernels.floats(each) for each in arrays]
+        self._table = wp.array(self._sensing(), dtype=int)
+        self.tensors = Tensors(
+            actions=wp.to_torch(self.actions),
+            frozen=wp.to_torch(self._frozen),
+            current=wp.to_torch(self._current),
+            next_obs=wp.to_torch(self._next_obs),
+            reward=wp.to_torch(self._reward),
+            terminated=wp.to_torch(self._terminated),
+            truncated=wp.to_torch(self._truncated),
+            metrics=wp.to_torch(self._metrics),
+        )
+
+    def _sensing(self) -> NDArray[np.int32]:
+        """Return a line for each number that rows get: its field, where there, where in the row."""
+        return np.array(
+            [
+                [kernels.SENSED_FIELDS.index(place.field), place.start + number, where + number]
+                for where, place in self.scene.sensed().items()
+                for number in range(place.size)
+            ],
+            dtype=np.int32,
+        ).reshape(-1, 3)
+
+    def begin(self, snapshots: Sequence[Snapshot], copies: int) -> None:
+        """Put each task's snapshot into `copies` worlds, side by side, and begin an episode."""
+        with wp.ScopedDevice(self.device):
+            data = mujoco.MjData(self.scene.model)
+            moved: dict[str, list[NDArray[Any]]] = {name: [] for name in MOVED}
+            for snapshot in snapshots:
+                mujoco.mj_setState(self.scene.model, data, snapshot.state, STATE)
+                for name in MOVED:
+                    moved[name].append(np.array(getattr(data, name)).ravel())
+            for name, start in zip(MOVED, self._starts, strict=True):
+                self._fill(start, moved[name], copies)
+            self._fill(self._start_rows, [snapshot.row for snapshot in snapshots], copies)
+            for name in self.varied:
+                fresh = getattr(self.scene.model, name)
+                values = [snapshot.model.changed.get(name, fresh) for snapshot in snapshots]
+                field = kernels.floats(getattr(self.model, name))
+                self._fill(field, [value.ravel() for value in values], copies)
+            self._frozen.fill_(True)
+            self._restore()
+            mjw.kinematics(self.model, self.data)
+            self._place_geoms()
+            self._frozen.zero_()
+
+    def _fill(self, array: wp.array, numbers: Sequence[NDArray[Any]], copies: int) -> None:
+        """Write the numbers of each task to the lines of its worlds."""
+        tensor = wp.to_torch(array)
+        lines = torch.from_numpy(np.stack(numbers)).to(tensor)
+        tensor.copy_(lines.repeat_interleave(copies, dim=0))
+
+    def _place_geoms(self) -> None:
+        model, data = self.model, self.data
+        geoms = [model.geom_bodyid, model.geom_pos, model.geom_quat, data.xpos, data.xmat]
+        placed = [data.geom_xpos, data.geom_xmat]
+        wp.launch(kernels.place_geoms, (self.count, self.scene.model.ngeom), [*geoms, *placed])
+
+    def step(self) -> None:
+        """Step all worlds once with `actions`; restart those whose episode ends with it."""
+        with wp.ScopedDevice(self.device):
+            if not self.device.is_cuda:
+                self._step()
+                return
+            if self._graph is None:
+                self._graph = self._captured()
+            wp.capture_launch(self._graph)
+
+    def _captured(self) -> Any:
+        """Return a step as a graph; kernels are compiled by a step that is undone."""
+        kept = [wp.clone(each) for each in self._all_state()]
+        self._step()
+        for each, before in zip(self._all_state(), kept, strict=True):
+            wp.copy(each, before)
+        with wp.ScopedCapture() as capture:
+            self._step()
+        return capture.graph
+
+    def _all_state(self) -> list[wp.array]:
+        return [*self._moved, self.rows, self._frozen, self._steps, self._next_obs, self._current]
+
+    def _step(self) -> None:
+        self._code.act(self)
+        for _ in range(self._format.substeps):
+            mjw.step(self.model, self.data)
+        if self._format.finish == Finish.FORWARD:
+            mjw.forward(self.model, self.data)
+        elif self._format.finish == Finish.FORCES:
+            mjw.rne_postconstraint(self.model, self.data)
+        if len(self._table):
+            inputs = [self._table, *self._sensed, self.rows]
+            wp.launch(kernels.sense, (self.count, len(self._table)), inputs)
+        self._code.observe(self)
+        self._settle()
+        self._restore()
+
+    def _settle(self) -> None:
+        world_format = self._format
+        terminated = -1 if world_format.terminated is None else world_format.terminated
+        wp.launch(
+            kernels.settle,
+            self.count,
+            [
+                self.rows,
+                self.outputs,
+                self.data.overflow,
+                world_format.observation.start,
+                world_format.finite.start,
+                world_format.finite.stop,
+                self._metric_places,
+                terminated,
+                self._horizon,
+                self._current,
+                self._frozen,
+                self._steps,
+                self._next_obs,
+                self._reward,
+                self._metrics,
+                self._terminated,
+                self._truncated,
+            ],
+        )
+
+    def _restore(self) -> None:
+        """Put worlds that are frozen to where an episode begins."""
+        pairs = zip([*self._starts, self._start_rows], [*self._moved, self.rows], strict=True)
+        for start, numbers in pairs:
+            if numbers.size:
+                wp.launch(kernels.restore, numbers.shape, [self._frozen, start, numbers])
+        shown = [self.rows, self._format.observation.start, self._next_obs, self._steps]
+        wp.launch(kernels.show, self.count, [self._frozen, *shown, self._current])
+
+    def state(self, world: int) -> NDArray[np.float64]:
+        """Return the state of a world as MuJoCo's C library has it, for pictures."""
+        data = mujoco.MjData(self.scene.model)
+        for name, numbers in zip(MOVED, self._moved, strict=True):
+            field = getattr(data, name)
+            field[...] = numbers.numpy()[world].reshape(field.shape)
+        packed = np.empty(mujoco.mj_stateSize(self.scene.model, STATE))
+        mujoco.mj_getState(self.scene.model, data, packed, STATE)
+        return packed

@@ -1,0 +1,107 @@
+"""Compare Meta-World in MuJoCo Warp with the native simulator, one line a task.
+
+    python scripts/check_warp.py [reach-v3 ...] [--device cuda] [--goals 4] [--output FILE]
+
+Both play the same goals with metaworld's scripted policies, which only work if observations are
+right, and whose successes are counted: MuJoCo Warp has single precision and other contacts, so that
+episodes are not the same step by step. Then every world takes 50 steps at random, after which all
+numbers must be finite. Needs the extra `gpu`.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from envs.metaworld import TASK_NAMES, Config, build
+from envs.metaworld.scripted_policies import MetaworldExpert
+from meta_rl.core.types import Tasks
+
+
+@dataclass(frozen=True)
+class Args:
+    """Play episodes in both simulators."""
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Names such as reach-v3; none means all."""
+    goals: int = 4
+    """How many goals of each task; 0 takes steps at random alone."""
+    steps: int = 500
+    """Most steps of an episode."""
+    random_steps: int = 50
+    """Steps at random."""
+    device: str = "cpu"
+    """Of MuJoCo Warp: cpu, cuda or cuda:N."""
+    output: Path | None = None
+    """JSON file for all figures, written after each task."""
+
+
+def main(args: Args) -> int:
+    """Print one line for each task; return how many are not finite."""
+    lines: dict[str, Any] = {}
+    wrong = 0
+    for name in args.tasks or TASK_NAMES:
+        started = time.perf_counter()
+        line = lines[name] = check(name, args)
+        line["seconds"] = round(time.perf_counter() - started, 1)
+        wrong += not line["finite"]
+        print(f"{name}: {json.dumps(line)}", flush=True)
+        if args.output is not None:
+            report = {"command": " ".join(sys.argv), "device": args.device, "tasks": lines}
+            args.output.write_text(json.dumps(report, indent=1) + "\n")
+    return wrong
+
+
+def check(name: str, args: Args) -> dict[str, Any]:
+    """Return what a task's worlds did in both simulators."""
+    line: dict[str, Any] = {}
+    for simulator, device in (("native", "cpu"), ("warp", args.device)):
+        distribution = build(Config(task=name, simulator=simulator, horizon=args.steps))
+        tasks = distribution.tasks("train")[list(range(max(args.goals, 2)))]
+        env = distribution.make_env(torch.device(device), workers=1)
+        try:
+            if args.goals:
+                line[simulator] = succeeded(env, tasks, args.steps)
+            if simulator == "warp":
+                line |= at_random(env, tasks, args.random_steps)
+        finally:
+            env.close()
+    return line
+
+
+def succeeded(env: Any, tasks: Tasks, steps: int) -> int:
+    """Return in how many goals' episodes the scripted policy succeeds."""
+    expert = MetaworldExpert()
+    knowledge = expert.knowledge(tasks)
+    obs = env.start(tasks, 1, 0)
+    won = torch.zeros(len(tasks), 1, dtype=torch.bool, device=obs.device)
+    for _ in range(steps):
+        step = env.step(expert.act(knowledge, obs))
+        won |= step.metrics["success"] > 0
+        obs = env.reset_ended()
+        if won.all():
+            break
+    return int(won.sum())
+
+
+def at_random(env: Any, tasks: Tasks, steps: int) -> dict[str, Any]:
+    """Return whether numbers are finite after steps at random, and how often a step had trouble."""
+    env.start(tasks, 1, 0)
+    generator = torch.Generator().manual_seed(0)
+    finite, diverged, overflow = True, 0, 0
+    for _ in range(steps):
+        step = env.step(torch.rand(len(tasks), 1, 4, generator=generator) * 2 - 1)
+        finite &= bool(torch.isfinite(step.next_obs).all() and torch.isfinite(step.reward).all())
+        diverged += int(step.metrics["diverged"].sum())
+        overflow += int(step.metrics["overflow"].sum())
+        env.reset_ended()
+    return {"finite": finite, "diverged": diverged, "overflow": overflow}
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args)))
