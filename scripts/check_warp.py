@@ -1,26 +1,38 @@
 """Compare Meta-World in MuJoCo Warp with the native simulator, one line a task.
 
-    python scripts/check_warp.py [reach-v3 ...] [--device cuda] [--goals 4] [--output FILE]
+    python scripts/check_warp.py [reach-v3 ...] [--what sources worlds] [--device cuda] [--goals 4]
+                                 [--output FILE]
 
-Both play the same goals with metaworld's scripted policies, which only work if observations are
-right, and whose successes are counted: MuJoCo Warp has single precision and other contacts, so that
-episodes are not the same step by step. Then every world takes 50 steps at random, after which all
-numbers must be finite. Needs the extra `gpu`.
+`sources` compiles each task's file with numba and with Warp, for this CPU and to PTX of an H100,
+and compares what both make of the same states. It needs warp-lang alone.
+
+`worlds` plays the same goals in both simulators with metaworld's scripted policies, which only
+work if observations are right, and counts their successes: MuJoCo Warp has single precision and
+other contacts, so that episodes are not the same step by step. Then every world takes 50 steps at
+random, after which all numbers must be finite. It needs the extra `gpu`.
 """
 
 import json
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+import warp as wp
 
 from envs.metaworld import TASK_NAMES, Config, build
+from envs.metaworld.native.scene import task_module
 from envs.metaworld.scripted_policies import MetaworldExpert
+from envs.metaworld.source_parity import compare_sources
+from envs.metaworld.warp import kernels
 from meta_rl.core.types import Tasks
+
+TOLERANCE = 1e-4
+"""What single precision explains, relative to numbers above 1."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Args:
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Names such as reach-v3; none means all."""
+    what: tuple[Literal["sources", "worlds"], ...] = ("sources", "worlds")
+    """What to compare."""
     goals: int = 4
     """How many goals of each task; 0 takes steps at random alone."""
     steps: int = 500
@@ -42,14 +56,19 @@ class Args:
 
 
 def main(args: Args) -> int:
-    """Print one line for each task; return how many are not finite."""
+    """Print one line for each task; return how many are wrong."""
     lines: dict[str, Any] = {}
     wrong = 0
     for name in args.tasks or TASK_NAMES:
         started = time.perf_counter()
-        line = lines[name] = check(name, args)
+        line = lines[name] = {}
+        if "sources" in args.what:
+            line |= check_sources(name)
+        if "worlds" in args.what:
+            line |= check_worlds(name, args)
         line["seconds"] = round(time.perf_counter() - started, 1)
-        wrong += not line["finite"]
+        wrong += not line.get("finite", True)
+        wrong += not all(line.get(version, {}).get("agree", True) for version in ("v1", "v2"))
         print(f"{name}: {json.dumps(line)}", flush=True)
         if args.output is not None:
             report = {"command": " ".join(sys.argv), "device": args.device, "tasks": lines}
@@ -57,7 +76,21 @@ def main(args: Args) -> int:
     return wrong
 
 
-def check(name: str, args: Args) -> dict[str, Any]:
+def check_sources(name: str) -> dict[str, Any]:
+    """Return how much the two compilers' code differs, and whether PTX comes out."""
+    line: dict[str, Any] = {}
+    for version in ("v2", "v1"):
+        found = compare_sources(name, version)
+        agree = max(found.observation, found.outputs) <= TOLERANCE and not found.jumped
+        kernel = kernels.observing(task_module(name).__name__, f"reward_{version}")
+        with tempfile.TemporaryDirectory() as folder:
+            wp.compile_aot_module(kernel.module, arch=90, module_dir=folder, use_ptx=True)
+            ptx = sum(file.stat().st_size for file in Path(folder).glob("*.ptx"))
+        line[version] = {**vars(found), "ptx_bytes": ptx, "agree": agree and ptx > 0}
+    return line
+
+
+def check_worlds(name: str, args: Args) -> dict[str, Any]:
     """Return what a task's worlds did in both simulators."""
     line: dict[str, Any] = {}
     for simulator, device in (("native", "cpu"), ("warp", args.device)):

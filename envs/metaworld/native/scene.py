@@ -38,8 +38,8 @@ class MetaworldScene(Scene):
     """
 
     def __init__(self, name: str, reward_version: str, goal_size: int) -> None:
-        module = task_module(name)
         self.name = name
+        self.module = module = task_module(name)
         self.task: TaskRow = module.task
         self._family = MetaworldFamily(reward_version, {name: goal_size})
         env: Any = self._family.make(name)

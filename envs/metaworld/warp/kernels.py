@@ -1,19 +1,18 @@
 """Warp's kernels of Meta-World: how all tasks act, sense touch and observe."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import warp as wp
 
 from envs.metaworld.native import observation, sawyer
 from envs.metaworld.native.row import ACTION, TOUCHING
-from meta_rl.rollouts.warp.dialect import function
-
-wp.set_module_options({"enable_backward": False})
+from meta_rl.rollouts.warp.dialect import function, kernel, kernel_of_its_own
 
 LOWER_BOUND, UPPER_BOUND = sawyer.LOWER_BOUND, sawyer.UPPER_BOUND
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def act(
     numbers: wp.array[float],
     actions: wp.array2d[float],
@@ -33,7 +32,8 @@ def act(
     ctrl[world, 1] = -actions[world, 3]
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def press(
     count: wp.array[int],
     geoms: wp.array[wp.vec2i],
@@ -80,7 +80,8 @@ def observing(task: str, reward_name: str) -> Any:
     except AttributeError:
         observe_task = nothing
 
-    @wp.kernel(module="unique", enable_backward=False)
+    @kernel_of_its_own
+    @no_type_check
     def observe(
         plan: wp.array[int],
         numbers: wp.array[float],
@@ -103,5 +104,6 @@ def observing(task: str, reward_name: str) -> Any:
 
 
 @wp.func
+@no_type_check
 def nothing(x: wp.array[float]) -> None:
     """Observe nothing more: what most tasks do."""

@@ -6,7 +6,7 @@ import numpy as np
 import warp as wp
 
 from envs.metaworld.native import observation, sawyer
-from envs.metaworld.native.scene import MetaworldScene, task_module
+from envs.metaworld.native.scene import MetaworldScene
 from envs.metaworld.warp import kernels
 from meta_rl.rollouts.warp.worlds import Limits, WorldCode, Worlds
 
@@ -22,9 +22,7 @@ class MetaworldCode(WorldCode):
         self._plan = wp.array(plan, dtype=int)
         self._numbers = wp.array(np.concatenate([numbers, bounds]), dtype=float)
         self._geoms = sawyer.touching_geoms(scene, scene.task)
-        self._observe = kernels.observing(
-            task_module(scene.name).__name__, f"reward_{reward_version}"
-        )
+        self._observe = kernels.observing(scene.module.__name__, f"reward_{reward_version}")
         self._presses: Any = None
 
     def act(self, worlds: Worlds) -> None:

@@ -6,17 +6,31 @@ is loaded a second time, with what this module has in their place.
 
 import builtins
 import importlib.util
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, no_type_check
 
 import warp as wp
 
 from meta_rl.rollouts.mujoco import compiling
 
+wp.config.log_level = wp.LOG_ERROR  # it tells of each kernel, and that a CPU is no GPU
+
+
+def kernel(code: Callable[..., Any]) -> Any:
+    """Compile a kernel, together with all others of its module."""
+    return wp.kernel(code, enable_backward=False)
+
+
+def kernel_of_its_own(code: Callable[..., Any]) -> Any:
+    """Compile a kernel that is made several times, each with other functions to call."""
+    return wp.kernel(code, enable_backward=False, module="unique")
+
 
 @wp.func
+@no_type_check
 def multiply_add(a: float, b: float, c: float) -> float:
     """Return a * b + c."""
     return a * b + c

@@ -1,10 +1,10 @@
 """What happens in a world beside physics that no family knows: Warp's kernels, a thread a world."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import warp as wp
 
-wp.set_module_options({"enable_backward": False})
+from meta_rl.rollouts.warp.dialect import kernel
 
 SENSED_FIELDS = (
     "xpos",
@@ -21,7 +21,8 @@ SENSED_FIELDS = (
 """Arrays of `mjData` that a row may get numbers from, in the order of `sense`'s arguments."""
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def sense(
     table: wp.array2d[int],
     xpos: wp.array2d[float],
@@ -64,7 +65,8 @@ def sense(
     rows[world, table[line, 2]] = value
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def settle(
     rows: wp.array2d[float],
     outputs: wp.array2d[float],
@@ -116,7 +118,8 @@ def settle(
     truncated[world] = frozen[world] and not terminated[world]
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def restore(
     frozen: wp.array[wp.bool],
     start: wp.array2d[float],
@@ -128,7 +131,8 @@ def restore(
         numbers[world, place] = start[world, place]
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def show(
     frozen: wp.array[wp.bool],
     rows: wp.array2d[float],
@@ -148,7 +152,8 @@ def show(
         current[world, place] = seen
 
 
-@wp.kernel
+@kernel
+@no_type_check
 def place_geoms(
     geom_bodyid: wp.array[int],
     geom_pos: wp.array2d[wp.vec3],

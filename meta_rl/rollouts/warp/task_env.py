@@ -16,8 +16,6 @@ from meta_rl.rollouts.mujoco.row import WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 from meta_rl.rollouts.warp.worlds import WorldCode, Worlds
 
-wp.config.quiet = True
-
 
 class WarpTaskEnv(ABC):
     """A `TaskEnv` over worlds on a device; a family says what world each task is, by `world`.

@@ -21,6 +21,10 @@ from meta_rl.rollouts.warp import kernels
 
 MOVED = ("qpos", "qvel", "act", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat")
 """What of a simulation a step depends on, and an episode begins with."""
+NO_FRAME, BODY_FRAME, INERTIA_FRAME = (
+    int(getattr(mujoco.mjtSameFrame, f"mjSAMEFRAME_{frame}"))
+    for frame in ("NONE", "BODY", "INERTIA")
+)
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,9 @@ class Worlds:
                 self._fill(start, moved[name], copies)
             self._fill(self._start_rows, [snapshot.row for snapshot in snapshots], copies)
             for name in self.varied:
-                fresh = getattr(self.scene.model, name)
-                values = [snapshot.model.changed.get(name, fresh) for snapshot in snapshots]
                 field = kernels.floats(getattr(self.model, name))
-                self._fill(field, [value.ravel() for value in values], copies)
+                values = [as_c_takes_it(snapshot, self.scene.model, name) for snapshot in snapshots]
+                self._fill(field, values, copies)
             self._frozen.fill_(True)
             self._restore()
             mjw.kinematics(self.model, self.data)
@@ -258,3 +261,21 @@ class Worlds:
         packed = np.empty(mujoco.mj_stateSize(self.scene.model, STATE))
         mujoco.mj_getState(self.scene.model, data, packed, STATE)
         return packed
+
+
+def as_c_takes_it(snapshot: Snapshot, model: mujoco.MjModel, name: str) -> NDArray[np.float64]:
+    """Return a field of a task's model, flat, as MuJoCo's C library makes use of it.
+
+    Where a part lay exactly in its body's frame when the model was compiled, C looks no more at
+    where it lies; MuJoCo Warp does. Meta-World's basketball moves such a site.
+    """
+    fresh = getattr(model, name)
+    values = np.array(snapshot.model.changed.get(name, fresh))
+    part, _, kind = name.partition("_")
+    if kind in ("pos", "quat") and part in ("geom", "site"):
+        frame = getattr(model, f"{part}_sameframe")
+        ignored = (frame == BODY_FRAME) | (frame == INERTIA_FRAME)
+        if kind == "quat":
+            ignored |= frame != NO_FRAME
+        values[ignored] = fresh[ignored]
+    return values.ravel()

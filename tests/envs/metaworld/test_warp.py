@@ -1,0 +1,160 @@
+"""Meta-World in MuJoCo Warp, on its slow device cpu; `scripts/check_warp.py` tries all tasks."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
+
+from envs.metaworld import Config, build
+from envs.metaworld.warp.task_env import WarpMetaworld
+from meta_rl.core.errors import NonFiniteAction
+from meta_rl.core.protocols import DrawingTaskEnv, TaskEnv
+from meta_rl.core.types import Tasks
+
+CPU = torch.device("cpu")
+HORIZON = 6
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    """Tasks of two classes, by turns."""
+    reach, drawer = (
+        list(build(Config(task=name)).tasks("train")) for name in ("reach-v3", "drawer-open-v3")
+    )
+    padding = [0.0] * (len(reach[0].params) - len(drawer[0].params))
+    drawer = [replace(task, params=(*task.params, *padding)) for task in drawer[:2]]
+    return Tasks.stack([reach[0], drawer[0], reach[1], drawer[1]])
+
+
+@pytest.fixture(scope="module")
+def env():
+    """Worlds that all tests share: what a start leaves behind must not matter."""
+    made = WarpMetaworld(
+        "v2", {"reach-v3": 6, "drawer-open-v3": 3}, build(Config(horizon=HORIZON)).spec, CPU
+    )
+    yield made
+    made.close()
+
+
+def play(env, tasks, steps, copies=2):
+    noise = torch.Generator().manual_seed(0)
+    seen = [env.start(tasks, copies, seed=0)]
+    steps_seen = []
+    for _ in range(steps):
+        drawn = torch.rand(len(tasks), copies, 4, generator=noise) * 2 - 1
+        steps_seen.append(env.step(drawn))
+        seen.append(env.reset_ended())
+    return seen, steps_seen
+
+
+def test_it_is_a_task_env(env):
+    assert isinstance(env, TaskEnv) and isinstance(env, DrawingTaskEnv)
+
+
+def test_it_agrees_with_the_native_simulator(env, tasks):
+    native = build(Config(horizon=HORIZON)).make_env(CPU, 1)
+    native._goal_sizes = {"reach-v3": 6, "drawer-open-v3": 3}
+    expected, expected_steps = play(native, tasks, HORIZON)
+    seen, steps = play(env, tasks, HORIZON)
+    native.close()
+    assert torch.equal(seen[0], expected[0])
+    assert torch.equal(seen[-1], seen[0])  # the next episode has begun
+    for ours, theirs in zip(steps, expected_steps, strict=True):
+        torch.testing.assert_close(ours.next_obs, theirs.next_obs, rtol=0, atol=1e-3)
+        torch.testing.assert_close(ours.reward, theirs.reward, rtol=1e-2, atol=1e-3)
+        assert torch.equal(ours.truncated, theirs.truncated)
+        assert torch.equal(ours.terminated, theirs.terminated)
+        assert not ours.metrics["overflow"].any() and not ours.metrics["diverged"].any()
+
+
+def test_a_task_does_the_same_whatever_is_beside_it_and_came_before(env, tasks):
+    first, steps = play(env, tasks, 3)
+    noise = torch.Generator().manual_seed(0)
+    again = tasks[[1, 0, 3, 2]]
+    assert torch.equal(env.start(again, 2, seed=5), first[0][[1, 0, 3, 2]])
+    for step in steps:
+        drawn = torch.rand(4, 2, 4, generator=noise) * 2 - 1
+        moved = env.step(drawn[[1, 0, 3, 2]])
+        torch.testing.assert_close(moved.next_obs, step.next_obs[[1, 0, 3, 2]], rtol=0, atol=1e-5)
+        env.reset_ended()
+
+
+def test_an_episode_that_ended_stays_as_it_is_until_it_is_reset(env, tasks):
+    start = env.start(tasks, 1, seed=0)
+    action = torch.ones(4, 1, 4)
+    for _ in range(HORIZON):
+        last = env.step(action)
+    assert last.truncated.all()
+    after = env.step(action)
+    assert torch.equal(after.next_obs, last.next_obs)
+    assert after.truncated.all() and not after.reward.any()
+    assert torch.equal(env.reset_ended(), start)
+    assert not env.step(action).truncated.any()
+
+
+def test_a_world_whose_numbers_are_not_finite_is_cut_and_begins_anew(env, tasks):
+    start = env.start(tasks, 1, seed=0)
+    worlds, at = env._groups[0]
+    worlds.data.qvel.fill_(float("nan"))
+    step = env.step(torch.zeros(4, 1, 4))
+    cut = torch.zeros(4, 1)
+    cut[at] = 1.0
+    assert torch.equal(step.metrics["diverged"], cut)
+    assert torch.equal(step.truncated, cut > 0)
+    assert not step.reward[at].any()
+    assert torch.equal(step.next_obs[at], start[at])
+    assert torch.equal(env.reset_ended()[at], start[at])
+    assert torch.isfinite(env.step(torch.zeros(4, 1, 4)).next_obs).all()
+
+
+def test_contacts_without_room_are_counted(env, tasks):
+    env.start(tasks, 1, seed=0)
+    worlds, at = env._groups[0]
+    worlds.data.overflow.fill_(4)
+    step = env.step(torch.zeros(4, 1, 4))
+    assert step.metrics["overflow"].sum() == len(at)
+    env.reset_ended()
+    assert not env.step(torch.zeros(4, 1, 4)).metrics["overflow"].any()
+
+
+def test_an_action_that_is_not_finite_raises_on_the_processor(env, tasks):
+    env.start(tasks, 1, seed=0)
+    with pytest.raises(NonFiniteAction):
+        env.step(torch.full((4, 1, 4), float("nan")))
+
+
+def test_a_state_for_pictures_is_that_of_the_first_world(env, tasks):
+    env.start(tasks, 2, seed=0)
+    env.step(torch.ones(4, 2, 4))
+    worlds, _ = env._groups[0]
+    packed = env.state_of_first_world()
+    positions = packed[1 : 1 + worlds.scene.model.nq]
+    np.testing.assert_allclose(positions, worlds.data.qpos.numpy()[0], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_maml_trpo_earns_what_it_earns_in_the_native_simulator_and_is_evaluated(
+    tmp_path, monkeypatch, meta_rl
+):
+    common = (
+        "--envs.horizon 8 --meta-iterations 2 --meta-batch-size 2 --copies 2 "
+        "--agent.episodes-per-phase 1 --evaluation.goals 1 --evaluation.every 0 "
+        "--tracking.mode off --threads 1 --workers 1"
+    )
+    returns = {}
+    for simulator in ("native", "warp"):
+        words = (
+            f"train ml1_reach_maml_trpo {common} --envs.simulator {simulator} --name {simulator}"
+        )
+        meta_rl(*words.split()).succeeds()
+        lines = (tmp_path / "runs" / simulator / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        returns[simulator] = [
+            value for row in rows for name, value in row.items() if name.startswith("return/")
+        ]
+    assert returns["native"]
+    np.testing.assert_allclose(returns["warp"], returns["native"], rtol=1e-2)
