@@ -1,4 +1,4 @@
-"""Compare Meta-World in MuJoCo Warp with the native simulator, one line a task.
+"""Compare MuJoCo Warp with the native simulators, one line a task.
 
     python scripts/check_warp.py [reach-v3 ...] [--what sources worlds] [--device cuda] [--goals 4]
                                  [--output FILE]
@@ -9,7 +9,8 @@ and compares what both make of the same states. It needs warp-lang alone.
 `worlds` plays the same goals in both simulators with metaworld's scripted policies, which only
 work if observations are right, and counts their successes: MuJoCo Warp has single precision and
 other contacts, so that episodes are not the same step by step. Then every world takes 50 steps at
-random, after which all numbers must be finite. It needs the extra `gpu`.
+random, after which all numbers must be finite. Of locomotion's names, which are compared like this
+alone, it tells the mean reward of random steps in both. It needs the extra `gpu`.
 """
 
 import json
@@ -24,6 +25,7 @@ import torch
 import tyro
 import warp as wp
 
+from envs import locomotion
 from envs.metaworld import TASK_NAMES, Config, build
 from envs.metaworld.native.scene import task_module
 from envs.metaworld.scripted_policies import MetaworldExpert
@@ -40,7 +42,7 @@ class Args:
     """Play episodes in both simulators."""
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names such as reach-v3; none means all."""
+    """Names such as reach-v3 or half_cheetah_velocity; none means all of Meta-World."""
     what: tuple[Literal["sources", "worlds"], ...] = ("sources", "worlds")
     """What to compare."""
     goals: int = 4
@@ -62,6 +64,10 @@ def main(args: Args) -> int:
     for name in args.tasks or TASK_NAMES:
         started = time.perf_counter()
         line = lines[name] = {}
+        if name in locomotion.TASKS:
+            line |= check_robots(name, args)
+            print(f"{name}: {json.dumps(line)}", flush=True)
+            continue
         if "sources" in args.what:
             line |= check_sources(name)
         if "worlds" in args.what:
@@ -104,6 +110,35 @@ def check_worlds(name: str, args: Args) -> dict[str, Any]:
                 line |= at_random(env, tasks, args.random_steps)
         finally:
             env.close()
+    return line
+
+
+def check_robots(name: str, args: Args) -> dict[str, Any]:
+    """Return what robots earned by the same actions in both, from starts of their own."""
+    line: dict[str, Any] = {}
+    for simulator, device in (("native", "cpu"), ("warp", args.device)):
+        config = locomotion.Config(task=name, simulator=simulator, horizon=args.random_steps)
+        distribution = locomotion.build(config)
+        generator = torch.Generator().manual_seed(0)
+        tasks = distribution.sample(10, "train", generator)
+        env = distribution.make_env(torch.device(device), workers=1)
+        obs, rewards, terminated = env.start(tasks, 10, 0), [], 0
+        spread = float(obs.std((0, 1)).max())
+        for _ in range(args.random_steps):
+            action = torch.rand(10, 10, distribution.spec.action_size, generator=generator) * 2 - 1
+            step = env.step(action)
+            rewards.append(step.reward.cpu())
+            terminated += int(step.terminated.sum())
+            env.reset_ended()
+        env.close()
+        mean = torch.stack(rewards).mean(0)  # of 100 worlds
+        line[simulator] = {
+            "reward": round(float(mean.mean()), 4),
+            "standard_error": round(float(mean.std() / mean.numel() ** 0.5), 4),
+            "terminated": terminated,
+            "start_deviation": round(spread, 4),
+            "finite": bool(torch.isfinite(mean).all()),
+        }
     return line
 
 

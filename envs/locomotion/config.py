@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from envs.locomotion.tasks import TASKS
 from meta_rl.core.errors import UserError, did_you_mean
 
-SIMULATORS = ("native", "gymnasium")
+SIMULATORS = ("native", "gymnasium", "warp")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Config:
     """Seed of the tasks of all splits, at least 0, whatever the seed of the run."""
     simulator: str = "native"
     """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is Gymnasium's
-    own environments in worker processes: the reference, equal bit for bit and slower."""
+    own environments in worker processes: the reference, equal bit for bit and slower. warp steps
+    MuJoCo Warp on the GPU that --device names; it needs the extra `gpu`."""
 
     def __post_init__(self) -> None:
         for name, known in (("task", tuple(TASKS)), ("simulator", SIMULATORS)):

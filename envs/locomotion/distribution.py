@@ -21,7 +21,9 @@ from envs.locomotion.tasks import (
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Tasks
+from meta_rl.rollouts.warp.presence import check_warp, warn_of_slowness, warp_versions
 
+METRICS = {"gymnasium": (), "native": ("diverged",), "warp": ("diverged", "overflow")}
 DIRECTIONS = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
 """Backward and forward along the x axis."""
 
@@ -50,7 +52,8 @@ class Locomotion(DrawnFamily):
     Episode: ends at the horizon; ant, humanoid, walker and hopper also terminate where Gymnasium
       calls them unhealthy, `ant_goal` never does. Resets draw positions and velocities around the
       initial ones, as Gymnasium does.
-    Metric `diverged` (native simulator): 1 on a step that was cut because MuJoCo went unstable.
+    Metric `diverged` (native and warp): 1 on a step that was cut because MuJoCo went unstable.
+    Metric `overflow` (warp): 1 on a step with more contacts than MuJoCo Warp keeps memory for.
 
     Rewards of the cheetah and of the ant's direction and velocity are those of the MAML authors
     (cbfinn/maml_rl), of the ant's goal and the humanoid those of ProMP (jonasrothfuss/ProMP) and
@@ -62,6 +65,8 @@ class Locomotion(DrawnFamily):
     family = "locomotion"
 
     def __init__(self, config: Config) -> None:
+        if config.simulator == "warp":
+            check_warp()
         self.config = config
         self._kind = TASKS[config.task]
         # Between two directions the robot would go slower, not elsewhere.
@@ -73,7 +78,7 @@ class Locomotion(DrawnFamily):
             (1.0,) * actions,
             config.horizon,
             self.family,
-            metrics=("diverged",) if config.simulator == "native" else (),
+            metrics=METRICS[config.simulator],
         )
         super().__init__(
             config.task,
@@ -100,11 +105,16 @@ class Locomotion(DrawnFamily):
         return Tasks(self.family, (self.config.task,) * 2, torch.arange(2), DIRECTIONS.clone())
 
     def make_env(self, device: torch.device, workers: int) -> TaskEnv:
-        """Make the native simulator, or Gymnasium's environments in worker processes."""
+        """Make the simulator that the config names."""
         if self.config.simulator == "native":
             from envs.locomotion.native.task_env import NativeLocomotion
 
             return NativeLocomotion(self.config.task, self.spec, device, workers)
+        if self.config.simulator == "warp":
+            warn_of_slowness(device)
+            from envs.locomotion.warp.task_env import WarpLocomotion
+
+            return WarpLocomotion(self.config.task, self.spec, device)
         from envs.locomotion.gymnasium_face import LocomotionFamily
         from meta_rl.rollouts.gymnasium.task_env import GymnasiumTaskEnv
 
@@ -121,6 +131,7 @@ class Locomotion(DrawnFamily):
             "task": config.task,
             "horizon": config.horizon,
             **held_out,
+            **(warp_versions() if config.simulator == "warp" else {}),
             "gymnasium": version("gymnasium"),
             "mujoco": version("mujoco"),
         }

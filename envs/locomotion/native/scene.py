@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from envs.locomotion.gymnasium_face import LocomotionFamily, TaskRobot
 from envs.locomotion.native import rewards, robot, row
+from envs.locomotion.native.observation import PLAN_SIZE
 from envs.locomotion.native.robot import Piece
 from envs.locomotion.tasks import TASKS
 from meta_rl.rollouts.mujoco.compiling import REWARD, callback
 from meta_rl.rollouts.mujoco.memory import coordinates
 from meta_rl.rollouts.mujoco.row import RowLayout, WorldFormat
-from meta_rl.rollouts.mujoco.scene import Binding, Scene, TaskCode, field_address
+from meta_rl.rollouts.mujoco.scene import Binding, Place, Scene, TaskCode, field_address
 
 INFINITE = float("inf")
 
@@ -78,12 +79,14 @@ class RobotScene(Scene):
         self._robot: TaskRobot = LocomotionFamily().make(name)
         kind = TASKS[name]
         self._kind = kind
-        self._body = BODIES[kind.robot.id]
+        self.body = BODIES[kind.robot.id]
+        self.name = name
         super().__init__(self._robot.robot, RowLayout(row.OBS + kind.observation_size))
+        self._plan_row()
         self._reward = callback(getattr(rewards, name), REWARD)
         self._functions = robot.functions()
         self.format: WorldFormat = row.world_format(
-            kind.observation_size, kind.robot.action_size, self.env.frame_skip, self._body.forces
+            kind.observation_size, kind.robot.action_size, self.env.frame_skip, self.body.forces
         )
 
     @property
@@ -102,7 +105,7 @@ class RobotScene(Scene):
         positions, speeds = coordinates(self.model, state)
         scale = self.env._reset_noise_scale
         positions += random.uniform(low=-scale, high=scale, size=len(positions))
-        if self._body.speeds == "normal":
+        if self.body.speeds == "normal":
             speeds += scale * random.standard_normal(len(speeds))
         else:
             speeds += random.uniform(low=-scale, high=scale, size=len(speeds))
@@ -118,49 +121,72 @@ class RobotScene(Scene):
         """Return where a row holds what the task asks for."""
         return [*super().constant_places(), (row.TARGET, row.OBS - row.TARGET)]
 
-    def bind(self, data: mujoco.MjData) -> Binding:
-        """Return where the robot's numbers are in `data`, and what else its code needs."""
-        model, body = self.model, self._body
-        seen = self._pieces()
+    def _plan_row(self) -> None:
+        """Say what the row gets from `mjData`, and what `observe_robot` finds there."""
+        model, body, data = self.model, self.body, self.env.data
+        pieces = self._pieces()
         axes, bodies = {"joint": (1, 0), "torso": (2, 0), "mass": (2, model.nbody)}[body.centre]
-        centre = {
-            "joint": ("qpos", 0),
-            "torso": ("xpos", 3 * model.body("torso").id),
-            "mass": ("xipos", 0),
+        field, start, size = {
+            "joint": ("qpos", 0, 1),
+            "torso": ("xpos", 3 * model.body("torso").id, 3),
+            "mass": ("xipos", 0, 3 * model.nbody),
         }[body.centre]
-        addresses = [
-            field_address(data, "ctrl"),
-            model.nu,
-            field_address(data, "qpos", body.height),
-            field_address(data, "qpos", 2),
-            field_address(data, "qpos", 2),
-            model.nq - 2,
-            field_address(data, "qvel"),
-            model.nv,
-            field_address(data, "cfrc_ext"),
-            data.cfrc_ext.size if body.forces else 0,
-            field_address(data, *centre),
-            axes,
-            bodies,
-            len(seen),
+        self._seen: dict[int, Place] = {}
+        sizes = []
+        place = row.OBS
+        for piece in pieces:
+            sizes.append(getattr(data, piece.field).size - piece.start)
+            self._seen[place] = Place(piece.field, piece.start, sizes[-1])
+            place += sizes[-1]
+
+        def kept(field: str, start: int, size: int) -> int:
+            where = self.row.size
+            if size:
+                self._seen[where] = Place(field, start, size)
+                self.row.size += size
+            return where
+
+        control = kept("ctrl", 0, model.nu)
+        positions = kept("qpos", 0, model.nq)
+        speeds = kept("qvel", 0, model.nv)
+        force_count = data.cfrc_ext.size if body.forces else 0
+        forces = kept("cfrc_ext", 0, force_count)
+        plan = [
+            *(control, model.nu),
+            *(positions + body.height, positions + 2),
+            *(positions + 2, model.nq - 2),
+            *(speeds, model.nv),
+            *(forces, force_count),
+            *(kept(field, start, size), axes, bodies),
+            len(pieces),
+            *sizes,
         ]
-        for piece in seen:
-            size = getattr(data, piece.field).size - piece.start
-            addresses += [field_address(data, piece.field, piece.start), size]
-        numbers = [
-            self.env.dt,
-            body.force_bound,
-            model.body_mass.sum(),
-            *(piece.bound for piece in seen),
-            *model.actuator_ctrlrange[:, 1],
-            *model.body_mass,
-        ]
-        return Binding(np.array(addresses, dtype=np.int64), np.array(numbers, dtype=np.float64))
+        self.plan = np.zeros(PLAN_SIZE, dtype=np.int64)
+        self.plan[: len(plan)] = plan
+        self.numbers = np.array(
+            [
+                self.env.dt,
+                body.force_bound,
+                model.body_mass.sum(),
+                *(piece.bound for piece in pieces),
+                *model.actuator_ctrlrange[:, 1],
+                *model.body_mass,
+            ]
+        )
+
+    def sensed(self) -> dict[int, Place]:
+        """Return what the row gets from `mjData` after each step, by place in the row."""
+        return self._seen
+
+    def bind(self, data: mujoco.MjData) -> Binding:
+        """Return what the robot's code needs, and where it acts."""
+        addresses = np.array([*self.plan, field_address(data, "ctrl")], dtype=np.int64)
+        return Binding(addresses, self.numbers)
 
     def _pieces(self) -> tuple[Piece, ...]:
-        first, *others = self._body.pieces
+        first, *others = self.body.pieces
         if self._kind.options.get("exclude_current_positions_from_observation", True):
-            return self._body.pieces
+            return self.body.pieces
         return Piece(first.field), *others
 
 

@@ -2,6 +2,6 @@
 
 `tasks/` holds a file for each of the 50 tasks: what its observation and reward look at, and the
 reward itself. `row` says what a reward sees, `shaping` holds the shapes that rewards share,
-`sawyer` acts and observes as all tasks do, and `scene` resets worlds by metaworld's own
-environments.
+`observation` writes what is observed, `sawyer` acts and senses as all tasks do, and `scene` resets
+worlds by metaworld's own environments. `tasks`, `shaping` and `observation` compile with Warp, too.
 """

@@ -12,10 +12,7 @@ from meta_rl.rollouts.mujoco.memory import STATE
 
 
 class PictureMaker:
-    """Draws worlds of one goal, each from its state, so that nothing is simulated again.
-
-    It has an environment of its own: a scene's is for snapshots, whose resets change its model.
-    """
+    """Draws worlds of one goal, each from its state, so that nothing is simulated again."""
 
     def __init__(self, name: str, reward_version: str, goal: tuple[float, ...]) -> None:
         family = MetaworldFamily(reward_version, {name: len(goal)})

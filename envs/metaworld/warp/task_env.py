@@ -9,6 +9,7 @@ from envs.metaworld.native.row import FORMAT
 from envs.metaworld.native.scene import MetaworldScene, scene
 from envs.metaworld.warp.robot import MetaworldCode
 from meta_rl.core.types import EnvSpec, Picture, Task
+from meta_rl.rollouts.mujoco.pictures import Pictures
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 from meta_rl.rollouts.warp.task_env import WarpTaskEnv
 from meta_rl.rollouts.warp.worlds import WorldCode
@@ -32,6 +33,11 @@ class WarpMetaworld(WarpTaskEnv):
         super().__init__(FORMAT, spec, device)
         self._reward_version = reward_version
         self._goal_sizes = goal_sizes
+        self._pictures = Pictures(
+            lambda task: PictureMaker(
+                task.name, reward_version, task.params[: goal_sizes[task.name]]
+            )
+        )
 
     def world(self, task: Task) -> tuple[Scene, Snapshot]:
         """Return the scene of a task's class, and the snapshot of its goal."""
@@ -46,11 +52,10 @@ class WarpMetaworld(WarpTaskEnv):
 
     def draw(self) -> Picture:
         """Return a picture of the first world as it is now, drawn by metaworld's environment."""
-        task = self._first_task
-        assert task is not None
-        goal = task.params[: self._goal_sizes[task.name]]
-        maker = PictureMaker(task.name, self._reward_version, goal)
-        try:
-            return maker.draw(self.state_of_first_world())
-        finally:
-            maker.close()
+        assert self._first_task is not None
+        return self._pictures.draw(self._first_task, self.state_of_first_world())
+
+    def close(self) -> None:
+        """Release the worlds."""
+        self._pictures.close()
+        super().close()

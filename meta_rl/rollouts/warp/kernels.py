@@ -17,6 +17,11 @@ SENSED_FIELDS = (
     "site_xmat",
     "qpos",
     "qvel",
+    "ctrl",
+    "cinert",
+    "cvel",
+    "qfrc_actuator",
+    "cfrc_ext",
 )
 """Arrays of `mjData` that a row may get numbers from, in the order of `sense`'s arguments."""
 
@@ -35,6 +40,11 @@ def sense(
     site_xmat: wp.array2d[float],
     qpos: wp.array2d[float],
     qvel: wp.array2d[float],
+    ctrl: wp.array2d[float],
+    cinert: wp.array2d[float],
+    cvel: wp.array2d[float],
+    qfrc_actuator: wp.array2d[float],
+    cfrc_ext: wp.array2d[float],
     rows: wp.array2d[float],
 ) -> None:
     """Copy what rows get from the simulation; a line of the table is field, number and place."""
@@ -60,8 +70,18 @@ def sense(
         value = site_xmat[world, number]
     elif field == 8:
         value = qpos[world, number]
-    else:
+    elif field == 9:
         value = qvel[world, number]
+    elif field == 10:
+        value = ctrl[world, number]
+    elif field == 11:
+        value = cinert[world, number]
+    elif field == 12:
+        value = cvel[world, number]
+    elif field == 13:
+        value = qfrc_actuator[world, number]
+    else:
+        value = cfrc_ext[world, number]
     rows[world, table[line, 2]] = value
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Step, Task, Tasks
 from meta_rl.rollouts.mujoco.row import WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
@@ -65,7 +66,9 @@ class WarpTaskEnv(ABC):
             for scene, rows in of_scene.items():
                 numbers, snapshots = zip(*rows, strict=True)
                 worlds = self._worlds(scene, snapshots, len(numbers) * copies)
-                worlds.begin(snapshots, copies)
+                chance = scene.starts_at_random
+                seeds = world_seeds(seed, tasks[list(numbers)], copies) if chance else ()
+                worlds.begin(snapshots, copies, seeds)
                 at = torch.tensor(numbers, device=self._device)
                 self._groups.append((worlds, at))
         return self._gather("current")

@@ -1,5 +1,6 @@
 """The worlds of one scene, side by side on one device."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,17 @@ class WorldCode(ABC):
     def observe(self, worlds: "Worlds") -> None:
         """Write what rows hold beside what is sensed, and then the outputs."""
 
+    def draw_starts(self, worlds: "Worlds") -> None:
+        """Move worlds that begin an episode, `worlds.frozen`, to where chance wants them.
+
+        Called where the scene starts at random; a world's chance is in `worlds.chance`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
+
+    def observe_starts(self, worlds: "Worlds") -> None:
+        """Write the rows of worlds that begin an episode and have been moved."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
+
 
 class Worlds:
     """W worlds of one scene, and what they have just seen and earned.
@@ -93,11 +105,12 @@ class Worlds:
         self._horizon = horizon
         self.device = wp.device_from_torch(device)
         with wp.ScopedDevice(self.device):
-            self.model = mjw.put_model(scene.model, dict.fromkeys(sorted(varied), count))
+            model = solvable(scene.model)
+            self.model = mjw.put_model(model, dict.fromkeys(sorted(varied), count))
             self.model.opt.warn_overflow = 0  # a metric tells of it
             limits = code.limits
             self.data = mjw.make_data(
-                scene.model, nworld=count, nconmax=limits.contacts, njmax=limits.constraints
+                model, nworld=count, nconmax=limits.contacts, njmax=limits.constraints
             )
             self._allocate()
         self._graph: Any = None
@@ -108,8 +121,10 @@ class Worlds:
         self.rows = wp.zeros((count, self.scene.row.size), dtype=float)
         self.outputs = wp.zeros((count, world_format.outputs), dtype=float)
         self.actions = wp.zeros((count, world_format.action_size), dtype=float)
-        self._frozen = wp.ones(count, dtype=wp.bool)
+        self.frozen = wp.ones(count, dtype=wp.bool)
         self._steps = wp.zeros(count, dtype=int)
+        self.chance = wp.zeros((count, 2), dtype=int)
+        """Each world's seed, and how often it has begun an episode."""
         self._next_obs, self._current = (wp.zeros((count, size), dtype=float) for _ in range(2))
         self._reward = wp.zeros(count, dtype=float)
         self._terminated, self._truncated = (wp.zeros(count, dtype=wp.bool) for _ in range(2))
@@ -118,13 +133,17 @@ class Worlds:
         self._metric_places = wp.array(places, dtype=int)
         self._moved = [kernels.floats(getattr(self.data, name)) for name in MOVED]
         self._starts = [wp.zeros_like(each) for each in self._moved]
+        if self.scene.starts_at_random:  # a row that is written at the start must not see them
+            forces = [kernels.floats(self.data.cfrc_ext), kernels.floats(self.data.qfrc_actuator)]
+            self._moved += forces
+            self._starts += [wp.zeros_like(each) for each in forces]
         self._start_rows = wp.zeros_like(self.rows)
         arrays = (getattr(self.data, name) for name in kernels.SENSED_FIELDS)
         self._sensed = [kernels.floats(each) for each in arrays]
         self._table = wp.array(self._sensing(), dtype=int)
         self.tensors = Tensors(
             actions=wp.to_torch(self.actions),
-            frozen=wp.to_torch(self._frozen),
+            frozen=wp.to_torch(self.frozen),
             current=wp.to_torch(self._current),
             next_obs=wp.to_torch(self._next_obs),
             reward=wp.to_torch(self._reward),
@@ -144,8 +163,12 @@ class Worlds:
             dtype=np.int32,
         ).reshape(-1, 3)
 
-    def begin(self, snapshots: Sequence[Snapshot], copies: int) -> None:
-        """Put each task's snapshot into `copies` worlds, side by side, and begin an episode."""
+    def begin(self, snapshots: Sequence[Snapshot], copies: int, seeds: Sequence[int] = ()) -> None:
+        """Put each task's snapshot into `copies` worlds, side by side, and begin an episode.
+
+        Args:
+            seeds: A seed for each world's own chance, needed where the scene starts at random.
+        """
         with wp.ScopedDevice(self.device):
             data = mujoco.MjData(self.scene.model)
             moved: dict[str, list[NDArray[Any]]] = {name: [] for name in MOVED}
@@ -153,18 +176,21 @@ class Worlds:
                 mujoco.mj_setState(self.scene.model, data, snapshot.state, STATE)
                 for name in MOVED:
                     moved[name].append(np.array(getattr(data, name)).ravel())
-            for name, start in zip(MOVED, self._starts, strict=True):
+            for name, start in zip(MOVED, self._starts, strict=False):
                 self._fill(start, moved[name], copies)
             self._fill(self._start_rows, [snapshot.row for snapshot in snapshots], copies)
             for name in self.varied:
                 field = kernels.floats(getattr(self.model, name))
                 values = [as_c_takes_it(snapshot, self.scene.model, name) for snapshot in snapshots]
                 self._fill(field, values, copies)
-            self._frozen.fill_(True)
+            if self.scene.starts_at_random:
+                chance = np.stack([np.array(seeds) % 2**31, np.zeros(self.count)], axis=1)
+                self.chance.assign(chance.astype(np.int32))
+            self.frozen.fill_(True)
             self._restore()
             mjw.kinematics(self.model, self.data)
             self._place_geoms()
-            self._frozen.zero_()
+            self.frozen.zero_()
 
     def _fill(self, array: wp.array, numbers: Sequence[NDArray[Any]], copies: int) -> None:
         """Write the numbers of each task to the lines of its worlds."""
@@ -199,7 +225,10 @@ class Worlds:
         return capture.graph
 
     def _all_state(self) -> list[wp.array]:
-        return [*self._moved, self.rows, self._frozen, self._steps, self._next_obs, self._current]
+        return [
+            *(*self._moved, self.rows, self.frozen, self._steps, self.chance),
+            *(self._next_obs, self._current),
+        ]
 
     def _step(self) -> None:
         self._code.act(self)
@@ -209,12 +238,15 @@ class Worlds:
             mjw.forward(self.model, self.data)
         elif self._format.finish == Finish.FORCES:
             mjw.rne_postconstraint(self.model, self.data)
-        if len(self._table):
-            inputs = [self._table, *self._sensed, self.rows]
-            wp.launch(kernels.sense, (self.count, len(self._table)), inputs)
+        self._sense()
         self._code.observe(self)
         self._settle()
         self._restore()
+
+    def _sense(self) -> None:
+        if len(self._table):
+            inputs = [self._table, *self._sensed, self.rows]
+            wp.launch(kernels.sense, (self.count, len(self._table)), inputs)
 
     def _settle(self) -> None:
         world_format = self._format
@@ -233,7 +265,7 @@ class Worlds:
                 terminated,
                 self._horizon,
                 self._current,
-                self._frozen,
+                self.frozen,
                 self._steps,
                 self._next_obs,
                 self._reward,
@@ -248,14 +280,18 @@ class Worlds:
         pairs = zip([*self._starts, self._start_rows], [*self._moved, self.rows], strict=True)
         for start, numbers in pairs:
             if numbers.size:
-                wp.launch(kernels.restore, numbers.shape, [self._frozen, start, numbers])
+                wp.launch(kernels.restore, numbers.shape, [self.frozen, start, numbers])
+        if self.scene.starts_at_random:
+            self._code.draw_starts(self)
+            self._sense()
+            self._code.observe_starts(self)
         shown = [self.rows, self._format.observation.start, self._next_obs, self._steps]
-        wp.launch(kernels.show, self.count, [self._frozen, *shown, self._current])
+        wp.launch(kernels.show, self.count, [self.frozen, *shown, self._current])
 
     def state(self, world: int) -> NDArray[np.float64]:
         """Return the state of a world as MuJoCo's C library has it, for pictures."""
         data = mujoco.MjData(self.scene.model)
-        for name, numbers in zip(MOVED, self._moved, strict=True):
+        for name, numbers in zip(MOVED, self._moved, strict=False):
             field = getattr(data, name)
             field[...] = numbers.numpy()[world].reshape(field.shape)
         packed = np.empty(mujoco.mj_stateSize(self.scene.model, STATE))
@@ -279,3 +315,15 @@ def as_c_takes_it(snapshot: Snapshot, model: mujoco.MjModel, name: str) -> NDArr
             ignored |= frame != NO_FRAME
         values[ignored] = fresh[ignored]
     return values.ravel()
+
+
+def solvable(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Return a model whose solver MuJoCo Warp has: Newton's where it was Gauss-Seidel's.
+
+    Both look for the same forces; Gymnasium's humanoid has the latter.
+    """
+    if model.opt.solver != mujoco.mjtSolver.mjSOL_PGS:
+        return model
+    other = copy.copy(model)
+    other.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    return other

@@ -9,7 +9,7 @@ import torch
 
 from envs.locomotion import TASKS, Config, build
 from envs.locomotion.gymnasium_face import LocomotionFamily
-from envs.locomotion.native.robot import sum_of_squares
+from envs.locomotion.native.observation import sum_of_squares
 from envs.locomotion.native.scene import scene
 from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.seeding import world_seeds
@@ -147,7 +147,7 @@ def test_dynamics_are_each_world_s_own_model_and_leave_the_robot_s_alone():
     name = "walker2d_dynamics"
     its_scene, tasks = scene(name), build(Config(task=name)).tasks("test")[:2]
     usual = its_scene.model.body_mass.copy()
-    changed = [its_scene.snapshot(task.params).model._kept[1] for task in tasks]
+    changed = [its_scene.snapshot(task.params).model.changed for task in tasks]
     np.testing.assert_array_equal(its_scene.model.body_mass, usual)
     for task, fields in zip(tasks, changed, strict=True):
         assert fields.keys() == {"body_mass", "body_inertia", "dof_damping", "geom_friction"}
@@ -159,7 +159,7 @@ def test_sums_of_squares_are_rounded_as_numpys():
     for count in (0, 1, 7, 8, 9, 17, 84, 128):
         numbers = random.normal(scale=3, size=count)
         expected = np.sum(np.square(np.clip(numbers, -2.0, 2.0)))
-        assert sum_of_squares(numbers.ctypes.data, count, 2.0) == expected
+        assert sum_of_squares(numbers, 0, count, 2.0) == expected
 
 
 def test_a_scene_keeps_a_bounded_number_of_snapshots(monkeypatch):

@@ -1,0 +1,1 @@
+"""Locomotion in MuJoCo Warp: the native simulator's scenes, observation and rewards."""
