@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from envs.metaworld.config import CW10, GOALS_PER_SET, Config
+from envs.metaworld.welds import mend_welds
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def _goal_set(config: Config) -> Goals:
 def _draw_goals(config: Config) -> Goals:
     import metaworld
 
+    mend_welds()
     with _settling_shortened():
         if config.benchmark == "ML1":
             benchmark = metaworld.ML1(config.task, config.goal_seed)  # type: ignore[no-untyped-call]

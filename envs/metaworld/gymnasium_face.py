@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.metaworld.welds import mend_welds
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import WorldTask
 
@@ -34,6 +35,7 @@ class MetaworldFamily:
 
         from envs.metaworld.camera import Camera
 
+        mend_welds()
         env: gymnasium.Env[Any, Any] = ALL_V3_ENVIRONMENTS[name](
             reward_function_version=self.reward_version, render_mode="rgb_array"
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from envs.metaworld.goals import Goals
+from envs.metaworld.welds import mend_welds
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
 from meta_rl.core.seeding import Noise, SharedNoise, make_generator
@@ -201,6 +202,7 @@ def evaluate_as_metaworld(
     # metaworld wants the environments of a name to share its goals evenly
     share = max(1, WORLDS // len(names))
     copies = max(count for count in range(1, share + 1) if goals % count == 0)
+    mend_welds()
     envs = metaworld._make_ml_envs_inner(
         benchmark,
         meta_batch_size=copies * len(names),
