@@ -1,231 +1,151 @@
-"""Measures bare MuJoCo Warp: env steps a second, and how far it strays from MuJoCo's C library.
+"""Measures the simulator warp: env steps a second, whole and of physics alone.
 
-    python scripts/bench_warp.py record FOLDER      needs mujoco 4.0.0 and metaworld 3.0.0
-    python scripts/bench_warp.py measure FOLDER [--models reach-v3 ...] [--worlds 256 4096 ...]
-                                 [--device cuda:0] [--output FILE]      needs mujoco-warp 4.0.0
+    python scripts/bench_warp.py [--tasks reach-v3 half_cheetah_velocity ...]
+                                 [--worlds 256 1024 4096 16384] [--device cuda] [--output FILE]
 
-`record` saves models and what C makes of 16 tapes of actions: eight of Meta-World's scripted
-policy, all but the first with noise, and eight at random; half-cheetah's are all random. `measure`
-plays them in Warp, world w the tape w mod 16, an env step (the action and five steps of physics)
-captured as one CUDA graph; no observation and no reward. These versions of MuJoCo and Meta-World
-are not those that the product pins, so each part runs in an environment of its own.
+The whole is what a collector calls: actions in, observations, rewards and ends of episodes out, and
+resets; no policy. Beside it the physics of the same worlds is played from where they are, as one
+CUDA graph of an env step, with nothing read or written in between: the limit. Needs the extra
+`gpu`.
 """
 
-import argparse
 import json
-import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mujoco
-import numpy as np
+import mujoco_warp as mjw
+import torch
+import tyro
+import warp as wp
 
-TAPES, STEPS = 16, 150
-TASKS = ("reach-v3", "push-v3", "peg-insert-side-v3", "door-open-v3")
-CHEETAH = "half-cheetah"
-COMPARED = (1, 10, 50, 100, 150)
+from envs import locomotion, metaworld
+from meta_rl.rollouts.warp.task_env import WarpTaskEnv
+from meta_rl.rollouts.warp.worlds import Worlds
 
-
-def record(folder: Path) -> None:
-    """Save each model, its start, the tapes, and the positions that C reaches with them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TASKS:
-        record_task(name, folder)
-    import gymnasium
-
-    assets = Path(gymnasium.__file__).parent / "envs/mujoco/assets"
-    model = mujoco.MjModel.from_xml_path(str(assets / "half_cheetah.xml"))
-    mujoco.mj_saveModel(model, str(folder / f"{CHEETAH}.mjb"), None)
-    data = mujoco.MjData(model)
-    actions = np.random.default_rng(0).uniform(-1, 1, (TAPES, STEPS, model.nu))
-    reached = []
-    for tape in actions:
-        mujoco.mj_resetData(model, data)
-        mujoco.mj_forward(model, data)
-        start = state_of(data)
-        for action in tape:
-            data.ctrl[:] = action
-            mujoco.mj_step(model, data, 5)
-            reached.append(data.qpos.copy())
-    save(folder / CHEETAH, actions, reached, start)
+TASKS = 32
+"""Of every measurement; the worlds are shared out among them."""
 
 
-def record_task(name: str, folder: Path) -> None:
-    """Record one of Meta-World's tasks, always with the same goal."""
-    import metaworld
-    from metaworld.policies import ENV_POLICY_MAP
-    from metaworld.sawyer_xyz_env import SawyerMocapBase
+@dataclass(frozen=True)
+class Args:
+    """Step worlds at random."""
 
-    def reset_mocap_welds(self: Any) -> None:  # metaworld 3.0.0 knows 11 of MuJoCo 4's 12 columns
-        for i in np.flatnonzero(self.model.eq_type == mujoco.mjtEq.mjEQ_WELD):
-            self.model.eq_data[i] = [0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5, 0]
-
-    SawyerMocapBase.reset_mocap_welds = reset_mocap_welds
-    benchmark = metaworld.ML1(name, seed=1)
-    env = benchmark.train_classes[name]()
-    env.set_task(benchmark.train_tasks[0])
-    policy, rng = ENV_POLICY_MAP[name](), np.random.default_rng(0)
-    actions, reached, successes = np.zeros((TAPES, STEPS, 4)), [], 0
-    for k in range(TAPES):
-        obs, _ = env.reset()
-        start, succeeded = state_of(env.data), False
-        for t in range(STEPS):
-            shown = np.concatenate([obs[:-3], env._target_pos])  # ML1 hides the goal
-            scripted = policy.get_action(shown) + rng.normal(0, 0.1 * (k > 0), 4)
-            action = scripted if k < TAPES // 2 else rng.uniform(-1, 1, 4)
-            actions[k, t] = np.clip(action, -1, 1).astype(np.float32)
-            obs, _, _, _, info = env.step(actions[k, t])
-            succeeded |= bool(info["success"])
-            reached.append(env.data.qpos.copy())
-        successes += succeeded
-    mujoco.mj_saveModel(env.model, str(folder / f"{name}.mjb"), None)
-    start |= {"low": env.mocap_low, "high": env.mocap_high, "scale": env.action_scale}
-    save(folder / name, actions, reached, start)
-    print(f"{name}: {successes} of {TAPES} tapes succeed")
-
-
-def state_of(data: Any) -> dict[str, Any]:
-    """Return what a simulation starts from."""
-    names = ("qpos", "qvel", "qacc_warmstart", "mocap_pos", "mocap_quat")
-    return {name: getattr(data, name).copy() for name in names}
-
-
-def save(path: Path, actions: Any, reached: list[Any], start: dict[str, Any]) -> None:
-    """Write tapes and start."""
-    arrays = {"actions": np.float32(actions), "reached": np.float32(reached)}
-    arrays["reached"] = arrays["reached"].reshape(TAPES, STEPS, -1)
-    np.savez_compressed(f"{path}.npz", **arrays, **start)
-
-
-def measure(folder: Path, models: list[str], worlds: list[int], device: str) -> dict[str, Any]:
-    """Play the tapes in so many worlds of each model."""
-    import mujoco_warp as mjw
-    import warp as wp
-
-    wp.config.quiet = True
-    wp.set_device(device)
-
-    @wp.kernel
-    def act_arm(
-        tape: wp.array3d(dtype=float),
-        t: wp.array(dtype=int),
-        low: wp.vec3,
-        high: wp.vec3,
-        scale: float,
-        mocap_pos: wp.array2d(dtype=wp.vec3),
-        ctrl: wp.array2d(dtype=float),
-    ):
-        w = wp.tid()
-        k = w % tape.shape[0]
-        s = t[0] % tape.shape[1]
-        place = mocap_pos[w, 0]
-        for i in range(3):
-            place[i] = wp.clamp(place[i] + scale * tape[k, s, i], low[i], high[i])
-        mocap_pos[w, 0] = place
-        ctrl[w, 0] = tape[k, s, 3]
-        ctrl[w, 1] = -tape[k, s, 3]
-
-    @wp.kernel
-    def act_joints(
-        tape: wp.array3d(dtype=float), t: wp.array(dtype=int), ctrl: wp.array2d(dtype=float)
-    ):
-        w = wp.tid()
-        for i in range(tape.shape[2]):
-            ctrl[w, i] = tape[w % tape.shape[0], t[0] % tape.shape[1], i]
-
-    @wp.kernel
-    def tick(t: wp.array(dtype=int)):
-        t[0] = t[0] + 1
-
-    def clock() -> float:
-        wp.synchronize()
-        return time.perf_counter()
-
-    def play(
-        name: str, model_c: Any, data_c: Any, recorded: Any, model: Any, tape: Any, count: int
-    ) -> dict[str, Any]:
-        began = time.perf_counter()
-
-        def fresh() -> Any:
-            return mjw.put_data(model_c, data_c, nworld=count, nconmax=64, njmax=256)
-
-        data, t = fresh(), wp.zeros(1, dtype=int)
-
-        def env_step() -> None:
-            if "low" in recorded:
-                low, high = (wp.vec3(*recorded[end].tolist()) for end in ("low", "high"))
-                inputs = [tape, t, low, high, float(recorded["scale"])]
-                wp.launch(act_arm, count, inputs=[*inputs, data.mocap_pos, data.ctrl])
-            else:
-                wp.launch(act_joints, count, inputs=[tape, t, data.ctrl])
-            for _ in range(5):
-                mjw.step(model, data)
-            wp.launch(tick, 1, inputs=[t])
-
-        env_step()
-        first_s = clock() - began
-        data = fresh()
-        with wp.ScopedCapture() as capture:
-            env_step()
-        t.zero_()
-        seconds, strayed = 0.0, {}
-        for s in range(STEPS):
-            began = clock()
-            wp.capture_launch(capture.graph)
-            seconds += clock() - began
-            if s + 1 in COMPARED:
-                found = data.qpos.numpy()[:TAPES]
-                error = np.abs(found - recorded["reached"][: len(found), s]).max(1)
-                strayed[s + 1] = {"median": float(np.median(error)), "max": float(error.max())}
-        return {
-            "model": name,
-            "worlds": count,
-            "first_step_s": first_s,
-            "env_steps_per_s": count * STEPS / seconds,
-            "distance_to_c": strayed,
-            "finite": bool(np.isfinite(data.qpos.numpy()).all()),
-            "contacts_in_all_worlds": int(data.nacon.numpy()[0]),
-            "most_constraints": int(data.nefc.numpy().max()),
-            "overflow": bool(data.overflow.numpy().any()),
-        }
-
-    rows = []
-    for name in models:
-        model_c = mujoco.MjModel.from_binary_path(str(folder / f"{name}.mjb"))
-        recorded = np.load(folder / f"{name}.npz")
-        data_c = mujoco.MjData(model_c)
-        for field in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
-            getattr(data_c, field)[:] = recorded[field]
-        mujoco.mj_forward(model_c, data_c)
-        data_c.qacc_warmstart[:] = recorded["qacc_warmstart"]
-        model, tape = mjw.put_model(model_c), wp.array(recorded["actions"], dtype=float)
-        for count in worlds:
-            rows.append(play(name, model_c, data_c, recorded, model, tape, count))
-            print(json.dumps(rows[-1]), flush=True)
-    versions = {"warp": wp.__version__, "mujoco": mujoco.__version__}
-    return {"device": wp.get_device().name, "cpus": os.cpu_count(), **versions, "rows": rows}
-
-
-def main() -> None:
-    """Record or measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    tasks: tuple[str, ...] = (
+        "reach-v3",
+        "push-v3",
+        "peg-insert-side-v3",
+        "half_cheetah_velocity",
     )
-    parser.add_argument("what", choices=("record", "measure"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--models", nargs="+", default=[*TASKS, CHEETAH])
-    parser.add_argument("--worlds", nargs="+", type=int, default=[256, 1024, 4096, 16384])
-    parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--output", type=Path)
-    asked = parser.parse_args()
-    if asked.what == "record":
-        record(asked.folder)
-        return
-    report = measure(asked.folder, asked.models, asked.worlds, asked.device)
-    if asked.output:
-        asked.output.write_text(json.dumps(report, indent=1) + "\n")
+    """Names of Meta-World's or locomotion's tasks."""
+    worlds: tuple[int, ...] = (256, 1024, 4096, 16384)
+    """How many, each a multiple of 32."""
+    steps: int = 100
+    """Env steps of a measurement."""
+    device: str = "cuda"
+    """cuda, cuda:N, or cpu to try this script."""
+    output: Path | None = None
+    """JSON file for all figures, written after each measurement."""
+
+
+def main(args: Args) -> None:
+    """Print a line for each task and number of worlds."""
+    device = torch.device(args.device)
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": {
+            "warp": wp.__version__,
+            "mujoco": mujoco.__version__,
+            "torch": torch.__version__,
+        },
+        "rows": [],
+    }
+    for name in args.tasks:
+        for count in args.worlds:
+            report["rows"].append(measure(name, count, args.steps, device))
+            print(json.dumps(report["rows"][-1]), flush=True)
+            if args.output is not None:
+                args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def measure(name: str, count: int, steps: int, device: torch.device) -> dict[str, Any]:
+    """Return how fast so many worlds of a task are stepped."""
+    if name in locomotion.TASKS:
+        distribution: Any = locomotion.build(locomotion.Config(task=name, simulator="warp"))
+    else:
+        distribution = metaworld.build(metaworld.Config(task=name, simulator="warp"))
+    env: WarpTaskEnv = distribution.make_env(device, 1)
+    tasks = distribution.sample(TASKS, "train", torch.Generator().manual_seed(0))
+    started = time.perf_counter()
+    env.start(tasks, count // TASKS, 0)
+    shape = (TASKS, count // TASKS, distribution.spec.action_size)
+    actions = torch.rand(16, *shape, device=device) * 2 - 1
+    metrics: list[torch.Tensor] = []
+
+    def env_step(number: int) -> None:
+        step = env.step(actions[number % len(actions)])
+        metrics.append(torch.stack([step.metrics[name].sum() for name in ("diverged", "overflow")]))
+        env.reset_ended()
+
+    env_step(0)
+    synchronize(device)
+    first_s = time.perf_counter() - started
+    whole = timed(env_step, steps, device)
+    (worlds, _), *_ = env._groups
+    physics = timed(physics_of(worlds), steps, device)
+    diverged, overflow = torch.stack(metrics).sum(0).tolist()
+    memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, 0)
+    env.close()
+    return {
+        "task": name,
+        "worlds": count,
+        "start_and_first_step_s": round(first_s, 1),
+        "env_steps_per_s": round(count * steps / whole),
+        "physics_env_steps_per_s": round(count * steps / physics),
+        "share_of_physics": round(physics / whole, 3),
+        "diverged_steps": int(diverged),
+        "overflow_steps": int(overflow),
+        "device_memory_used_gb": round((memory[1] - memory[0]) / 1e9, 2),
+    }
+
+
+def physics_of(worlds: Worlds) -> Callable[[int], None]:
+    """Return what plays the physics of an env step."""
+    world_format = worlds.world_format
+
+    def play() -> None:
+        for _ in range(world_format.substeps):
+            mjw.step(worlds.model, worlds.data)
+
+    with wp.ScopedDevice(worlds.device):
+        if not worlds.device.is_cuda:
+            return lambda _: play()
+        with wp.ScopedCapture() as capture:
+            play()
+    return lambda _: wp.capture_launch(capture.graph)
+
+
+def timed(step: Callable[[int], None], steps: int, device: torch.device) -> float:
+    """Return the seconds of some steps, after a few that do not count."""
+    for number in range(3):
+        step(number)
+    synchronize(device)
+    started = time.perf_counter()
+    for number in range(steps):
+        step(number)
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the GPU has done all."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        wp.synchronize_device(wp.device_from_torch(device))
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args))

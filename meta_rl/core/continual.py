@@ -98,9 +98,20 @@ def simulated(distribution: TaskDistribution) -> EnvDistribution:
 
 
 def sample_to_train(
-    distribution: TaskDistribution, meta_iteration: int, count: int, generator: torch.Generator
+    distribution: TaskDistribution,
+    meta_iteration: int,
+    count: int,
+    trials: int,
+    generator: torch.Generator,
 ) -> Tasks:
-    """Draw the tasks of a meta-iteration, of a stream those of the name whose turn it is."""
+    """Draw the tasks of a meta-iteration, of a stream those of the name whose turn it is.
+
+    Args:
+        count: How many tasks to draw.
+        trials: How often each is there, one after another.
+    """
     if isinstance(distribution, Stream):
-        return distribution.sample_at(meta_iteration, count, generator)
-    return distribution.sample(count, "train", generator)
+        tasks = distribution.sample_at(meta_iteration, count, generator)
+    else:
+        tasks = distribution.sample(count, "train", generator)
+    return tasks if trials == 1 else tasks[[row for row in range(count) for _ in range(trials)]]

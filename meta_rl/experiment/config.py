@@ -103,7 +103,11 @@ class Experiment(Generic[AgentT, EnvsT]):
     meta_iterations: int = 100
     """Meta-updates of the whole run, at least 1."""
     meta_batch_size: int = 20
-    """Tasks in each meta-batch (M), at least 1."""
+    """Tasks that are drawn for each meta-batch, at least 1."""
+    trials: int = 1
+    """How often each drawn task is in the meta-batch, at least 1, to adapt by itself from copies of
+    its own: M is meta_batch_size times this. More than one is for a GPU's many worlds, where more
+    copies would let training adapt from more episodes than evaluation does."""
     copies: int = 10
     """Copies of each task's environment that step together (N), at least 1."""
     seed: int = 0
@@ -137,7 +141,13 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Version of the config format."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_iterations", "meta_batch_size", "copies", "checkpoint_every"):
+        for name in (
+            "meta_iterations",
+            "meta_batch_size",
+            "trials",
+            "copies",
+            "checkpoint_every",
+        ):
             _at_least(name, getattr(self, name), 1)
         for name in ("threads", "workers", "max_rejected", "seed"):
             _at_least(name, getattr(self, name), 0)

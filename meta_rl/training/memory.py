@@ -26,6 +26,7 @@ def check_run_memory(
     """
     factors = {
         "meta_batch_size": experiment.meta_batch_size,
+        "trials": experiment.trials,
         "copies": experiment.copies,
         "episodes": sum(phase.episodes for phase in agent.phases),
         "horizon": distribution.spec.horizon,

@@ -236,6 +236,7 @@ class Trainer:
             self.distribution,
             self.counters.meta_iterations,
             experiment.meta_batch_size,
+            experiment.trials,
             streams.tasks,
         )
         adaptation = Adaptation(

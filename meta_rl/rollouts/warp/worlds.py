@@ -101,7 +101,7 @@ class Worlds:
     ) -> None:
         self.scene, self.count, self.varied = scene, count, varied
         self._code = code
-        self._format = world_format
+        self.world_format = world_format
         self._horizon = horizon
         self.device = wp.device_from_torch(device)
         with wp.ScopedDevice(self.device):
@@ -116,7 +116,7 @@ class Worlds:
         self._graph: Any = None
 
     def _allocate(self) -> None:
-        world_format, count = self._format, self.count
+        world_format, count = self.world_format, self.count
         size = world_format.observation.stop - world_format.observation.start
         self.rows = wp.zeros((count, self.scene.row.size), dtype=float)
         self.outputs = wp.zeros((count, world_format.outputs), dtype=float)
@@ -232,11 +232,11 @@ class Worlds:
 
     def _step(self) -> None:
         self._code.act(self)
-        for _ in range(self._format.substeps):
+        for _ in range(self.world_format.substeps):
             mjw.step(self.model, self.data)
-        if self._format.finish == Finish.FORWARD:
+        if self.world_format.finish == Finish.FORWARD:
             mjw.forward(self.model, self.data)
-        elif self._format.finish == Finish.FORCES:
+        elif self.world_format.finish == Finish.FORCES:
             mjw.rne_postconstraint(self.model, self.data)
         self._sense()
         self._code.observe(self)
@@ -249,7 +249,7 @@ class Worlds:
             wp.launch(kernels.sense, (self.count, len(self._table)), inputs)
 
     def _settle(self) -> None:
-        world_format = self._format
+        world_format = self.world_format
         terminated = -1 if world_format.terminated is None else world_format.terminated
         wp.launch(
             kernels.settle,
@@ -285,7 +285,7 @@ class Worlds:
             self._code.draw_starts(self)
             self._sense()
             self._code.observe_starts(self)
-        shown = [self.rows, self._format.observation.start, self._next_obs, self._steps]
+        shown = [self.rows, self.world_format.observation.start, self._next_obs, self._steps]
         wp.launch(kernels.show, self.count, [self.frozen, *shown, self._current])
 
     def state(self, world: int) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ def stream(every="2 iterations"):
 def test_training_goes_through_the_names_of_continual_world_in_order():
     family = stream()
     generator = torch.Generator().manual_seed(0)
-    names = [set(sample_to_train(family, i, 4, generator).names) for i in range(25)]
+    names = [set(sample_to_train(family, i, 4, 1, generator).names) for i in range(25)]
     order = [metaworld.config.CW10[min(i // 2, 9)] for i in range(25)]
     assert names == [{name} for name in order]
 
