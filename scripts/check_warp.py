@@ -77,7 +77,8 @@ def main(args: Args) -> int:
         wrong += not all(line.get(version, {}).get("agree", True) for version in ("v1", "v2"))
         print(f"{name}: {json.dumps(line)}", flush=True)
         if args.output is not None:
-            report = {"command": " ".join(sys.argv), "device": args.device, "tasks": lines}
+            command = " ".join(["python", "scripts/check_warp.py", *sys.argv[1:]])
+            report = {"command": command, "device": args.device, "tasks": lines}
             args.output.write_text(json.dumps(report, indent=1) + "\n")
     return wrong
 

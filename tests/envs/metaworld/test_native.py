@@ -68,9 +68,10 @@ def play(env, tasks, steps=12, copies=2):
 def test_a_task_agrees_with_metaworld(name, reward_version):
     goals = list(build(Config(task=name)).tasks("train"))[:2]
     comparison, parity = Comparison(name, reward_version, len(goals[0].params)), Parity()
-    for goal in goals:
-        for drive in DRIVES:
-            comparison.play(goal.params, drive, 60, parity)
+    # `scripts/check_native.py` plays every goal by every drive, in both versions
+    drives = DRIVES if reward_version == "v2" else ("noisy",)
+    for number, drive in enumerate(drives):
+        comparison.play(goals[number % 2].params, drive, 60, parity)
     comparison.close()
     assert parity.agrees, parity.describe()
     assert parity.free_observation < 1e-12  # in fact bit for bit but for sums of squares
