@@ -17,6 +17,7 @@ import warp as wp
 from meta_rl.rollouts.mujoco import compiling
 
 wp.config.log_level = wp.LOG_ERROR  # it tells of each kernel, and that a CPU is no GPU
+wp.init()
 
 
 def kernel(code: Callable[..., Any]) -> Any:

@@ -78,14 +78,10 @@ class WarpTaskEnv(ABC):
         varied = frozenset(name for each in snapshots for name in each.model.changed)
         kept = self._kept.get((scene, count))
         if kept is None or not varied <= kept.varied:
+            with wp.ScopedDevice(wp.device_from_torch(self._device)):
+                code = self.code(scene)
             kept = self._kept[scene, count] = Worlds(
-                scene,
-                self.code(scene),
-                self._format,
-                count,
-                varied,
-                self._horizon,
-                self._device,
+                scene, code, self._format, count, varied, self._horizon, self._device
             )
         return kept
 

@@ -116,6 +116,7 @@ class Worlds:
         self._graph: Any = None
 
     def _allocate(self) -> None:
+        """Make all arrays of the worlds, on the device at hand."""
         world_format, count = self.world_format, self.count
         size = world_format.observation.stop - world_format.observation.start
         self.rows = wp.zeros((count, self.scene.row.size), dtype=float)
@@ -215,13 +216,17 @@ class Worlds:
             wp.capture_launch(self._graph)
 
     def _captured(self) -> Any:
-        """Return a step as a graph; kernels are compiled by a step that is undone."""
+        """Return a step as a graph; kernels are compiled by a step that is undone.
+
+        Torch's usual stream cannot be captured, so this happens in another.
+        """
         kept = [wp.clone(each) for each in self._all_state()]
-        self._step()
-        for each, before in zip(self._all_state(), kept, strict=True):
-            wp.copy(each, before)
-        with wp.ScopedCapture() as capture:
+        with wp.ScopedStream(wp.Stream(self.device), sync_exit=True) as stream:
             self._step()
+            for each, before in zip(self._all_state(), kept, strict=True):
+                wp.copy(each, before)
+            with wp.ScopedCapture(stream=stream) as capture:
+                self._step()
         return capture.graph
 
     def _all_state(self) -> list[wp.array]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gpu import CUDA
 
 pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
 
@@ -134,6 +135,28 @@ def test_a_state_for_pictures_is_that_of_the_first_world(env, tasks):
     packed = env.state_of_first_world()
     positions = packed[1 : 1 + worlds.scene.model.nq]
     np.testing.assert_allclose(positions, worlds.data.qpos.numpy()[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_on_a_gpu_a_step_is_a_graph_that_nothing_waits_for(tasks, device):
+    spec = build(Config(horizon=HORIZON)).spec
+    env = WarpMetaworld("v2", {"reach-v3": 6, "drawer-open-v3": 3}, spec, torch.device(device))
+    start = env.start(tasks, 2, seed=0)
+    action = torch.ones(4, 2, 4, device=device)
+    env.step(action)  # compiles, and captures the graph
+    env.reset_ended()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(HORIZON - 1):
+            step = env.step(action)
+            obs = env.reset_ended()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert step.truncated.all()
+    torch.testing.assert_close(obs, start)
+    assert torch.isfinite(step.next_obs).all()
+    env.close()
 
 
 @pytest.mark.slow
