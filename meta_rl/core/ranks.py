@@ -317,11 +317,8 @@ def _noticing_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        minutes = PATIENCE.total_seconds() / 60
         raise LostRank(
-            f"another process of the run has ended or does not answer ({_first_line(error)}); "
-            f"torchrun tells which"
+            f"another process of the run has ended, or has not answered for {minutes:.0f} minutes "
+            f"(torchrun tells which)"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

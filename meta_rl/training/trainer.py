@@ -187,11 +187,13 @@ class Trainer:
             interruption.answer("the checkpoint is being written", " and loses it")
             self.save(before)
             stopped = Interrupted(f"stopped {self._how_far(before['meta_iterations'])}")
+            if self.ranks.size > 1:  # torchrun ends all processes when one has ended
+                stopped.args = (f"{stopped}; if no one stopped it, torchrun tells what failed",)
             raise self.ranks.told_once(stopped) from None
         except LostRank as lost:
             interruption.answer("the checkpoint is being written", " and loses it")
             self.save(before)
-            lost.args = (f"{lost}. {self._how_far(before['meta_iterations'])}",)
+            lost.args = (f"{lost}; stopped {self._how_far(before['meta_iterations'])}",)
             raise
         except UserError:
             self.save(before)
