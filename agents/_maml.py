@@ -14,6 +14,7 @@ from meta_rl.core.checks import check_above_zero, check_at_least, check_within_u
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.ranks import Part, world
 from meta_rl.core.types import MetaBatch, Metrics, Params, Phase, map_tensors
 from meta_rl.learning.inner_loop import (
     LEARNED,
@@ -157,15 +158,17 @@ class Stages:
     weights: dict[int, float]
     """Which stages the objective counts, and how much."""
     first_order: bool
+    share: float = 1.0
+    """How many of the tasks that means are over are this rank's. Losses and divergences are its
+    part of the mean: sums over ranks are the mean over all tasks."""
 
-    def of(self, which: Int[Tensor, "B"] | None) -> "Stages":
+    def of(self, which: Part | None) -> "Stages":
         """Return what some of the tasks played; None is all of them."""
         if which is None:
             return self
-        chosen = which.to(self.episodes[0].obs.device)
-        return replace(
-            self, episodes=[map_tensors(lambda x: x[chosen], each) for each in self.episodes]
-        )
+        chosen = which.rows.to(self.episodes[0].obs.device)
+        episodes = [map_tensors(lambda x: x[chosen], each) for each in self.episodes]
+        return replace(self, episodes=episodes, share=which.share)
 
     @property
     def all(self) -> range:
@@ -197,7 +200,7 @@ class Stages:
         """PPO's loss after adaptation, with the policies of this θ for those that played."""
         old = self.acting_policies(theta)
 
-        def loss(theta: Params, which: Tensor | None) -> tuple[Tensor, Metrics]:
+        def loss(theta: Params, which: Part | None) -> tuple[Tensor, Metrics]:
             some = self.of(which)
             return some.clipped_loss(of_tasks(old, which), some.policies(theta), clip)
 
@@ -209,7 +212,7 @@ class Stages:
         for k, share in self.weights.items():
             ratio = self.episodes[k].log_ratio(new[k]).exp()
             gained = self.episodes[k].mean_over_tasks(ratio * self.episodes[k].advantage)
-            losses.append(-share * gained)
+            losses.append(-self.share * share * gained)
         return torch.stack(losses).sum()
 
     def clipped_loss(
@@ -219,7 +222,7 @@ class Stages:
         losses, clipped_shares = [], []
         for k, share in self.weights.items():
             samples = self.episodes[k]
-            weight = samples.weight / len(samples.weight)
+            weight = self.share * samples.weight / len(samples.weight)
             each, measured = clipped_loss(
                 samples.log_ratio(new[k]), samples.advantage, weight, clip
             )
@@ -241,16 +244,16 @@ class Stages:
         self, old: Mapping[int, Distribution], new: Mapping[int, Distribution], stage: int
     ) -> Float[Tensor, ""]:
         """How far the policies of one stage have moved, in nats a step."""
-        return self.episodes[stage].mean_over_tasks(old[stage].kl(new[stage]))
+        return self.share * self.episodes[stage].mean_over_tasks(old[stage].kl(new[stage]))
 
 
 def of_tasks(
-    policies: Mapping[int, Distribution], which: Int[Tensor, "B"] | None
+    policies: Mapping[int, Distribution], which: Part | None
 ) -> Mapping[int, Distribution]:
     """Return the policies of some of the tasks; None is all of them."""
     if which is None:
         return policies
-    found: dict[int, Distribution] = pytree.tree_map(lambda x: x[which.to(x.device)], policies)
+    found: dict[int, Distribution] = pytree.tree_map(lambda x: x[which.rows.to(x.device)], policies)
     return found
 
 
@@ -285,6 +288,7 @@ class MAML(PolicyAgent):
             [self.samples(rollout) for rollout in batch.rollouts],
             self.config.stage_weights(self.meta_updates),
             self.config.is_first_order(self.meta_updates),
+            1 / world().size,
         )
 
     def open_surrogate(

@@ -11,6 +11,7 @@ from torch import Tensor
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
+from meta_rl.core.ranks import mean_over_ranks
 from meta_rl.core.seeding import Noise, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import (
@@ -92,6 +93,7 @@ class PolicyAgent:
     """
 
     copies_share_experience = True
+    learns_over_ranks = True
     descent: Descent | None = None
     """What moves θ by gradients, if the agent has such a part; its state is saved with θ."""
     generator: torch.Generator | None = None
@@ -169,8 +171,13 @@ class PolicyAgent:
                 self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
 
     def diagnostics(self, gradient: Params, support: Samples) -> Metrics:
-        """How large the inner and the outer step are, and how far the first one moves θ."""
+        """How large the inner and the outer step are, and how far the first one moves θ.
+
+        Args:
+            gradient: Of the mean over all ranks' tasks.
+        """
         inner = self.inner.diagnostics(self.theta, support) if self.inner else {}
+        inner = mean_over_ranks(inner)
         return inner | {"outer/gradient_norm": ravel(gradient).norm(), **self.spread()}
 
     def spread(self) -> Metrics:

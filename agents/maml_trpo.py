@@ -9,6 +9,7 @@ from agents._maml import MAML, MAMLConfig, Stages
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.ranks import sum_over_ranks
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.inner_loop import score_function_loss
@@ -45,7 +46,7 @@ class Config(MAMLConfig):
 
 
 def outer_loss(theta: Params, stages: Stages) -> tuple[Tensor, dict[int, Distribution]]:
-    """Minus the return after adaptation, and the adapted policies."""
+    """Minus the return after adaptation, this rank's part of the mean, and the adapted policies."""
     policies = stages.policies(theta)
     return stages.importance_loss(policies), policies
 
@@ -75,9 +76,10 @@ class MAMLTRPO(MAML):
             gradient, loss, old = grad_and_value(
                 lambda theta: outer_loss(theta, stages), self.theta
             )
+            gradient, loss = sum_over_ranks((gradient, loss))
             acting = acting or old
             metrics = metrics or self.diagnostics(gradient, stages.episodes[0])
-            if steps > 0 and self.too_far(stages.divergence(acting, old)):
+            if steps > 0 and self.too_far(sum_over_ranks(stages.divergence(acting, old))):
                 break
             outcome = self.take_step(stages, gradient, loss, old)
             metrics = outcome | metrics | {"outer/loss_after": outcome["outer/loss_after"]}
@@ -97,7 +99,7 @@ class MAMLTRPO(MAML):
     @torch.no_grad()
     def moved(self, stages: Stages, acting: dict[int, Distribution]) -> Tensor:
         """How far the policies have come from those that played, in nats a step."""
-        return stages.divergence(acting, stages.policies(self.theta))
+        return sum_over_ranks(stages.divergence(acting, stages.policies(self.theta)))
 
     def take_step(
         self, stages: Stages, gradient: Params, loss: Tensor, old: dict[int, Distribution]
@@ -107,7 +109,7 @@ class MAMLTRPO(MAML):
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
             loss, new = outer_loss(theta, stages)
-            return loss, stages.divergence(old, new)
+            return sum_over_ranks((loss, stages.divergence(old, new)))
 
         self.theta, outcome = trust_region_step(
             self.theta,
@@ -144,12 +146,12 @@ class MAMLTRPO(MAML):
             moved = adaptation.push(unravel(vector, self.theta))
             back = {}
             for k, policy in policies.items():
-                share = stages.weights[k] / tasks
+                share = stages.share * stages.weights[k] / tasks
                 tangent = policy.push(moved[k])
                 back[k] = policy.pull(
                     policy.distribution.fisher(tangent, share * thinned[k].weight, share)
                 )
-            return ravel(adaptation.pull(back)) + damping * vector
+            return sum_over_ranks(ravel(adaptation.pull(back))) + damping * vector
 
         return product
 

@@ -13,6 +13,7 @@ from agents._maml import PolicyGradientConfig
 from agents._policy import PolicyAgent
 from meta_rl.core.checks import check_above_zero, check_within_unit
 from meta_rl.core.errors import UserError
+from meta_rl.core.ranks import mean_over_ranks
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop, scheduled, score_function_loss
@@ -118,7 +119,7 @@ class MetaGradient(PolicyAgent):
         return self.setting(self.eta, "inner_lr").expand(len(steps))
 
     def shared_loss(self, theta: Params, samples: Samples) -> Float[Tensor, ""]:
-        """L(θ), the mean over tasks that share θ."""
+        """L(θ), the mean over this rank's tasks, which share θ."""
         tasks = len(samples.obs)
         policy = self.policy.batched(for_each_task(theta, tasks), samples.obs)
         return self.inner.loss(policy, samples) / tasks
@@ -129,7 +130,7 @@ class MetaGradient(PolicyAgent):
 
         # Δη = -β ∂J'(τ', θ', η')/∂θ' dθ'/dη
         judged = self.samples(rollout, self.config.outer_gamma, self.config.outer_lambda)
-        slope = grad(self.shared_loss)(self.theta, judged)
+        slope = mean_over_ranks(grad(self.shared_loss)(self.theta, judged))
         gradient = {
             each: torch.stack(
                 [(slope[name] * self.trace[name][each]).sum() for name in slope]
@@ -146,7 +147,8 @@ class MetaGradient(PolicyAgent):
             change = {name: -alpha * value for name, value in gradient.items()}
             return change, (change, loss)
 
-        influence, (change, loss) = jacfwd(f, has_aux=True)(self.eta)
+        # Both are linear in the tasks' gradients.
+        influence, (change, loss) = mean_over_ranks(jacfwd(f, has_aux=True)(self.eta))
         self.theta = {name: value + change[name] for name, value in self.theta.items()}
         self.trace = {
             name: {each: self.config.trace_decay * z[each] + influence[name][each] for each in z}

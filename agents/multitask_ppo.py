@@ -7,6 +7,7 @@ from torch import Tensor
 
 from agents._policy import PolicyAgent, PolicyConfig
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.ranks import sum_over_ranks
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, map_tensors
 from meta_rl.learning.descent import Descent
@@ -65,14 +66,19 @@ class MultitaskPPO(PolicyAgent):
 
     def step(self, samples: Samples) -> Metrics:
         """One Adam step on a minibatch."""
-        gradient, _, metrics = grad_and_value(lambda theta: self.loss(theta, samples), self.theta)
+        gradient, _, metrics = sum_over_ranks(
+            grad_and_value(lambda theta: self.loss(theta, samples), self.theta)
+        )
         self.descent.step(self.theta, gradient)
         return metrics | {"outer/gradient_norm": ravel(gradient).norm()}
 
     def loss(self, theta: Params, samples: Samples) -> tuple[Tensor, Metrics]:
-        """Minus PPO's objective, a mean over the steps, and what tells how far the policy moved."""
+        """Minus PPO's objective, a mean over the steps, and what tells how far the policy moved.
+
+        Of each, this rank's part of the mean: all ranks take the same steps of their own tasks.
+        """
         policy = self.policy.in_pieces(for_each_task(theta, len(samples.obs)), samples.obs)
-        weight = samples.weight / samples.weight.sum()
+        weight = samples.weight / sum_over_ranks(samples.weight.sum())
         return clipped_loss(samples.log_ratio(policy), samples.advantage, weight, self.config.clip)
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:

@@ -12,6 +12,7 @@ from agents import maml_ppo
 from agents._maml import MAML, Stages, of_tasks
 from meta_rl.core.checks import check_above_zero
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.ranks import Part
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.descent import Descent
@@ -73,7 +74,7 @@ class ProMP(MAML):
         """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
         acting = stages.acting_policies(self.theta, stages.all)
 
-        def loss(theta: Params, which: Tensor | None) -> tuple[Tensor, Metrics]:
+        def loss(theta: Params, which: Part | None) -> tuple[Tensor, Metrics]:
             some, old = stages.of(which), of_tasks(acting, which)
             new = some.policies(theta, some.all)
             clipped, measured = some.clipped_loss(old, new, self.config.clip)

@@ -25,6 +25,7 @@ class Random:
     """Draws each action uniformly; has nothing to learn."""
 
     copies_share_experience = True
+    learns_over_ranks = True
     phases = (Phase(),)
 
     def __init__(self, spec: EnvSpec, device: torch.device) -> None:

@@ -8,6 +8,7 @@ import torch
 from agents._maml import AdaptationConfig
 from agents._policy import PolicyAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.ranks import mean_over_ranks
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop, clipped_ratio_loss, scheduled
@@ -74,7 +75,8 @@ class Reptile(PolicyAgent):
         """θ ← θ + ε (mean of φ over tasks - θ) (Alg. 2): the way to φ is minus a gradient."""
         episodes = [self.samples(rollout) for rollout in batch.rollouts]
         phi = self.inner.adapted(self.theta, episodes)
-        gradient = {name: self.theta[name] - phi[name].mean(0) for name in self.theta}
+        mean = mean_over_ranks({name: phi[name].mean(0) for name in self.theta})
+        gradient = {name: self.theta[name] - mean[name] for name in self.theta}
         metrics = self.diagnostics(gradient, episodes[0])
         epsilon = self.outer_step_size()
         self.descent.step(self.theta, gradient, lr=epsilon)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import atanh, ceil, log
 from typing import Any
@@ -18,6 +18,7 @@ from meta_rl.core.distributions import Distribution, Gaussian
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.ranks import gathered, part_of, sum_over_ranks, world
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.threads import side_by_side
@@ -170,7 +171,8 @@ class Trials:
 def packed(rollout: Rollout) -> Rollout:
     """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
     order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
-    order = order[: int(rollout.valid.sum(0).max())]  # padding at the end the GRU cannot see
+    longest = max(gathered(int(rollout.valid.sum(0).max())))
+    order = order[:longest]  # padding at the end the GRU cannot see
 
     def pack(column: Tensor) -> Tensor:
         extra = column.dim() - order.dim()
@@ -198,6 +200,7 @@ class RL2PPO:
     """
 
     copies_share_experience = False
+    learns_over_ranks = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         self.config = config
@@ -259,19 +262,29 @@ class RL2PPO:
         Trials are cut into pieces that are played side by side, because a long trial of few
         columns keeps no processor busy. A piece begins with what the one before ended with when it
         was last played: in the first epoch by the policy that collected, later an epoch ago.
+
+        A minibatch holds the same trials as in a single process; each rank differentiates those
+        that it has played.
         """
         rollout = Rollout.concatenate(batch.rollouts)
         trials = self.prepare(rollout).pieces(self.config.bptt_steps)
         memory = self.memories(trials, self.policy)
+        count = trials.valid.shape[-1]
 
         def step(which: Int[Tensor, "D"]) -> Metrics:
-            which = which.to(self.device)
-            metrics, memory[:, which] = self.step(trials.of(which), memory[:, which])
+            part = part_of(which, count)
+            rows = part.rows.to(self.device)
+            some = trials.of(rows)
+            if not part.share:
+                some = replace(some, valid=torch.zeros_like(some.valid))
+            metrics, after = self.step(some, memory[:, rows])
+            if part.share:
+                memory[:, rows] = after
             return metrics
 
         metrics = run_epochs(
             step,
-            trials.valid.shape[-1],
+            count * world().size,
             self.config,
             self.generator,
         )
@@ -292,7 +305,7 @@ class RL2PPO:
         parameters = list(self.policy.parameters())
         flat = map_tensors(lambda column: column.flatten(1, 2), trials)  # (L, C * B)
         length, count = flat.valid.shape
-        starts, steps = memory.flatten(0, 1), flat.valid.sum()
+        starts, steps = memory.flatten(0, 1), sum_over_ranks(flat.valid.sum())
 
         @torch.enable_grad()
         def differentiate(which: Int[Tensor, "P"]) -> tuple[Metrics, Tensor, list[Tensor]]:
@@ -309,11 +322,13 @@ class RL2PPO:
         found, ends, gradients = zip(
             *side_by_side(differentiate, every.tensor_split(lots)), strict=True
         )
-        for parameter, summands in zip(parameters, zip(*gradients, strict=True), strict=True):
-            parameter.grad = torch.stack(summands).sum(0)
+        gradient = [torch.stack(each).sum(0) for each in zip(*gradients, strict=True)]
+        total = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
+        gradient, total = sum_over_ranks((gradient, total))
+        for parameter, slope in zip(parameters, gradient, strict=True):
+            parameter.grad = slope
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self.optimizer.step()
-        total = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
         last = torch.cat(ends).unflatten(0, memory.shape[:2])
         return total | {"outer/gradient_norm": norm}, handed_on(memory, last)
 

@@ -24,6 +24,7 @@ class Scripted:
     """Does what the expert does; has nothing to learn."""
 
     copies_share_experience = True
+    learns_over_ranks = True
     sees_tasks = True
     phases = (Phase(),)
 

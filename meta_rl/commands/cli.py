@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from meta_rl.core.errors import UserError
+from meta_rl.core.errors import Silent, UserError
 from meta_rl.core.output import bearing_output
 
 COMMANDS = {
@@ -59,6 +59,8 @@ def _answer(words: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
+        if isinstance(error, Silent):
+            return error.exit_code
         print(f"meta-rl: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

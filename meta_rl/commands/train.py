@@ -10,10 +10,12 @@ from meta_rl.core.errors import UserError
 if TYPE_CHECKING:
     from meta_rl.experiment.config import Experiment
     from meta_rl.runs.folder import RunFolder
+    from meta_rl.training.trainer import Trainer
 
 HELP = """\
 usage: meta-rl train CONFIG [--field value ...] [--from RUN] [--overwrite]
        meta-rl train --resume RUN [--meta-iterations N]
+       torchrun --nproc-per-node N -m meta_rl train ...
 
 Trains a meta-policy and evaluates it at the end.
 
@@ -30,6 +32,9 @@ Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluat
 Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not);
 so does TensorBoard with --tracking.tensorboard. What was said while training is in log.txt.
 Ctrl-C stops cleanly, as do SIGTERM and a closed terminal; the run can be resumed.
+
+Started by torchrun, N processes share out the tasks of each meta-batch (--device cuda: one GPU
+each) and learn what one process would.
 """
 
 
@@ -43,19 +48,36 @@ def main(arguments: list[str]) -> int:
     resume = arguments[0] == "--resume"
     if {"-h", "--help"} & set(arguments):  # which ends the process
         with_standins(lambda: _read(arguments, resume))
-    experiment, folder = _read(arguments, resume)
-    from meta_rl.commands._show import show_result
+    from meta_rl.core.ranks import first_rank_first, joined
+
+    with joined() as ranks:
+        with first_rank_first():
+            experiment, folder = _read(arguments, resume)
+            trainer = _trainer(experiment, folder, resume, overwrite, ranks.is_first)
+        result = trainer.run()
+    if result is not None:
+        from meta_rl.commands._show import show_result
+
+        show_result(result, f"{experiment.name}: adaptation to {result.protocol['split']} tasks")
+    if ranks.is_first:
+        print(f"run folder: {folder.path}")
+    return 0
+
+
+def _trainer(
+    experiment: "Experiment[Any, Any]",
+    folder: "RunFolder",
+    resume: bool,
+    overwrite: bool,
+    records: bool,
+) -> "Trainer":
+    """Prepare the training; `records` tells whether this process records what happens."""
     from meta_rl.reports.figures import adaptation_curves
     from meta_rl.runs.sinks.choosing import choose_sinks
     from meta_rl.training.trainer import Trainer
 
-    sinks = choose_sinks(experiment, folder)
-    trainer = Trainer(experiment, folder, resume, overwrite, adaptation_curves, sinks)
-    result = trainer.run()
-    if result is not None:
-        show_result(result, f"{experiment.name}: adaptation to {result.protocol['split']} tasks")
-    print(f"run folder: {folder.path}")
-    return 0
+    sinks = choose_sinks(experiment, folder) if records else []
+    return Trainer(experiment, folder, resume, overwrite, adaptation_curves, sinks)
 
 
 def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], RunFolder]":

@@ -15,6 +15,14 @@ class Interrupted(UserError):  # noqa: N818
     exit_code = 130
 
 
+class Silent(UserError):  # noqa: N818
+    """Ends a process that has nothing to say of its own: rank 0 of its run says all."""
+
+    def __init__(self, reason: str, exit_code: int = 1) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
 class NonFiniteAction(UserError):  # noqa: N818
     """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""
 

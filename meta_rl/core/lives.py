@@ -4,7 +4,6 @@ A task lives on a time of its own, in episodes or steps, which runs on over the 
 adaptation. All worlds of a task that have lived as long are at the same task, whatever they did.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -209,11 +208,10 @@ class Course:
         self.changes, self.tasks, self.seed = changes, tasks, seed
         self._became = [[task] for task in tasks]
         self._turns = [[task] for task in tasks]
-        counted: Counter[str] = Counter()
-        self._keys = []
-        for task in tasks:  # one that is there twice has two lives
-            self._keys.append(f"{task.label}/{counted[task.label]}")
-            counted[task.label] += 1
+        # One that is there twice has two lives.
+        self._keys = [
+            f"{task.label}/{repeat}" for task, repeat in zip(tasks, tasks.counted(), strict=True)
+        ]
         self._random = [np.random.default_rng(derive_seed(seed, f"when/{k}")) for k in self._keys]
         config = changes.config
         if config.at_random or not anywhere:

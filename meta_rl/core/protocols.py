@@ -281,7 +281,11 @@ class MetaAgent(Protocol):
         ...
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Improve the agent from the phases' experience: the only method that changes it."""
+        """Improve the agent from the phases' experience: the only method that changes it.
+
+        Several ranks (`core.ranks`) call it at once, each with its own tasks, if the agent says by
+        an attribute `learns_over_ranks = True` that it takes all means over tasks over all ranks.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Randomness: one named generator a purpose, all from one seed."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meta_rl.core.ranks import gathered, world
 from meta_rl.core.types import Tasks
 
 Shape: TypeAlias = Sequence[Any]
@@ -32,15 +32,12 @@ def world_seeds(seed: int, tasks: Tasks, copies: int) -> list[int]:
 
     A task that is there twice goes on counting its copies.
     """
-    counted: Counter[tuple[str, int]] = Counter()
     seeds = []
-    for task in tasks:
-        for _ in range(copies):
-            copy = counted[task.name, task.index]
+    for task, repeat in zip(tasks, tasks.counted(), strict=True):
+        for copy in range(repeat * copies, (repeat + 1) * copies):
             index = task.index % 2**63  # a goal of the user's own has -1
             entropy = [seed, index, copy, *task.name.encode()]
             seeds.append(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-            counted[task.name, task.index] += 1
     return seeds
 
 
@@ -72,6 +69,29 @@ class SharedNoise:
         """Draw numbers uniform in [0, 1)."""
         device = self.generator.device
         return torch.rand(shape, generator=self.generator, device=device, dtype=dtype)
+
+
+class SharedOutNoise:
+    """Noise of all ranks' tasks from one generator, of which each rank takes that of its own.
+
+    The ranks' generators stay alike if all are asked as often (`Streams.keep_alike`), so that each
+    task has the noise that it would have in a single process.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._of_all = SharedNoise(generator)
+
+    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers for all tasks; return those of this rank's."""
+        return self._own(self._of_all.normal, shape, dtype)
+
+    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw numbers uniform in [0, 1) for all tasks; return those of this rank's."""
+        return self._own(self._of_all.uniform, shape, dtype)
+
+    def _own(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
+        ranks, (tasks, *rest) = world(), shape
+        return draw((tasks * ranks.size, *rest), dtype)[ranks.share(tasks * ranks.size)]
 
 
 class TaskNoise:
@@ -126,7 +146,24 @@ class Streams:
 
     def noise(self, tasks: Tasks) -> Noise:
         """Return the noise of the next rollout's actions."""
-        return SharedNoise(self.acting)
+        if world().size == 1:
+            return SharedNoise(self.acting)
+        return SharedOutNoise(self.acting)
+
+    def keep_alike(self, steps: int) -> int:
+        """Let all ranks' noise go on as if each had drawn for as many steps as any of them.
+
+        Args:
+            steps: How often this rank has drawn in a rollout: its episodes may end earlier.
+
+        Returns:
+            The most steps of any rank.
+        """
+        if world().size == 1:
+            return steps
+        most, state = max(gathered((steps, self.acting.get_state())), key=lambda found: found[0])
+        self.acting.set_state(state)
+        return most
 
     def env_seed(self) -> int:
         """Draw the simulator's seed for the next rollout."""

@@ -5,6 +5,7 @@ task's environment, **O** observation, **A** action, **P** task parameters. Stor
 `(T, M, N, ...)`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -65,6 +66,9 @@ class Tasks:
     names: tuple[str, ...]
     index: Int[Tensor, "M"]
     params: Float64[Tensor, "M P"]
+    repeats: tuple[int, ...] = ()
+    """How often each task came before in the meta-batch that these are a part of; empty if they are
+    no part. A task that is there twice has chance of its own each time."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,7 +80,23 @@ class Tasks:
             names=tuple(self.names[row] for row in rows),
             index=self.index[list(rows)],
             params=self.params[list(rows)],
+            repeats=tuple(self.repeats[row] for row in rows) if self.repeats else (),
         )
+
+    def part(self, which: slice) -> "Tasks":
+        """Return some of the tasks, which remember how often each came before in all of them."""
+        return replace(self, repeats=tuple(self.counted()))[which]
+
+    def counted(self) -> list[int]:
+        """Return how often each row's task came before it."""
+        if self.repeats:
+            return list(self.repeats)
+        seen: Counter[tuple[str, int]] = Counter()
+        before = []
+        for key in zip(self.names, self.index.tolist(), strict=True):
+            before.append(seen[key])
+            seen[key] += 1
+        return before
 
     def __iter__(self) -> Iterator[Task]:
         for name, index, params in zip(
@@ -170,6 +190,16 @@ class Rollout(TimeStep):
         }
         return cls(**columns, metrics=metrics)
 
+    def padded(self, steps: int) -> "Rollout":
+        """Return a rollout of at least so many steps; those beyond its own are padding."""
+        if steps <= len(self.valid):
+            return self
+
+        def pad(column: Tensor) -> Tensor:
+            return torch.cat([column, column.new_zeros(steps - len(column), *column.shape[1:])])
+
+        return map_tensors(pad, self)
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -209,6 +239,20 @@ def all_finite(tree: Any) -> bool:
     if not checks:
         return True
     return bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
+
+
+def _side_by_side(parts: Sequence[DataclassT]) -> DataclassT:
+    """Join experience of the same phase along the tasks' axis, the second."""
+    joined: dict[str, Any] = {}
+    for field in fields(parts[0]):  # type: ignore[arg-type]
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], Mapping):
+            joined[field.name] = {
+                name: torch.cat([each[name] for each in values], dim=1) for name in values[0]
+            }
+        else:
+            joined[field.name] = torch.cat(values, dim=1)
+    return replace(parts[0], **joined)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -308,6 +352,20 @@ class MetaBatch:
 
     tasks: Tasks
     experience: tuple[Experience, ...]
+
+    def cpu(self) -> "MetaBatch":
+        """Return the same on the CPU."""
+        moved = tuple(map_tensors(lambda x: x.cpu(), each) for each in self.experience)
+        return replace(self, experience=moved)
+
+    @classmethod
+    def join(cls, parts: Sequence["MetaBatch"]) -> "MetaBatch":
+        """Put together what was gathered for different tasks, with as many steps each."""
+        if len(parts) == 1:
+            return parts[0]
+        tasks = Tasks.stack([task for part in parts for task in part.tasks])
+        phases = zip(*(part.experience for part in parts), strict=True)
+        return cls(tasks, tuple(_side_by_side(each) for each in phases))
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:

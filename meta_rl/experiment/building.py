@@ -8,6 +8,7 @@ from meta_rl.core.continual import Stream
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Changing
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
+from meta_rl.core.ranks import world
 from meta_rl.core.resources import usable_cores
 from meta_rl.core.types import EnvSpec
 from meta_rl.experiment import catalog
@@ -56,8 +57,11 @@ def set_threads(experiment: Experiment[Any, Any]) -> None:
 
 
 def worker_count(experiment: Experiment[Any, Any]) -> int:
-    """Return the number of processes for Gymnasium environments, or of threads of worlds."""
-    return experiment.workers or usable_cores()
+    """Return the number of processes for Gymnasium environments, or of threads of worlds.
+
+    Ranks on one machine share its cores.
+    """
+    return experiment.workers or max(1, usable_cores() // world().local_size)
 
 
 def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from meta_rl.core.ranks import gathered
+
 
 @dataclass(frozen=True)
 class RunningMoments:
@@ -25,10 +27,19 @@ class RunningMoments:
         )
 
     def merge(self, values: Float[Tensor, "*B"], valid: Bool[Tensor, "*C"]) -> "RunningMoments":
-        """Return the moments with a batch of values merged in; `valid` masks leading axes."""
+        """Return the moments with all ranks' batches merged in; `valid` masks leading axes."""
         rows = values[valid]
         count = torch.tensor(float(len(rows)), device=values.device)
-        mean, variance = rows.mean(0), rows.var(0, unbiased=False)
+        own = (count, rows.mean(0), rows.var(0, unbiased=False))
+        merged = self
+        for moments in gathered(own):
+            merged = merged._with(*(each.to(values.device) for each in moments))
+        return merged
+
+    def _with(
+        self, count: Float[Tensor, ""], mean: Float[Tensor, "*D"], variance: Float[Tensor, "*D"]
+    ) -> "RunningMoments":
+        """Return the moments with those of other values merged in."""
         total = self.count + count
         delta = mean - self.mean
         merged = self.variance * self.count + variance * count

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.ranks import Part, part_of, sum_over_ranks, world
 from meta_rl.core.types import Metrics, Params
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.differentiation import grad_and_value
@@ -76,7 +77,7 @@ def clipped_loss(
 
     Args:
         log_ratio: log π(a|s) - log π_old(a|s).
-        weight: Of each step; they sum to 1.
+        weight: Of each step; they sum to 1, those of all ranks together.
     """
     ratio = log_ratio.exp()
     loss = -(weight * clipped_surrogate(ratio, advantage, clip)).sum()
@@ -101,8 +102,9 @@ def run_epochs(
 
     Args:
         step: Takes one on the samples of the given indices (on the CPU); its metrics hold
-            `outer/kl`. None says that it took none, and that there shall be no more.
-        count: Number of samples.
+            `outer/kl`, of all ranks' samples. None says that it took none, and that there shall be
+            no more.
+        count: Number of samples, of all ranks.
         generator: Shuffles.
         measure: Measures `outer/kl` after an epoch; without it, the mean of the epoch's steps
             counts, each measured before it was taken.
@@ -133,8 +135,9 @@ def mean_of(history: Sequence[Metrics]) -> Metrics:
     return {name: torch.stack([each[name] for each in history]).mean() for name in names}
 
 
-TaskLoss: TypeAlias = Callable[[Params, Tensor | None], tuple[Tensor, Metrics]]
-"""(θ, which tasks (B,), or None for all) ↦ the loss, and what is measured beside it."""
+TaskLoss: TypeAlias = Callable[[Params, Part | None], tuple[Tensor, Metrics]]
+"""(θ, which of the rank's tasks, or None for all) ↦ what they add to the loss, a mean over the
+tasks of all ranks, and to what is measured beside it."""
 
 
 def descend_epochs(
@@ -148,9 +151,13 @@ def descend_epochs(
 ) -> Metrics:
     """Move θ by epochs of gradient steps on minibatches of tasks.
 
+    All ranks shuffle the tasks alike, so a minibatch holds the same tasks as in a single process.
+    Each rank differentiates the loss of those that it has played, be they many or none, as a part
+    of the mean over the minibatch, and the parts are added up.
+
     Args:
         loss: Measures `outer/kl`.
-        tasks: M.
+        tasks: M, of this rank.
         at_first: What to measure of the first gradient, still at the θ that collected.
 
     Returns:
@@ -160,8 +167,10 @@ def descend_epochs(
     first: Metrics = {}
 
     def step(which: Int[Tensor, "B"]) -> Metrics | None:
-        some = None if whole else which
-        gradient, value, measured = grad_and_value(lambda theta: loss(theta, some), theta)
+        some = None if whole else part_of(which, tasks)
+        gradient, value, measured = sum_over_ranks(
+            grad_and_value(lambda theta: loss(theta, some), theta)
+        )
         if not first:
             first.update(at_first(gradient) | {"outer/loss_before": value})
         # With one step an epoch, its own measure spares one of the epoch before.
@@ -172,11 +181,11 @@ def descend_epochs(
 
     @torch.no_grad()
     def measure() -> Metrics:
-        value, measured = loss(theta, None)
+        value, measured = sum_over_ranks(loss(theta, None))
         return measured | {"outer/loss_after": value}
 
     stops_itself = replace(config, target_kl=None) if whole else config
-    counted = run_epochs(step, tasks, stops_itself, generator, measure)
+    counted = run_epochs(step, tasks * world().size, stops_itself, generator, measure)
     return first | counted | measure()
 
 

@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Life
 from meta_rl.core.protocols import ChangingCollector, Collector, MetaAgent, Noises
+from meta_rl.core.ranks import any_problem
+from meta_rl.core.seeding import Streams
 from meta_rl.core.types import (
     Context,
     Examples,
@@ -43,7 +45,8 @@ class Adaptation:
 
     Args:
         streams: Where chance comes from, unless a call names others.
-        training: Whether a meta-update will learn from it.
+        training: Whether a meta-update will learn from it. Then, if there are several ranks, all of
+            them adapt to their own tasks, in step.
         life: How long the worlds have lived, if their tasks change; without it, they begin to.
     """
 
@@ -62,6 +65,7 @@ class Adaptation:
         self.tasks = tasks
         self.copies = copies
         self.streams = streams
+        self.training = training
         self.stage = 0
         """How often the tasks have adapted."""
         self.episodes = 0
@@ -94,11 +98,13 @@ class Adaptation:
         played, self.context = self._collect(
             self.copies, phase, streams or self.streams, self.remembered, False, self.life
         )
+        if self.training and isinstance(played, Rollout) and isinstance(self.streams, Streams):
+            played = played.padded(self.streams.keep_alike(len(played.valid)))
         if self.life is not None:
             self.life = self.life.after(rollout_of(played), phase)
         self.experience += (played,)
         self.remembered = played
-        self._check(played)
+        self._refuse(self._problem(played))
         return played
 
     def learn(self, which: Bool[Tensor, "M"] | None = None) -> None:
@@ -116,12 +122,13 @@ class Adaptation:
         self.stage += 1
         each = self.copies if self.agent.copies_share_experience else 1
         self.episodes += each * episodes_in(played)
-        if not all_finite(self.context):
-            raise NotFinite(
-                f"adaptation {self.stage} gave parameters that are not finite; a smaller "
-                f"agent.inner_lr, or agent.later_inner_lr, may help",
-                self.batch(),
-            )
+        finite = all_finite(self.context)
+        self._refuse(
+            None
+            if finite
+            else f"adaptation {self.stage} gave parameters that are not finite; a smaller "
+            f"agent.inner_lr, or agent.later_inner_lr, may help"
+        )
 
     def measure(
         self,
@@ -208,8 +215,14 @@ class Adaptation:
         seed, shared = self.streams.env_seed(), agent.copies_share_experience
         return collector.changes.begin(self.tasks, self.copies, seed, shared, training)
 
-    def _check(self, played: Experience) -> None:
-        """Refuse NaN and infinity, naming the tasks and the first step."""
+    def _refuse(self, problem: str | None) -> None:
+        """Raise what is wrong, if anything; in training on all ranks, wherever it went wrong."""
+        problem = any_problem(problem) if self.training else problem
+        if problem is not None:
+            raise NotFinite(problem, self.batch())
+
+    def _problem(self, played: Experience) -> str | None:
+        """Say where NaN or infinity is, naming the tasks and the first step."""
         if isinstance(played, Examples):
             columns, valid = {"answers": played.answers}, None
         else:
@@ -217,18 +230,17 @@ class Adaptation:
             columns, valid = {name: getattr(played, name) for name in names}, played.valid
         wrong = torch.stack([_not_finite(column, valid) for column in columns.values()])
         if not wrong.any():
-            return
+            return None
         which = int(wrong.flatten(1).any(1).nonzero()[0])
         by_step = wrong[which].any(-1)  # (T, M)
         labels = [
             task.label for task, bad in zip(self.tasks, by_step.any(0).tolist(), strict=True) if bad
         ]
         step = int(by_step.any(1).nonzero()[0])
-        raise NotFinite(
+        return (
             f"{list(columns)[which]} is not finite in phase {self.stage} of "
             f"{', '.join(labels[:5])}, first at step {step}; either the policy has diverged (a "
-            f"lower inner_lr or outer step may help), or the simulator shows what is not finite",
-            self.batch(),
+            f"lower inner_lr or outer step may help), or the simulator shows what is not finite"
         )
 
 

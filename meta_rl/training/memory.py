@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from meta_rl.core.protocols import MetaAgent, TaskDistribution
+from meta_rl.core.ranks import world
 from meta_rl.evaluation.measuring import check_evaluation_memory
 from meta_rl.experiment.config import Experiment
 from meta_rl.rollouts.footprint import check_memory
@@ -19,13 +20,16 @@ def check_run_memory(
     """Refuse rollouts that do not fit; return what to say of those that are large.
 
     All phases of a meta-iteration are held together; evaluations play as many tasks as fit. What
-    the simulator's worlds and the agent's gradients take comes on top.
+    the simulator's worlds and the agent's gradients take comes on top. Ranks hold their own tasks
+    alone, but those of one machine share its memory.
 
     Raises:
         UserError: A meta-iteration, or the evaluation of one task, needs more than there is.
     """
+    ranks = world()
+    together = ranks.local_size if device.type == "cpu" else 1
     factors = {
-        "meta_batch_size": experiment.meta_batch_size,
+        "meta_batch_size": experiment.meta_batch_size // ranks.size * together,
         "trials": experiment.trials,
         "copies": experiment.copies,
         "episodes": sum(phase.episodes for phase in agent.phases),

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meta_rl.core.types import MetaBatch, map_tensors
+from meta_rl.core.ranks import gathered, world
+from meta_rl.core.types import MetaBatch
 from meta_rl.runs import checkpoint
 
 
@@ -16,12 +17,16 @@ class Rejected(Exception):  # noqa: N818
         self.batch = batch
 
     def save(self, path: Path, agent_state: Mapping[str, Any]) -> None:
-        """Write what cannot be learned from, with the agent that it was for, to be repeated."""
-        experience = self.batch.experience
+        """Write what cannot be learned from, with the agent that it was for, to be repeated.
+
+        All ranks must call it: the file, which rank 0 writes, has the tasks of all.
+        """
+        batch = MetaBatch.join(gathered(self.batch.cpu()))
         content = {
             "reason": str(self),
-            "tasks": vars(self.batch.tasks),
-            "experience": [vars(map_tensors(lambda x: x.cpu(), each)) for each in experience],
+            "tasks": vars(batch.tasks),
+            "experience": [vars(each) for each in batch.experience],
             "agent": agent_state,
         }
-        checkpoint.save(content, path)
+        if world().is_first:
+            checkpoint.save(content, path)

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from meta_rl.core.continual import sample_to_train
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent, Split, Stored
+from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered, use, world
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite
 from meta_rl.evaluation.comparison import Group, Run
@@ -65,7 +66,9 @@ class Counters:
 class Trainer:
     """Runs an experiment in its folder, from the beginning or from a checkpoint.
 
-    While it exists, no other process can train in the folder: end it by `run` or `close`.
+    While it exists, no other process can train in the folder: end it by `run` or `close`. Of
+    several ranks, each makes one, the first before the others. They learn in step; rank 0 alone
+    writes, evaluates and speaks.
 
     Args:
         draw: Draws the final evaluation for sinks that show figures; none leaves the picture out.
@@ -85,15 +88,19 @@ class Trainer:
         self.draw = draw
         self.folder = folder
         self.sinks = Sinks(sinks)
+        self.ranks = world()
+        own = self.ranks.share(experiment.meta_batch_size)
+        self.share = slice(own.start * experiment.trials, own.stop * experiment.trials)
         set_threads(experiment)
-        self.device = resolve_device(experiment.device)
+        self.device = resolve_device(self.ranks.device(experiment.device))
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            if resume:
+            if resume and self.ranks.is_first:
                 self.lock = RunLock(folder.path)
             state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
             self.distribution = build_distribution(experiment)
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
+            self._check_ranks()
             origin: Origin | None = None
             if state is None and experiment.start_from:
                 spec = self.distribution.spec
@@ -107,15 +114,18 @@ class Trainer:
                 check_choosing(self.distribution, experiment.evaluation.choose_on)
             self.protocol = self._protocol()
             self.counters = Counters()
-            if state is None:
-                self.lock = folder.create(experiment, self.protocol, overwrite, origin)
-            else:
+            if state is not None:
                 self._restore(state)
-                folder.save_experiment(experiment)  # whose end may have moved
+            if self.ranks.is_first:
+                if state is None:
+                    self.lock = folder.create(experiment, self.protocol, overwrite, origin)
+                else:
+                    folder.save_experiment(experiment)  # whose end may have moved
             for note in notes:  # which log.txt takes from now on
                 self.sinks.say(note)
             self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
-            self.collector.env_steps = self.counters.env_steps
+            # Each rank counts its own steps, and rank 0 also those that were made before.
+            self.collector.env_steps = self.counters.env_steps if self.ranks.is_first else 0
             if state is None:  # so that a run can be resumed from its very beginning
                 self.save(self._state())
             undo.pop_all()
@@ -124,12 +134,16 @@ class Trainer:
         """Train to the end, evaluate, and return the final evaluation.
 
         A run that is interrupted, or that an error ends, leaves a checkpoint of the last whole
-        meta-iteration. A run that is finished already only says so.
+        meta-iteration. A run that is finished already only says so. Other ranks than the first
+        return None.
         """
+        use(self.device)
+        check_alike(self._what_all_hold(), "the run")
         with Interruption() as interruption, contextlib.ExitStack() as closing:
             closing.callback(self.close)
             self.sinks.tidy(self._beginning())
-            if (finished := self._finished()) is not None:
+            finished = self._finished() if self.ranks.is_first else None
+            if gathered(finished is not None)[0]:
                 self.sinks.say(
                     f"{self.folder.path} is finished: {self.counters.meta_iterations} "
                     f"meta-iterations, evaluated; move its end with --meta-iterations"
@@ -148,7 +162,8 @@ class Trainer:
         succeeded = False
         before = self._state()
         try:
-            self.sinks.start(self._beginning())
+            if self.ranks.is_first:
+                self.sinks.start(self._beginning())
             if self.sinks.state_dict() != before["sinks"]:
                 self.save(self._state())
             watched: EvalResult | None = None
@@ -157,26 +172,30 @@ class Trainer:
                 metrics = self.meta_iteration(before)
                 values, watched = self._fetch(metrics), None
                 if self._due(self.experiment.evaluation.every):
-                    watched = self._watch_or_warn()
+                    with first_rank_alone():
+                        watched = self._watch_or_warn() if self.ranks.is_first else None
                     values |= watched.metrics() if watched else {}
                 self._log(values)
                 if self._due(self.experiment.checkpoint_every):
                     self.save(self._state())
             before = self._state()
             self.save(before)
-            result, values = self._finish(watched)
-            if values:
-                self._log(values)
-            self._record_final(result)
+            with first_rank_alone():
+                result = self._conclude(watched) if self.ranks.is_first else None
             succeeded = True
             return result
         except KeyboardInterrupt:
             interruption.answer("the checkpoint is being written", " and loses it")
             self.save(before)
-            raise Interrupted(
-                f"stopped after {before['meta_iterations']} meta-iterations; continue with "
-                f"`meta-rl train --resume {self.folder.path}`"
-            ) from None
+            stopped = Interrupted(f"stopped {self._how_far(before['meta_iterations'])}")
+            if self.ranks.size > 1:  # torchrun ends all processes when one has ended
+                stopped.args = (f"{stopped}; if no one stopped it, torchrun tells what failed",)
+            raise self.ranks.told_once(stopped) from None
+        except LostRank as lost:
+            interruption.answer("the checkpoint is being written", " and loses it")
+            self.save(before)
+            lost.args = (f"{lost}; stopped {self._how_far(before['meta_iterations'])}",)
+            raise
         except UserError:
             self.save(before)
             raise
@@ -187,6 +206,20 @@ class Trainer:
         finally:
             interruption.answer("what was recorded is being completed")
             self.sinks.finish(succeeded)
+
+    def _conclude(self, watched: EvalResult | None) -> EvalResult:
+        """Evaluate, and record it."""
+        result, values = self._finish(watched)
+        if values:
+            self._log(values)
+        self._record_final(result)
+        return result
+
+    def _how_far(self, meta_iterations: int) -> str:
+        return (
+            f"after {meta_iterations} meta-iterations; continue with `meta-rl train --resume "
+            f"{self.folder.path}`"
+        )
 
     def _beginning(self) -> Beginning:
         return Beginning(
@@ -224,13 +257,16 @@ class Trainer:
                 self.agent.rewind(before["stored"])
             metrics = self._reject(problem, before)
         self.counters.meta_iterations += 1
-        self.counters.env_steps = self.collector.env_steps
+        self.counters.env_steps = sum(gathered(self.collector.env_steps))
         return metrics | {
             "train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))
         }
 
     def collect(self) -> MetaBatch:
-        """Let the agent act, and adapt, through its phases on freshly drawn tasks."""
+        """Let the agent act, and adapt, through its phases on freshly drawn tasks.
+
+        All ranks draw the same tasks, and each plays its share of them.
+        """
         experiment, streams = self.experiment, self.streams
         tasks = sample_to_train(
             self.distribution,
@@ -239,6 +275,8 @@ class Trainer:
             experiment.trials,
             streams.tasks,
         )
+        if self.ranks.size > 1:
+            tasks = tasks.part(self.share)
         adaptation = Adaptation(
             self.agent, self.collector, tasks, experiment.copies, streams, training=True
         )
@@ -248,8 +286,9 @@ class Trainer:
             raise Rejected(str(problem), problem.batch) from problem
 
     def update(self, batch: MetaBatch) -> Metrics:
-        """Let the agent learn, and make sure that what it became is finite."""
+        """Let the agent learn, and make sure that it is finite, and the same on all ranks."""
         metrics = self.agent.meta_update(batch)
+        check_alike(self.agent.state_dict(), "what was learned")
         objective = {name: metrics[name] for name in OBJECTIVE if name in metrics}
         if not all_finite((self.agent.state_dict(), objective)):
             raise Rejected(
@@ -308,7 +347,9 @@ class Trainer:
             return None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write the latest checkpoint, and before it what it names."""
+        """Write the latest checkpoint, on rank 0, and before it what it names."""
+        if not self.ranks.is_first:
+            return
         if isinstance(self.agent, Stored):
             self.folder.replay.mkdir(exist_ok=True)
             self.agent.write_stored(self.folder.replay, state["stored"])
@@ -351,6 +392,21 @@ class Trainer:
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
         self.sinks.load_state_dict(state["sinks"])
 
+    def _check_ranks(self) -> None:
+        """Refuse agents that cannot learn from tasks that other processes have played."""
+        knows = getattr(self.agent, "learns_over_ranks", False)
+        if self.ranks.size > 1 and (not knows or isinstance(self.agent, Stored)):
+            raise UserError(
+                f"{self.experiment.agent_name} learns in a single process, but torchrun has "
+                f"started {self.ranks.size}: use `meta-rl train` without it, or an agent whose "
+                f"learns_over_ranks is true"
+            )
+
+    def _what_all_hold(self) -> dict[str, Any]:
+        """Return what ranks that learn in step have in common."""
+        state = self._state()
+        return {name: state[name] for name in ("config", "agent", "streams", "meta_iterations")}
+
     def _protocol(self) -> dict[str, Any]:
         """Return the protocol of the final evaluation, and by which split `best` is chosen."""
         config = self.experiment.evaluation
@@ -370,10 +426,11 @@ class Trainer:
         problem.save(path, before["agent"])
         message = f"meta-update {iteration} was rejected: {problem}; its batch is in {path}"
         if self.counters.rejected_in_a_row >= self.experiment.max_rejected:
-            raise UserError(
+            error = UserError(
                 f"{message}. That is {self.counters.rejected_in_a_row} in a row, so the run stops; "
                 f"look at the batch, or lower the step sizes and start again"
-            ) from problem
+            )
+            raise self.ranks.told_once(error) from problem
         self.sinks.say(message)
         return {}
 

@@ -177,7 +177,7 @@ def test_padding_that_is_not_finite_is_nobody_s_concern():
     valid = played.valid.clone()
     valid[-1, 0] = False
     reward = torch.where(valid, played.reward, torch.nan)
-    adaptation._check(replace(played, valid=valid, reward=reward))
+    assert adaptation._problem(replace(played, valid=valid, reward=reward)) is None
 
 
 @pytest.mark.parametrize(("name", "own"), [("maml_trpo", False), ("rl2_ppo", True)])
