@@ -28,7 +28,7 @@ def act(
 @kernel
 @no_type_check
 def draw_starts(
-    frozen: wp.array[wp.bool],
+    which: wp.array[wp.bool],
     scale: float,
     normal: wp.bool,
     chance: wp.array2d[int],
@@ -37,7 +37,7 @@ def draw_starts(
 ) -> None:
     """Draw positions and speeds around the initial ones, as Gymnasium's `reset_model`."""
     world = wp.tid()
-    if not frozen[world]:
+    if not which[world]:
         return
     state = wp.rand_init(chance[world, 0], chance[world, 1])
     chance[world, 1] = chance[world, 1] + 1
@@ -75,13 +75,13 @@ def observing(name: str) -> tuple[Any, Any]:
     @kernel_of_its_own
     @no_type_check
     def observe_start(
-        frozen: wp.array[wp.bool],
+        which: wp.array[wp.bool],
         plan: wp.array[int],
         numbers: wp.array[float],
         rows: wp.array2d[float],
     ) -> None:
         world = wp.tid()
-        if frozen[world]:
+        if which[world]:
             x = rows[world]
             observe_robot(plan, numbers, x)
 

@@ -31,18 +31,18 @@ class RobotCode(WorldCode):
         inputs = [self._plan, self._numbers, worlds.rows, worlds.outputs]
         wp.launch(self._observe, worlds.count, inputs)
 
-    def draw_starts(self, worlds: Worlds) -> None:
+    def draw_starts(self, worlds: Worlds, which: wp.array) -> None:
         """Draw positions and speeds; forces are zero until a step."""
         model, data = worlds.model, worlds.data
         drawn = [worlds.chance, data.qpos, data.qvel]
-        inputs = [worlds.frozen, self._scale, self._normal, *drawn]
+        inputs = [which, self._scale, self._normal, *drawn]
         wp.launch(kernels.draw_starts, worlds.count, inputs)
         if self._needs_bodies:
             mjw.kinematics(model, data)
             mjw.com_pos(model, data)
             mjw.com_vel(model, data)
 
-    def observe_starts(self, worlds: Worlds) -> None:
+    def observe_starts(self, worlds: Worlds, which: wp.array) -> None:
         """Write the rows of worlds that begin an episode."""
-        inputs = [worlds.frozen, self._plan, self._numbers, worlds.rows]
+        inputs = [which, self._plan, self._numbers, worlds.rows]
         wp.launch(self._observe_start, worlds.count, inputs)

@@ -141,35 +141,52 @@ def settle(
 @kernel
 @no_type_check
 def restore(
-    frozen: wp.array[wp.bool],
+    which: wp.array[wp.bool],
     start: wp.array2d[float],
     numbers: wp.array2d[float],
 ) -> None:
-    """Put numbers of worlds that are frozen to what an episode begins with."""
+    """Put numbers of some worlds to what an episode begins with."""
     world, place = wp.tid()
-    if frozen[world]:
+    if which[world]:
         numbers[world, place] = start[world, place]
 
 
 @kernel
 @no_type_check
 def show(
-    frozen: wp.array[wp.bool],
+    which: wp.array[wp.bool],
+    others: wp.bool,
     rows: wp.array2d[float],
     observation_start: int,
     next_obs: wp.array2d[float],
     steps: wp.array[int],
     current: wp.array2d[float],
 ) -> None:
-    """Write what each world's next step begins with."""
+    """Write what the next step of some worlds begins with: their episode's first observation.
+
+    That of the others is what the last step has brought, if they are to be written, too.
+    """
     world = wp.tid()
-    if frozen[world]:
+    if which[world]:
         steps[world] = 0
-    for place in range(current.shape[1]):
-        seen = next_obs[world, place]
-        if frozen[world]:
-            seen = rows[world, observation_start + place]
-        current[world, place] = seen
+        for place in range(current.shape[1]):
+            current[world, place] = rows[world, observation_start + place]
+    elif others:
+        for place in range(current.shape[1]):
+            current[world, place] = next_obs[world, place]
+
+
+@kernel
+@no_type_check
+def mark_restarts(
+    changed: wp.array[wp.bool],
+    frozen: wp.array[wp.bool],
+    steps: wp.array[int],
+    restarts: wp.array[wp.bool],
+) -> None:
+    """Tell which of the worlds that have changed are at the beginning of an episode."""
+    world = wp.tid()
+    restarts[world] = changed[world] and (frozen[world] or steps[world] == 0)
 
 
 @kernel

@@ -1,6 +1,7 @@
 """A `TaskEnv` of worlds in MuJoCo Warp."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -31,6 +32,8 @@ class WarpTaskEnv(ABC):
         device: Where worlds, policies and rollouts live.
     """
 
+    changes_within_episodes = True
+
     def __init__(self, world_format: WorldFormat, spec: EnvSpec, device: torch.device) -> None:
         self.metric_names = (*world_format.metrics, "diverged", "overflow")
         self._format = world_format
@@ -40,6 +43,8 @@ class WarpTaskEnv(ABC):
         self._device = device
         self._kept: dict[tuple[Scene, int], Worlds] = {}
         self._groups: list[tuple[Worlds, Tensor]] = []
+        self._seats: dict[int, tuple[int, int]] = {}
+        """The group of each task, and its place there."""
         self._first_task: Task | None = None
         self._shape = (0, 0)
 
@@ -64,6 +69,8 @@ class WarpTaskEnv(ABC):
         self._groups = []
         with self._stream():
             for scene, rows in of_scene.items():
+                for place, (number, _) in enumerate(rows):
+                    self._seats[number] = len(self._groups), place
                 numbers, snapshots = zip(*rows, strict=True)
                 worlds = self._worlds(scene, snapshots, len(numbers) * copies)
                 chance = scene.starts_at_random
@@ -112,6 +119,31 @@ class WarpTaskEnv(ABC):
             for worlds, _ in self._groups:
                 worlds.tensors.frozen.zero_()
         return self._gather("current")
+
+    def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
+        """Turn worlds into other tasks; see `ChangingTaskEnv`.
+
+        Raises:
+            UserError: A world is to become a task of another scene.
+        """
+        of_group: dict[int, tuple[list[int], list[Snapshot]]] = {}
+        copies = self._shape[1]
+        for world, task in zip(worlds, tasks, strict=True):
+            if world == 0:
+                self._first_task = task
+            number, place = self._seats[world // copies]
+            scene, snapshot = self.world(task)
+            if scene is not self._groups[number][0].scene:
+                raise UserError(
+                    f"the simulator warp steps the worlds of one model together, so that none can "
+                    f"become {task.name}, a task of another; use --envs.simulator native"
+                )
+            places, snapshots = of_group.setdefault(number, ([], []))
+            places.append(place * copies + world % copies)
+            snapshots.append(snapshot)
+        with self._stream():
+            for number, (places, snapshots) in of_group.items():
+                self._groups[number][0].change(places, snapshots)
 
     def close(self) -> None:
         """Release the worlds."""

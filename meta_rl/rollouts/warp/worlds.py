@@ -11,7 +11,7 @@ import mujoco_warp as mjw
 import numpy as np
 import torch
 import warp as wp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -66,14 +66,14 @@ class WorldCode(ABC):
     def observe(self, worlds: "Worlds") -> None:
         """Write what rows hold beside what is sensed, and then the outputs."""
 
-    def draw_starts(self, worlds: "Worlds") -> None:
-        """Move worlds that begin an episode, `worlds.frozen`, to where chance wants them.
+    def draw_starts(self, worlds: "Worlds", which: wp.array) -> None:
+        """Move worlds that begin an episode to where chance wants them.
 
         Called where the scene starts at random; a world's chance is in `worlds.chance`.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
 
-    def observe_starts(self, worlds: "Worlds") -> None:
+    def observe_starts(self, worlds: "Worlds", which: wp.array) -> None:
         """Write the rows of worlds that begin an episode and have been moved."""
         raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
 
@@ -171,36 +171,73 @@ class Worlds:
             seeds: A seed for each world's own chance, needed where the scene starts at random.
         """
         with wp.ScopedDevice(self.device):
-            data = mujoco.MjData(self.scene.model)
-            moved: dict[str, list[NDArray[Any]]] = {name: [] for name in MOVED}
-            for snapshot in snapshots:
-                mujoco.mj_setState(self.scene.model, data, snapshot.state, STATE)
-                for name in MOVED:
-                    moved[name].append(np.array(getattr(data, name)).ravel())
-            for name, start in zip(MOVED, self._starts, strict=False):
-                self._fill(start, moved[name], copies)
-            self._fill(self._start_rows, [snapshot.row for snapshot in snapshots], copies)
-            for name in self.varied:
-                field = kernels.floats(getattr(self.model, name))
-                values = [as_c_takes_it(snapshot, self.scene.model, name) for snapshot in snapshots]
-                self._fill(field, values, copies)
+            lines = torch.arange(len(snapshots)).repeat_interleave(copies)
+            self._assign(snapshots, lines, torch.arange(self.count))
             if self.scene.starts_at_random:
                 chance = np.stack([np.array(seeds) % 2**31, np.zeros(self.count)], axis=1)
                 self.chance.assign(chance.astype(np.int32))
             self.frozen.fill_(True)
-            self._restore()
-            mjw.kinematics(self.model, self.data)
+            self._restore(self.frozen)
             self._place_geoms()
             self.frozen.zero_()
 
-    def _fill(self, array: wp.array, numbers: Sequence[NDArray[Any]], copies: int) -> None:
-        """Write the numbers of each task to the lines of its worlds."""
-        tensor = wp.to_torch(array)
-        lines = torch.from_numpy(np.stack(numbers)).to(tensor)
-        tensor.copy_(lines.repeat_interleave(copies, dim=0))
+    def change(self, places: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
+        """Turn worlds into other tasks of the scene.
+
+        A world that is at the beginning of an episode begins it as that task. Any other goes on
+        from where it is: its model and its constants are the new task's.
+        """
+        with wp.ScopedDevice(self.device):
+            where = torch.tensor(places)
+            self._assign(snapshots, torch.arange(len(snapshots)), where)
+            changed = torch.zeros(self.count, dtype=torch.bool)
+            changed[where] = True
+            marks = wp.array(changed.numpy(), dtype=wp.bool)
+            restarts = wp.zeros(self.count, dtype=wp.bool)
+            marked = [marks, self.frozen, self._steps, restarts]
+            wp.launch(kernels.mark_restarts, self.count, marked)
+            self._restore(restarts, others=False)
+            rows = wp.to_torch(self.rows)
+            fresh = torch.from_numpy(np.stack([each.row for each in snapshots])).to(rows)
+            where = where.to(rows.device)
+            for start, size in self.scene.constant_places():
+                rows[where, start : start + size] = fresh[:, start : start + size]
+            self._place_geoms()
+
+    def _assign(
+        self, snapshots: Sequence[Snapshot], lines: Int[Tensor, "K"], places: Int[Tensor, "K"]
+    ) -> None:
+        """Let worlds begin their episodes as snapshots do, in these tasks' models.
+
+        Args:
+            lines: Which of the snapshots each world takes.
+            places: The worlds.
+        """
+
+        def fill(array: wp.array, numbers: Sequence[NDArray[Any]]) -> None:
+            tensor = wp.to_torch(array)
+            values = torch.from_numpy(np.stack(numbers)).to(tensor)
+            tensor[places.to(tensor.device)] = values[lines.to(tensor.device)]
+
+        model = self.scene.model
+        data = mujoco.MjData(model)
+        moved: dict[str, list[NDArray[Any]]] = {name: [] for name in MOVED}
+        for snapshot in snapshots:
+            assert self.varied.issuperset(snapshot.model.changed), snapshot.model.changed.keys()
+            mujoco.mj_setState(model, data, snapshot.state, STATE)
+            for name in MOVED:
+                moved[name].append(np.array(getattr(data, name)).ravel())
+        for name, start in zip(MOVED, self._starts, strict=False):
+            fill(start, moved[name])
+        fill(self._start_rows, [snapshot.row for snapshot in snapshots])
+        for name in self.varied:
+            values = [as_c_takes_it(snapshot, model, name) for snapshot in snapshots]
+            fill(kernels.floats(getattr(self.model, name)), values)
 
     def _place_geoms(self) -> None:
+        """Place all geoms by where bodies are now; MuJoCo Warp leaves out those that are fixed."""
         model, data = self.model, self.data
+        mjw.kinematics(model, data)
         geoms = [model.geom_bodyid, model.geom_pos, model.geom_quat, data.xpos, data.xmat]
         placed = [data.geom_xpos, data.geom_xmat]
         wp.launch(kernels.place_geoms, (self.count, self.scene.model.ngeom), [*geoms, *placed])
@@ -246,7 +283,7 @@ class Worlds:
         self._sense()
         self._code.observe(self)
         self._settle()
-        self._restore()
+        self._restore(self.frozen)
 
     def _sense(self) -> None:
         if len(self._table):
@@ -280,18 +317,18 @@ class Worlds:
             ],
         )
 
-    def _restore(self) -> None:
-        """Put worlds that are frozen to where an episode begins."""
+    def _restore(self, which: wp.array, others: bool = True) -> None:
+        """Put some worlds to where an episode begins, and say what all, or only those, see next."""
         pairs = zip([*self._starts, self._start_rows], [*self._moved, self.rows], strict=True)
         for start, numbers in pairs:
             if numbers.size:
-                wp.launch(kernels.restore, numbers.shape, [self.frozen, start, numbers])
+                wp.launch(kernels.restore, numbers.shape, [which, start, numbers])
         if self.scene.starts_at_random:
-            self._code.draw_starts(self)
+            self._code.draw_starts(self, which)
             self._sense()
-            self._code.observe_starts(self)
+            self._code.observe_starts(self, which)
         shown = [self.rows, self.world_format.observation.start, self._next_obs, self._steps]
-        wp.launch(kernels.show, self.count, [self.frozen, *shown, self._current])
+        wp.launch(kernels.show, self.count, [which, others, *shown, self._current])
 
     def state(self, world: int) -> NDArray[np.float64]:
         """Return the state of a world as MuJoCo's C library has it, for pictures."""

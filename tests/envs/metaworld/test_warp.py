@@ -12,8 +12,8 @@ pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
 
 from envs.metaworld import Config, build
 from envs.metaworld.warp.task_env import WarpMetaworld
-from meta_rl.core.errors import NonFiniteAction
-from meta_rl.core.protocols import DrawingTaskEnv, TaskEnv
+from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.protocols import ChangingTaskEnv, DrawingTaskEnv, TaskEnv
 from meta_rl.core.types import Tasks
 
 CPU = torch.device("cpu")
@@ -126,6 +126,40 @@ def test_an_action_that_is_not_finite_raises_on_the_processor(env, tasks):
     env.start(tasks, 1, seed=0)
     with pytest.raises(NonFiniteAction):
         env.step(torch.full((4, 1, 4), float("nan")))
+
+
+def test_worlds_become_other_tasks_as_in_the_native_simulator(env, tasks):
+    native = build(Config(horizon=HORIZON)).make_env(CPU, 1)
+    native._goal_sizes = {"reach-v3": 6, "drawer-open-v3": 3}
+    noise = torch.Generator().manual_seed(1)
+    both = (native, env)
+    for each in both:
+        assert isinstance(each, ChangingTaskEnv)
+        each.start(tasks, 2, seed=0)
+        each.change([0, 3], tasks[[2, 3]])  # before any step: they begin as those
+    begun = [each.reset_ended() for each in both]
+    assert torch.equal(*begun)
+    assert torch.equal(begun[1][0, 0], begun[1][2, 0])
+    for step in range(HORIZON + 2):
+        action = torch.rand(4, 2, 4, generator=noise) * 2 - 1
+        expected, found = (each.step(action) for each in both)
+        torch.testing.assert_close(found.next_obs, expected.next_obs, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.reward, expected.reward, rtol=1e-2, atol=1e-3)
+        if step == 1:  # while episodes go on
+            for each in both:
+                each.change([1, 4], tasks[[2, 0]])
+        if step == HORIZON - 1:  # at their end
+            for each in both:
+                each.change([5, 6], tasks[[0, 1]])
+        begun = [each.reset_ended() for each in both]
+        torch.testing.assert_close(*begun, rtol=0, atol=1e-3)
+    native.close()
+
+
+def test_a_world_cannot_become_a_task_of_another_model(env, tasks):
+    env.start(tasks, 1, seed=0)
+    with pytest.raises(UserError, match=r"none can become drawer-open-v3.*native"):
+        env.change([0], tasks[[1]])
 
 
 def test_a_state_for_pictures_is_that_of_the_first_world(env, tasks):
