@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 KNOWN_WELD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0)
@@ -14,6 +13,8 @@ def mend_welds() -> None:
 
     Those that are new are zero: the weld's pose is the one that the known ones give.
     """
+    import mujoco
+
     if mujoco.mjNEQDATA == len(KNOWN_WELD):
         return
     from metaworld import sawyer_xyz_env
@@ -23,6 +24,8 @@ def mend_welds() -> None:
 
 
 def _reset_mocap_welds(env: Any) -> None:
-    welds = env.model.eq_type == int(mujoco.mjtEq.mjEQ_WELD)
-    env.model.eq_data[np.flatnonzero(welds)] = 0.0
-    env.model.eq_data[np.flatnonzero(welds), : len(KNOWN_WELD)] = KNOWN_WELD
+    import mujoco
+
+    welds = np.flatnonzero(env.model.eq_type == int(mujoco.mjtEq.mjEQ_WELD))
+    env.model.eq_data[welds] = 0.0
+    env.model.eq_data[welds, : len(KNOWN_WELD)] = KNOWN_WELD

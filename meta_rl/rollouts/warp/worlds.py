@@ -345,7 +345,7 @@ def as_c_takes_it(snapshot: Snapshot, model: mujoco.MjModel, name: str) -> NDArr
     """Return a field of a task's model, flat, as MuJoCo's C library makes use of it.
 
     Where a part lay exactly in its body's frame when the model was compiled, C looks no more at
-    where it lies; MuJoCo Warp does. Meta-World's basketball moves such a site.
+    where it lies; MuJoCo Warp does. Some families move such a site.
     """
     fresh = getattr(model, name)
     values = np.array(snapshot.model.changed.get(name, fresh))
