@@ -81,9 +81,10 @@ def compare_sources(name: str, reward_version: str, steps: int = 100) -> SourceP
     outputs = wp.zeros((count, row.OUTPUTS), dtype=float, device="cpu")
     actions = visited.after[:, row.ACTION : row.ACTION + 4]
     given = (plan, numbers, np.stack([touching, touching], axis=1), actions)
-    kernel = observing(f"{its_scene.module.__name__}", f"reward_{reward_version}")
+    kernel = observing(its_scene.module.__name__, f"reward_{reward_version}")
     arrays = [wp.array(each, dtype=int if each is plan else float, device="cpu") for each in given]
-    wp.launch(kernel, count, [*arrays, rows, outputs], device="cpu")
+    everywhere = wp.ones(count, dtype=wp.bool, device="cpu")
+    wp.launch(kernel, count, [everywhere, *arrays, rows, outputs], device="cpu")
     seen = slice(row.OBS, row.OBS + row.OBSERVATION_SIZE)
     observed = relative(rows.numpy()[:, seen], visited.after[:, seen])
     judged = relative(outputs.numpy(), visited.outputs).max(1)

@@ -95,7 +95,7 @@ def sum_of_squares(x: Row, start: int, count: int, bound: float) -> float:
 
     It is rounded as NumPy's pairwise sum is: eight sums side by side, and the rest after them.
     """
-    total = 0.0 * bound
+    total = 0.0 * float(count)
     rest = 0 * count
     if count >= 8:
         rest = count - count % 8

@@ -50,8 +50,8 @@ def draw_starts(
         qvel[world, number] = qvel[world, number] + drawn
 
 
-def observing(name: str) -> tuple[Any, Any]:
-    """Return kernels that write the rows and outputs of a task's worlds, and the rows at a start.
+def observing(name: str) -> Any:
+    """Return a kernel that writes the rows and outputs of a task's worlds.
 
     Args:
         name: The name of the task, and of its reward.
@@ -62,27 +62,16 @@ def observing(name: str) -> tuple[Any, Any]:
     @kernel_of_its_own
     @no_type_check
     def observe(
+        which: wp.array[wp.bool],
         plan: wp.array[int],
         numbers: wp.array[float],
         rows: wp.array2d[float],
         outputs: wp.array2d[float],
     ) -> None:
         world = wp.tid()
-        x = rows[world]
-        observe_robot(plan, numbers, x)
-        reward(x, outputs[world])
-
-    @kernel_of_its_own
-    @no_type_check
-    def observe_start(
-        which: wp.array[wp.bool],
-        plan: wp.array[int],
-        numbers: wp.array[float],
-        rows: wp.array2d[float],
-    ) -> None:
-        world = wp.tid()
         if which[world]:
             x = rows[world]
             observe_robot(plan, numbers, x)
+            reward(x, outputs[world])
 
-    return observe, observe_start
+    return observe

@@ -16,7 +16,7 @@ class RobotCode(WorldCode):
     def __init__(self, scene: RobotScene) -> None:
         self._plan = wp.array(scene.plan, dtype=int)
         self._numbers = wp.array(scene.numbers, dtype=float)
-        self._observe, self._observe_start = kernels.observing(scene.name)
+        self._observe = kernels.observing(scene.name)
         self._scale = float(scene.env._reset_noise_scale)
         self._normal = scene.body.speeds == "normal"
         self._needs_bodies = scene.body.centre != "joint"
@@ -26,9 +26,9 @@ class RobotCode(WorldCode):
         inputs = [self._plan, self._numbers, worlds.actions, worlds.data.ctrl]
         wp.launch(kernels.act, worlds.actions.shape, inputs)
 
-    def observe(self, worlds: Worlds) -> None:
+    def observe(self, worlds: Worlds, which: wp.array) -> None:
         """Write observation, reward and termination."""
-        inputs = [self._plan, self._numbers, worlds.rows, worlds.outputs]
+        inputs = [which, self._plan, self._numbers, worlds.rows, worlds.outputs]
         wp.launch(self._observe, worlds.count, inputs)
 
     def draw_starts(self, worlds: Worlds, which: wp.array) -> None:
@@ -41,8 +41,3 @@ class RobotCode(WorldCode):
             mjw.kinematics(model, data)
             mjw.com_pos(model, data)
             mjw.com_vel(model, data)
-
-    def observe_starts(self, worlds: Worlds, which: wp.array) -> None:
-        """Write the rows of worlds that begin an episode."""
-        inputs = [which, self._plan, self._numbers, worlds.rows]
-        wp.launch(self._observe_start, worlds.count, inputs)

@@ -21,6 +21,7 @@ from envs.metaworld.native.row import (
     RIGHT_CLAW,
     RIGHT_TIP,
     TCP,
+    Orientation,
     TaskRow,
 )
 from meta_rl.rollouts.mujoco.compiling import Integers, Row, compiled, multiply_add
@@ -34,7 +35,7 @@ PLAN_SIZE = OBJECTS + MOST_OBJECTS * OBJECT_PLACES
 OBJECT_NUMBERS = 7
 NUMBERS_SIZE = MOST_OBJECTS * OBJECT_NUMBERS
 OBJECT_SIZE = 7  # position and quaternion
-QUATERNION, MATRIX = 1, 2  # kinds of orientation, as `row.Orientation` has them
+QUATERNION, MATRIX = int(Orientation.QUATERNION), int(Orientation.MATRIX)
 
 
 def plan_of(task: TaskRow) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

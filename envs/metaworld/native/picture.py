@@ -1,14 +1,16 @@
 """Pictures of the native simulator's worlds, by metaworld's own environment."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
 from numpy.typing import NDArray
 
 from envs.metaworld.gymnasium_face import MetaworldFamily
-from meta_rl.core.types import Picture
+from meta_rl.core.types import Picture, Task
 from meta_rl.rollouts.gymnasium.worker import WorldTask
 from meta_rl.rollouts.mujoco.memory import STATE
+from meta_rl.rollouts.mujoco.pictures import Pictures
 
 
 class PictureMaker:
@@ -31,3 +33,16 @@ class PictureMaker:
     def close(self) -> None:
         """Release what MuJoCo draws with."""
         self._env.close()
+
+
+def pictures(reward_version: str, goal_sizes: Mapping[str, int]) -> Pictures:
+    """Return what draws worlds of any task.
+
+    Args:
+        goal_sizes: How many of a task's params are its goal, by task name.
+    """
+
+    def make(task: Task) -> PictureMaker:
+        return PictureMaker(task.name, reward_version, task.params[: goal_sizes[task.name]])
+
+    return Pictures(make)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from envs.metaworld.gymnasium_face import MetaworldFamily
 from envs.metaworld.native import row, sawyer
 from envs.metaworld.native.row import TaskRow
+from meta_rl.core.types import Task
 from meta_rl.rollouts.gymnasium.worker import WorldTask
 from meta_rl.rollouts.mujoco.compiling import REWARD, ROW, cache_root, callback
-from meta_rl.rollouts.mujoco.scene import Binding, Scene, TaskCode
+from meta_rl.rollouts.mujoco.scene import Binding, Scene, Snapshot, TaskCode
 
 logger = logging.getLogger(__name__)
 
@@ -74,3 +75,16 @@ class MetaworldScene(Scene):
 def scene(name: str, reward_version: str, goal_size: int) -> MetaworldScene:
     """Return the scene of a class, made the first time: all simulators of a process share it."""
     return MetaworldScene(name, reward_version, goal_size)
+
+
+def world_of(
+    task: Task, reward_version: str, goal_sizes: Mapping[str, int]
+) -> tuple[MetaworldScene, Snapshot]:
+    """Return the scene of a task's class, and the snapshot of its goal.
+
+    Args:
+        goal_sizes: How many of a task's params are its goal, by task name.
+    """
+    goal_size = goal_sizes[task.name]
+    its_scene = scene(task.name, reward_version, goal_size)
+    return its_scene, its_scene.snapshot(task.params[:goal_size])

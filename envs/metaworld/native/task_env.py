@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import torch
 
-from envs.metaworld.native.picture import PictureMaker
+from envs.metaworld.native.picture import pictures
 from envs.metaworld.native.row import FORMAT
-from envs.metaworld.native.scene import scene
+from envs.metaworld.native.scene import world_of
 from meta_rl.core.types import EnvSpec, Picture, Task
-from meta_rl.rollouts.mujoco.pictures import Pictures
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 from meta_rl.rollouts.mujoco.task_env import MujocoTaskEnv
 
@@ -32,17 +31,11 @@ class NativeTaskEnv(MujocoTaskEnv):
         super().__init__(FORMAT, spec, device, threads)
         self._reward_version = reward_version
         self._goal_sizes = goal_sizes
-        self._pictures = Pictures(
-            lambda task: PictureMaker(
-                task.name, reward_version, task.params[: goal_sizes[task.name]]
-            )
-        )
+        self._pictures = pictures(reward_version, goal_sizes)
 
     def world(self, task: Task) -> tuple[Scene, Snapshot]:
         """Return the scene of a task's class, and the snapshot of its goal."""
-        goal_size = self._goal_sizes[task.name]
-        its_scene = scene(task.name, self._reward_version, goal_size)
-        return its_scene, its_scene.snapshot(task.params[:goal_size])
+        return world_of(task, self._reward_version, self._goal_sizes)
 
     def draw(self) -> Picture:
         """Return a picture of the first world as it is now, drawn by metaworld's environment."""

@@ -83,6 +83,7 @@ def observing(task: str, reward_name: str) -> Any:
     @kernel_of_its_own
     @no_type_check
     def observe(
+        which: wp.array[wp.bool],
         plan: wp.array[int],
         numbers: wp.array[float],
         presses: wp.array2d[float],
@@ -91,6 +92,8 @@ def observing(task: str, reward_name: str) -> Any:
         outputs: wp.array2d[float],
     ) -> None:
         world = wp.tid()
+        if not which[world]:
+            return
         x = rows[world]
         for axis in range(4):
             x[ACTION + axis] = actions[world, axis]

@@ -31,7 +31,7 @@ class MetaworldCode(WorldCode):
         moved = [data.mocap_pos, data.mocap_quat, data.ctrl]
         wp.launch(kernels.act, worlds.count, [self._numbers, worlds.actions, *moved])
 
-    def observe(self, worlds: Worlds) -> None:
+    def observe(self, worlds: Worlds, which: wp.array) -> None:
         """Write observation, reward and what else the outputs have."""
         if self._presses is None:
             self._presses = wp.zeros((worlds.count, 2), dtype=float)
@@ -44,5 +44,5 @@ class MetaworldCode(WorldCode):
                 data.naconmax,
                 [data.nacon, *contacts, data.efc.force, *self._geoms, self._presses],
             )
-        seen = [self._plan, self._numbers, self._presses, worlds.actions]
+        seen = [which, self._plan, self._numbers, self._presses, worlds.actions]
         wp.launch(self._observe, worlds.count, [*seen, worlds.rows, worlds.outputs])

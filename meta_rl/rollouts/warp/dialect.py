@@ -50,14 +50,13 @@ WORDS = SimpleNamespace(
 def twin(name: str) -> ModuleType:
     """Return a module of task code, its functions those of Warp.
 
-    What it imports of its own package is loaded anew, too; all else is what it always is.
+    What it imports of its own top-level package is loaded anew, too; all else is as ever.
     """
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None, name
     module = ModuleType(name)
     module.__file__ = spec.origin
-    own = name.partition(".native")[0] + ".native."
-    importing = partial(_import, own)
+    importing = partial(_import, f"{name.partition('.')[0]}.")
     module.__dict__["__builtins__"] = {**vars(builtins), "__import__": importing}
     code = compile(Path(spec.origin).read_text(), spec.origin, "exec")
     exec(code, module.__dict__)

@@ -6,83 +6,18 @@ import warp as wp
 
 from meta_rl.rollouts.warp.dialect import kernel
 
-SENSED_FIELDS = (
-    "xpos",
-    "xquat",
-    "xmat",
-    "xipos",
-    "geom_xpos",
-    "geom_xmat",
-    "site_xpos",
-    "site_xmat",
-    "qpos",
-    "qvel",
-    "ctrl",
-    "cinert",
-    "cvel",
-    "qfrc_actuator",
-    "cfrc_ext",
-)
-"""Arrays of `mjData` that a row may get numbers from, in the order of `sense`'s arguments."""
-
 
 @kernel
 @no_type_check
 def sense(
-    table: wp.array2d[int],
-    xpos: wp.array2d[float],
-    xquat: wp.array2d[float],
-    xmat: wp.array2d[float],
-    xipos: wp.array2d[float],
-    geom_xpos: wp.array2d[float],
-    geom_xmat: wp.array2d[float],
-    site_xpos: wp.array2d[float],
-    site_xmat: wp.array2d[float],
-    qpos: wp.array2d[float],
-    qvel: wp.array2d[float],
-    ctrl: wp.array2d[float],
-    cinert: wp.array2d[float],
-    cvel: wp.array2d[float],
-    qfrc_actuator: wp.array2d[float],
-    cfrc_ext: wp.array2d[float],
+    numbers: wp.array[int],
+    places: wp.array[int],
+    field: wp.array2d[float],
     rows: wp.array2d[float],
 ) -> None:
-    """Copy what rows get from the simulation; a line of the table is field, number and place."""
-    world, line = wp.tid()
-    field = table[line, 0]
-    number = table[line, 1]
-    value = 0.0
-    if field == 0:
-        value = xpos[world, number]
-    elif field == 1:
-        value = xquat[world, number]
-    elif field == 2:
-        value = xmat[world, number]
-    elif field == 3:
-        value = xipos[world, number]
-    elif field == 4:
-        value = geom_xpos[world, number]
-    elif field == 5:
-        value = geom_xmat[world, number]
-    elif field == 6:
-        value = site_xpos[world, number]
-    elif field == 7:
-        value = site_xmat[world, number]
-    elif field == 8:
-        value = qpos[world, number]
-    elif field == 9:
-        value = qvel[world, number]
-    elif field == 10:
-        value = ctrl[world, number]
-    elif field == 11:
-        value = cinert[world, number]
-    elif field == 12:
-        value = cvel[world, number]
-    elif field == 13:
-        value = qfrc_actuator[world, number]
-    else:
-        value = cfrc_ext[world, number]
-    rows[world, table[line, 2]] = value
+    """Copy numbers of a field of the simulation to places in the rows."""
+    world, each = wp.tid()
+    rows[world, places[each]] = field[world, numbers[each]]
 
 
 @kernel

@@ -85,6 +85,7 @@ class WarpTaskEnv(ABC):
         varied = frozenset(name for each in snapshots for name in each.model.changed)
         kept = self._kept.get((scene, count))
         if kept is None or not varied <= kept.varied:
+            varied |= kept.varied if kept is not None else varied
             with wp.ScopedDevice(wp.device_from_torch(self._device)):
                 code = self.code(scene)
             kept = self._kept[scene, count] = Worlds(
@@ -151,8 +152,8 @@ class WarpTaskEnv(ABC):
 
     def state_of_first_world(self) -> NDArray[np.float64]:
         """Return the state of copy 0 of task 0 as MuJoCo's C library has it."""
-        (worlds, at) = next((w, at) for w, at in self._groups if (at == 0).any())
-        return worlds.state(int((at == 0).nonzero()[0, 0]) * self._shape[1])
+        number, place = self._seats[0]
+        return self._groups[number][0].state(place * self._shape[1])
 
     def _gather(self, name: str) -> Tensor:
         """Return a value of each world, as (M, N, ...), in memory of its own."""

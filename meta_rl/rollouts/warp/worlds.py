@@ -63,18 +63,14 @@ class WorldCode(ABC):
         """Set controls by `worlds.actions`."""
 
     @abstractmethod
-    def observe(self, worlds: "Worlds") -> None:
-        """Write what rows hold beside what is sensed, and then the outputs."""
+    def observe(self, worlds: "Worlds", which: wp.array) -> None:
+        """Write what rows of some worlds hold beside what is sensed, and then the outputs."""
 
     def draw_starts(self, worlds: "Worlds", which: wp.array) -> None:
         """Move worlds that begin an episode to where chance wants them.
 
         Called where the scene starts at random; a world's chance is in `worlds.chance`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
-
-    def observe_starts(self, worlds: "Worlds", which: wp.array) -> None:
-        """Write the rows of worlds that begin an episode and have been moved."""
         raise NotImplementedError(f"{type(self).__name__} must say how its episodes begin")
 
 
@@ -139,9 +135,9 @@ class Worlds:
             self._moved += forces
             self._starts += [wp.zeros_like(each) for each in forces]
         self._start_rows = wp.zeros_like(self.rows)
-        arrays = (getattr(self.data, name) for name in kernels.SENSED_FIELDS)
-        self._sensed = [kernels.floats(each) for each in arrays]
-        self._table = wp.array(self._sensing(), dtype=int)
+        self._sensed = self._sensing()
+        self.all = wp.ones(count, dtype=wp.bool)
+        """A mask of all worlds."""
         self.tensors = Tensors(
             actions=wp.to_torch(self.actions),
             frozen=wp.to_torch(self.frozen),
@@ -153,16 +149,19 @@ class Worlds:
             metrics=wp.to_torch(self._metrics),
         )
 
-    def _sensing(self) -> NDArray[np.int32]:
-        """Return a line for each number that rows get: its field, where there, where in the row."""
-        return np.array(
+    def _sensing(self) -> list[list[wp.array]]:
+        """Return for each field that rows get numbers from: which, their places, and the field."""
+        copied: dict[str, list[tuple[int, int]]] = {}
+        for where, place in self.scene.sensed().items():
+            pairs = ((place.start + number, where + number) for number in range(place.size))
+            copied.setdefault(place.field, []).extend(pairs)
+        return [
             [
-                [kernels.SENSED_FIELDS.index(place.field), place.start + number, where + number]
-                for where, place in self.scene.sensed().items()
-                for number in range(place.size)
-            ],
-            dtype=np.int32,
-        ).reshape(-1, 3)
+                *(wp.array(each, dtype=int) for each in zip(*pairs, strict=True)),
+                kernels.floats(getattr(self.data, field)),
+            ]
+            for field, pairs in copied.items()
+        ]
 
     def begin(self, snapshots: Sequence[Snapshot], copies: int, seeds: Sequence[int] = ()) -> None:
         """Put each task's snapshot into `copies` worlds, side by side, and begin an episode.
@@ -281,14 +280,14 @@ class Worlds:
         elif self.world_format.finish == Finish.FORCES:
             mjw.rne_postconstraint(self.model, self.data)
         self._sense()
-        self._code.observe(self)
+        self._code.observe(self, self.all)
         self._settle()
         self._restore(self.frozen)
 
     def _sense(self) -> None:
-        if len(self._table):
-            inputs = [self._table, *self._sensed, self.rows]
-            wp.launch(kernels.sense, (self.count, len(self._table)), inputs)
+        for numbers, places, field in self._sensed:
+            copied = [numbers, places, field, self.rows]
+            wp.launch(kernels.sense, (self.count, numbers.size), copied)
 
     def _settle(self) -> None:
         world_format = self.world_format
@@ -326,7 +325,7 @@ class Worlds:
         if self.scene.starts_at_random:
             self._code.draw_starts(self, which)
             self._sense()
-            self._code.observe_starts(self, which)
+            self._code.observe(self, which)
         shown = [self.rows, self.world_format.observation.start, self._next_obs, self._steps]
         wp.launch(kernels.show, self.count, [which, others, *shown, self._current])
 
