@@ -1,5 +1,6 @@
 """A `TaskEnv` of worlds in MuJoCo Warp."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,8 @@ from meta_rl.rollouts.mujoco.row import WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 from meta_rl.rollouts.warp.worlds import WorldCode, Worlds
 
+logger = logging.getLogger(__name__)
+
 
 class WarpTaskEnv(ABC):
     """A `TaskEnv` over worlds on a device; a family says what world each task is, by `world`.
@@ -25,7 +28,8 @@ class WarpTaskEnv(ABC):
     Tasks of one scene are stepped together. A world whose numbers are no longer finite is cut: its
     step is truncated, with zero reward, the observation of the step before, and 1 in the metric
     `diverged`. Where MuJoCo Warp had more contacts or constraints than it keeps memory for, it
-    leaves some out: the metric `overflow` is 1 on such a step. On a GPU nothing waits for it: an
+    leaves some out: the metric `overflow` is 1 on such a step, and a warning tells of the first,
+    once its rollout is over. On a GPU nothing waits for it: an
     action that is not finite makes its world diverge, and raises only on the processor.
 
     Args:
@@ -47,6 +51,8 @@ class WarpTaskEnv(ABC):
         """The group of each task, and its place there."""
         self._first_task: Task | None = None
         self._shape = (0, 0)
+        self._overflowed = torch.zeros((), dtype=torch.bool, device=device)
+        self._told_of_overflow = False
 
     @abstractmethod
     def world(self, task: Task) -> tuple[Scene, Snapshot]:
@@ -60,6 +66,7 @@ class WarpTaskEnv(ABC):
         """Put each task into `copies` worlds, reset all, and return the first observations."""
         if len(tasks) * copies < 1:
             raise UserError(f"no worlds to start: {len(tasks)} tasks with {copies} copies each")
+        self._tell_of_overflow()
         self._shape = len(tasks), copies
         self._first_task = next(iter(tasks))
         of_scene: dict[Scene, list[tuple[int, Snapshot]]] = {}
@@ -105,13 +112,14 @@ class WarpTaskEnv(ABC):
             for worlds, at in self._groups:
                 worlds.tensors.actions.copy_(action[at].flatten(0, 1))
                 worlds.step()
-        metrics = self._gather("metrics").unbind(-1)
+        metrics = dict(zip(self.metric_names, self._gather("metrics").unbind(-1), strict=True))
+        self._overflowed |= metrics["overflow"].any()
         return Step(
             next_obs=self._gather("next_obs"),
             reward=self._gather("reward"),
             terminated=self._gather("terminated"),
             truncated=self._gather("truncated"),
-            metrics=dict(zip(self.metric_names, metrics, strict=True)),
+            metrics=metrics,
         )
 
     def reset_ended(self) -> Float[Tensor, "M N O"]:
@@ -148,7 +156,17 @@ class WarpTaskEnv(ABC):
 
     def close(self) -> None:
         """Release the worlds."""
+        self._tell_of_overflow()
         self._groups, self._kept = [], {}
+
+    def _tell_of_overflow(self) -> None:
+        """Warn once; asked between rollouts, since the answer waits for the GPU."""
+        if not self._told_of_overflow and bool(self._overflowed):
+            self._told_of_overflow = True
+            logger.warning(
+                "MuJoCo Warp had more contacts or constraints than it keeps memory for, and left "
+                "some out: forces were wrong on the steps that the metric overflow counts"
+            )
 
     def state_of_first_world(self) -> NDArray[np.float64]:
         """Return the state of copy 0 of task 0 as MuJoCo's C library has it."""

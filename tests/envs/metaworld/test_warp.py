@@ -112,7 +112,7 @@ def test_a_world_whose_numbers_are_not_finite_is_cut_and_begins_anew(env, tasks)
     assert torch.isfinite(env.step(torch.zeros(4, 1, 4)).next_obs).all()
 
 
-def test_contacts_without_room_are_counted(env, tasks):
+def test_contacts_without_room_are_counted_and_told_once(env, tasks, caplog):
     env.start(tasks, 1, seed=0)
     worlds, at = env._groups[0]
     worlds.data.overflow.fill_(4)
@@ -120,6 +120,10 @@ def test_contacts_without_room_are_counted(env, tasks):
     assert step.metrics["overflow"].sum() == len(at)
     env.reset_ended()
     assert not env.step(torch.zeros(4, 1, 4)).metrics["overflow"].any()
+    assert "left some out" not in caplog.text  # a rollout does not wait for it
+    env.start(tasks, 1, seed=0)
+    env.start(tasks, 1, seed=0)
+    assert caplog.text.count("left some out") == 1
 
 
 def test_an_action_that_is_not_finite_raises_on_the_processor(env, tasks):
