@@ -66,12 +66,11 @@ def main(args: Args) -> int:
         line = lines[name] = {}
         if name in locomotion.TASKS:
             line |= check_robots(name, args)
-            print(f"{name}: {json.dumps(line)}", flush=True)
-            continue
-        if "sources" in args.what:
-            line |= check_sources(name)
-        if "worlds" in args.what:
-            line |= check_worlds(name, args)
+        else:
+            if "sources" in args.what:
+                line |= check_sources(name)
+            if "worlds" in args.what:
+                line |= check_worlds(name, args)
         line["seconds"] = round(time.perf_counter() - started, 1)
         wrong += not line.get("finite", True)
         wrong += not all(line.get(version, {}).get("agree", True) for version in ("v1", "v2"))
@@ -138,8 +137,8 @@ def check_robots(name: str, args: Args) -> dict[str, Any]:
             "standard_error": round(float(mean.std() / mean.numel() ** 0.5), 4),
             "terminated": terminated,
             "start_deviation": round(spread, 4),
-            "finite": bool(torch.isfinite(mean).all()),
         }
+        line["finite"] = bool(torch.isfinite(mean).all())
     return line
 
 
