@@ -23,6 +23,12 @@ ROOT = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background jobs have it,
     signal.signal(signal.SIGINT, signal.default_int_handler)  # and their children would
 
+
+def pytest_collection_modifyitems(items):
+    """Run what is slow first: then no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 SMALL = {
     "hidden_sizes": [8],
     "encoder_sizes": [8],

@@ -1,5 +1,6 @@
 """Agents and families that the catalog does not have go the whole way without a kernel edit."""
 
+import json
 import os
 import signal
 import time
@@ -17,6 +18,10 @@ PAIRS = {
     "trpo, discrete": ("maml_trpo", "toys.arms"),
     "rl2, discrete": ("rl2_ppo", "toys.arms"),
 }
+SMALL = {
+    "maml_trpo": {"hidden_sizes": [8]},
+    "rl2_ppo": {"encoder_sizes": [8], "memory_size": 8, "epochs": 2},
+}
 
 
 @pytest.fixture
@@ -29,8 +34,9 @@ def environment(environment):
 def config(tmp_path):
     def write(agent, envs, iterations):
         path = tmp_path / "toy.yaml"
+        own = json.dumps({"name": agent} | SMALL.get(agent, {}))
         path.write_text(
-            f"agent: {{name: {agent}}}\nenvs: {{name: {envs}}}\nmeta_iterations: {iterations}\n"
+            f"agent: {own}\nenvs: {{name: {envs}}}\nmeta_iterations: {iterations}\n"
             f"meta_batch_size: 6\ncopies: 4\ncheckpoint_every: 3\nthreads: 1\nworkers: 1\n"
             f"evaluation: {{every: 10}}\ntracking: {{mode: 'off'}}\n"
         )

@@ -142,6 +142,9 @@ def test_two_processes_learn_what_one_learns_and_stop_together(
     assert len(ranks) == 2 and not any(os.path.exists(f"/proc/{rank}") for rank in ranks)
     assert shown.count("run folder: ") == len(CASES) + 1  # one speaks for both
 
+    for where in ("one", "two"):  # one process goes on with what two have learned
+        meta_rl("train", "--resume", f"{where}/rl2", "--meta-iterations", 3).succeeds()
+
     ended_early = False
     for name in CASES:
         one, two = (run_at(tmp_path / where / name) for where in ("one", "two"))
