@@ -1,4 +1,4 @@
-"""RL²: a recurrent policy that learns within its memory, trained by PPO."""
+"""RL²: a policy that learns within its memory, trained by PPO."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -8,7 +8,7 @@ from math import atanh, ceil, log
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
@@ -33,15 +33,18 @@ from meta_rl.core.types import (
     TimeStep,
     map_tensors,
 )
-from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
+from meta_rl.learning.baseline import baseline_advantage, normalize_by_task, returns_vary
+from meta_rl.learning.critic import ValueHead
+from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.returns import discounted_return, gae
 
 
 @dataclass(frozen=True)
-class Config(MinibatchConfig):
-    """RL²: a GRU policy over trials of several episodes, trained by PPO (Duan et al. 2016)."""
+class Config(MinibatchConfig, MemoryConfig):
+    """RL²: a policy with a memory of several episodes, trained by PPO (Duan et al. 2016)."""
 
     episodes_per_trial: int = 2
     """Episodes that the memory lasts for, at least 1; after them comes another task."""
@@ -60,14 +63,17 @@ class Config(MinibatchConfig):
     """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     bootstrap_at_horizon: bool = False
     """Count the future beyond the trial by the baseline instead of ending the return there."""
+    critic: bool = False
+    """Learn a value of what is remembered, beside the policy, in place of the linear baseline that
+    is fitted to each task's own episodes."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's squared error in the objective, above 0."""
     normalize_advantage: bool = True
     """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
     normalize_inputs: bool = True
     """Scale observations and remembered rewards by their running moments."""
     encoder_sizes: tuple[int, ...] = (128, 128)
     """Units of each layer before the memory, each at least 1."""
-    memory_size: int = 128
-    """Units of the GRU (H), at least 1."""
     initial_std: float = 1.0
     """Standard deviation of the actions at first (σ), in their own unit, between min_std and
     max_std; it comes to depend on what is remembered."""
@@ -77,16 +83,22 @@ class Config(MinibatchConfig):
     """Ceiling of the standard deviation, in the actions' unit, at least min_std."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, self, "episodes_per_trial", "bptt_steps", "memory_size")
+        MinibatchConfig.__post_init__(self)
+        MemoryConfig.__post_init__(self)
+        check_at_least(1, self, "episodes_per_trial", "bptt_steps")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
-        check_above_zero(self, "max_gradient_norm", "min_std")
+        check_above_zero(self, "max_gradient_norm", "min_std", "value_coefficient")
         check_within_unit(self, "gamma", "gae_lambda")
         if not self.min_std <= self.initial_std <= self.max_std:
             raise UserError(
                 f"agent.initial_std must lie between min_std {self.min_std} and max_std "
                 f"{self.max_std}, got {self.initial_std}"
+            )
+        if self.critic and self.bootstrap_at_horizon:
+            raise UserError(
+                "agent.critic learns the return of a trial that ends at its horizon, so "
+                "agent.bootstrap_at_horizon must be false"
             )
 
 
@@ -95,7 +107,10 @@ STEPS_AT_ONCE = 2**13
 
 
 class RecurrentPolicy(nn.Module):
-    """Encoder, GRU, and a head: a Gaussian's mean and deviation, or the logits of choices."""
+    """Encoder, memory, and a head: a Gaussian's mean and deviation, or the logits of choices.
+
+    With a critic, a second head predicts what the rest of the trial brings.
+    """
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         super().__init__()
@@ -104,7 +119,7 @@ class RecurrentPolicy(nn.Module):
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
         self.encoder = nn.Sequential(*layers)
-        self.memory = nn.GRU(sizes[-1], config.memory_size)
+        self.memory = build_memory(config, sizes[-1], config.episodes_per_trial * spec.horizon)
         self.choices = choices(spec.action_space)
         outputs = spec.action_size if self.choices else 2 * spec.action_size
         self.head = nn.Linear(config.memory_size, outputs)
@@ -113,6 +128,7 @@ class RecurrentPolicy(nn.Module):
             self.head.bias[: spec.action_size] = 0.0
             self.head.bias[spec.action_size :] = self.unbounded(log(config.initial_std), config)
         self.log_std_bounds = (log(config.min_std), log(config.max_std))
+        self.critic = ValueHead(config.memory_size) if config.critic else None
 
     @staticmethod
     def unbounded(log_std: float, config: Config) -> float:
@@ -128,14 +144,29 @@ class RecurrentPolicy(nn.Module):
         return low + (high - low) / 2 * (1 + raw.tanh())
 
     def forward(
-        self, inputs: Float[Tensor, "T B I"], hidden: Float[Tensor, "B H"]
-    ) -> tuple[Distribution, Float[Tensor, "B H"]]:
-        """Return the action distributions along time and the memory after the last step."""
-        remembered, last = self.memory(self.encoder(inputs), hidden.unsqueeze(0))
+        self, inputs: Float[Tensor, "T B I"], state: State
+    ) -> tuple[Distribution, Float[Tensor, "T B"] | None, State]:
+        """Return the action distributions along time, the critic's values, and the last state.
+
+        The values are scaled, as `ValueHead` has them. Without a critic there are none.
+        """
+        remembered, last = self.memory.sequence(self.encoder(inputs), state)
+        value = None if self.critic is None else self.critic(remembered)
+        return self.distribution(remembered), value, last
+
+    def step(
+        self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
+    ) -> tuple[Distribution, State]:
+        """Return the action distributions of one step, and the state with it; see `Memory.step`."""
+        remembered, state = self.memory.step(self.encoder(inputs), state, valid)
+        return self.distribution(remembered), state
+
+    def distribution(self, remembered: Float[Tensor, "*B H"]) -> Distribution:
+        """Return the distributions of the actions that follow from what is remembered."""
         if self.choices:
-            return choice_of(self.head(remembered), self.choices), last.squeeze(0)
+            return choice_of(self.head(remembered), self.choices)
         mean, log_std = self.head(remembered).chunk(2, dim=-1)
-        return Gaussian(mean, self.bounded(log_std)), last.squeeze(0)
+        return Gaussian(mean, self.bounded(log_std))
 
 
 @dataclass(frozen=True)
@@ -149,6 +180,8 @@ class Trials:
     action: Float[Tensor, "*T B A"]
     log_prob: Float[Tensor, "*T B"]
     advantage: Float[Tensor, "*T B"]
+    target: Float[Tensor, "*T B"]
+    """What the critic shall predict, scaled; 0 without one."""
     valid: Bool[Tensor, "*T B"]
 
     def pieces(self, longest: int) -> "Trials":
@@ -172,7 +205,7 @@ def packed(rollout: Rollout) -> Rollout:
     """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
     order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
     longest = max(gathered(int(rollout.valid.sum(0).max())))
-    order = order[:longest]  # padding at the end the GRU cannot see
+    order = order[:longest]  # padding at the end the memory cannot see
 
     def pack(column: Tensor) -> Tensor:
         extra = column.dim() - order.dim()
@@ -182,21 +215,32 @@ def packed(rollout: Rollout) -> Rollout:
     return map_tensors(pack, rollout)
 
 
-def handed_on(
-    memory: Float[Tensor, "C B H"], last: Float[Tensor, "C B H"]
-) -> Float[Tensor, "C B H"]:
+def last_of_trial(valid: Bool[Tensor, "T M N"]) -> Bool[Tensor, "T M N"]:
+    """Return where trials end whose padding is all behind them."""
+    return valid & (valid.sum(0) == valid.cumsum(0))
+
+
+def in_order(pieces: Shaped[Tensor, "L C B"], steps: int) -> Shaped[Tensor, "T B"]:
+    """Put pieces one after the other again, without what was added to make them equal."""
+    return pieces.transpose(0, 1).flatten(0, 1)[:steps]
+
+
+def handed_on(memory: State, last: State) -> State:
     """Return what pieces begin with the next time: what the piece before ended with now.
 
     No gradient flows through it: truncated backpropagation through time.
+
+    Args:
+        memory: What they began with, (C, B, ...), and so is `last` what they ended with.
     """
-    return torch.cat([memory[:1], last[:-1]])
+    return tree_map(lambda begun, ended: torch.cat([begun[:1], ended[:-1]]), memory, last)
 
 
 class RL2PPO:
     """Remembers what a task has taught it; the learning algorithm is the policy itself.
 
-    The context is the GRU's state, (M, N, H): every copy is a trial of its own. Parameters are
-    shared by all tasks, so (M, N) is folded into one batch axis.
+    The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own.
+    Parameters are shared by all tasks, so (M, N) is folded into one batch axis.
     """
 
     copies_share_experience = False
@@ -215,33 +259,27 @@ class RL2PPO:
         self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
         self.reward_moments = RunningMoments.empty((), device)
 
-    def begin(self, tasks: Tasks, copies: int, training: bool) -> Float[Tensor, "M N H"]:
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
         """Start with an empty memory."""
-        return torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
+        worlds = torch.Size((len(tasks), copies))
+        return by_world(self.policy.memory.empty(worlds.numel()), worlds)
 
     def act(
-        self,
-        context: Float[Tensor, "M N H"],
-        timestep: TimeStep,
-        noise: Noise | None,
-    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Float[Tensor, "M N H"]]:
+        self, context: State, timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], State]:
         """Draw actions and remember the step."""
-        policy, hidden = self.distribution(context, timestep)
+        policy, context = self.distribution(context, timestep)
         action = policy.sample(noise)
-        return action, policy.log_prob(action), hidden
+        return action, policy.log_prob(action), context
 
-    def distribution(
-        self, context: Float[Tensor, "M N H"], timestep: TimeStep
-    ) -> tuple[Distribution, Float[Tensor, "M N H"]]:
+    def distribution(self, context: State, timestep: TimeStep) -> tuple[Distribution, State]:
         """Return the policy of the step, and the memory of it; padding is not remembered."""
         worlds = timestep.first.shape
-        inputs = self.inputs(timestep).flatten(0, 1).unsqueeze(0)
-        policy, hidden = self.policy(inputs, context.flatten(0, 1))
-        policy = tree_map(lambda part: part.squeeze(0).unflatten(0, worlds), policy)
-        hidden = torch.where(timestep.valid.unsqueeze(-1), hidden.unflatten(0, worlds), context)
-        return policy, hidden
+        inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
+        policy, state = self.policy.step(inputs, in_a_row(context), valid)
+        return by_world(policy, worlds), by_world(state, worlds)
 
-    def adapt(self, context: Float[Tensor, "M N H"], rollout: Rollout) -> Float[Tensor, "M N H"]:
+    def adapt(self, context: State, rollout: Rollout) -> State:
         """Return the context: acting has already put the rollout into memory."""
         return context
 
@@ -267,7 +305,8 @@ class RL2PPO:
         that it has played.
         """
         rollout = Rollout.concatenate(batch.rollouts)
-        trials = self.prepare(rollout).pieces(self.config.bptt_steps)
+        self.scale_critic(rollout, self.policy)
+        trials = self.prepare(rollout, self.policy).pieces(self.config.bptt_steps)
         memory = self.memories(trials, self.policy)
         count = trials.valid.shape[-1]
 
@@ -277,9 +316,9 @@ class RL2PPO:
             some = trials.of(rows)
             if not part.share:
                 some = replace(some, valid=torch.zeros_like(some.valid))
-            metrics, after = self.step(some, memory[:, rows])
+            metrics, after = self.step(some, tree_map(lambda part: part[:, rows], memory))
             if part.share:
-                memory[:, rows] = after
+                tree_map(lambda whole, own: whole.index_copy_(1, rows, own), memory, after)
             return metrics
 
         metrics = run_epochs(
@@ -293,26 +332,28 @@ class RL2PPO:
             self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
         return metrics
 
-    def step(
-        self, trials: Trials, memory: Float[Tensor, "C B H"]
-    ) -> tuple[Metrics, Float[Tensor, "C B H"]]:
+    def step(self, trials: Trials, memory: State) -> tuple[Metrics, State]:
         """One Adam step on a minibatch of trials; return the memories to begin with the next time.
 
         Pieces do not wait for one another, so on a CPU a few of them are differentiated at a time,
         several such lots side by side: backpropagation keeps kilobytes of every step, and a GRU's
         own operations are too small to be shared out.
+
+        Args:
+            memory: What each piece begins with, (C, B, ...).
         """
         parameters = list(self.policy.parameters())
         flat = map_tensors(lambda column: column.flatten(1, 2), trials)  # (L, C * B)
         length, count = flat.valid.shape
-        starts, steps = memory.flatten(0, 1), sum_over_ranks(flat.valid.sum())
+        starts, steps = in_a_row(memory), sum_over_ranks(flat.valid.sum())
 
         @torch.enable_grad()
-        def differentiate(which: Int[Tensor, "P"]) -> tuple[Metrics, Tensor, list[Tensor]]:
+        def differentiate(which: Int[Tensor, "P"]) -> tuple[Metrics, State, list[Tensor]]:
             some = map_tensors(lambda column: column[:, which], flat)
-            policy, last = self.policy(some.inputs, starts[which])
-            loss, metrics = self.loss(some, policy, steps)
-            return metrics, last.detach(), list(torch.autograd.grad(loss, parameters))
+            start = tree_map(lambda part: part[which], starts)
+            policy, value, last = self.policy(some.inputs, start)
+            loss, metrics = self.loss(some, policy, value, steps)
+            return metrics, last, list(torch.autograd.grad(loss, parameters))
 
         lots = 1
         if self.device.type == "cpu":
@@ -329,35 +370,40 @@ class RL2PPO:
             parameter.grad = slope
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self.optimizer.step()
-        last = torch.cat(ends).unflatten(0, memory.shape[:2])
+        last = tree_map(lambda *parts: torch.cat(parts), *ends)
+        last = by_world(last, trials.valid.shape[1:])
         return total | {"outer/gradient_norm": norm}, handed_on(memory, last)
 
     @torch.no_grad()
-    def memories(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "C B H"]:
-        """Return what a policy remembers at the start of each piece."""
-        size = (trials.valid.shape[-1], self.config.memory_size)
-        memory = [torch.zeros(size, dtype=trials.inputs.dtype, device=self.device)]
+    def memories(self, trials: Trials, policy: RecurrentPolicy) -> State:
+        """Return what a policy remembers at the start of each piece, (C, B, ...)."""
+        memory = [policy.memory.empty(trials.valid.shape[-1])]
         for inputs in trials.inputs.unbind(1)[:-1]:
-            memory.append(policy(inputs, memory[-1])[1])
-        return torch.stack(memory)
+            memory.append(policy(inputs, memory[-1])[2])
+        return tree_map(lambda *parts: torch.stack(parts), *memory)
 
     def play(
         self,
         trials: Trials,
-        memory: Float[Tensor, "C B H"],
-        policy: Callable[[Tensor, Tensor], tuple[Distribution, Tensor]],
-    ) -> tuple[Distribution, Float[Tensor, "C B H"]]:
-        """Play all pieces at once, each from its memory; return the policy in them, (L, C, B, A).
+        memory: State,
+        policy: Callable[[Tensor, State], tuple[Distribution, Tensor | None, State]],
+    ) -> tuple[Distribution, Float[Tensor, "L C B"] | None, State]:
+        """Play all pieces at once, each from its memory; return policy and values in them.
 
         Also the memories to begin with the next time.
         """
-        shape = memory.shape[:2]
-        acting, last = policy(trials.inputs.flatten(1, 2), memory.flatten(0, 1))
+        shape = trials.valid.shape[1:]
+        acting, value, last = policy(trials.inputs.flatten(1, 2), in_a_row(memory))
         acting = tree_map(lambda part: part.unflatten(1, shape), acting)
-        return acting, handed_on(memory, last.detach().unflatten(0, shape))
+        value = None if value is None else value.unflatten(1, shape)
+        return acting, value, handed_on(memory, by_world(last, shape))
 
     def loss(
-        self, trials: Trials, policy: Distribution, steps: Int[Tensor, ""]
+        self,
+        trials: Trials,
+        policy: Distribution,
+        value: Float[Tensor, "*T B"] | None,
+        steps: Int[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Metrics]:
         """What these trials add to the mean loss over so many steps, and what is logged of it."""
         weight = trials.valid / steps
@@ -365,32 +411,37 @@ class RL2PPO:
         loss, metrics = clipped_loss(log_ratio, trials.advantage, weight, self.config.clip)
         entropy = (weight * policy.entropy()).sum()
         metrics["policy/entropy"] = entropy.detach()
-        return loss - self.config.entropy_coefficient * entropy, metrics
+        loss = loss - self.config.entropy_coefficient * entropy
+        if value is not None:
+            error = (weight * (value - trials.target) ** 2 / 2).sum()
+            metrics["critic/error"] = error.detach()
+            loss = loss + self.config.value_coefficient * error
+        return loss, metrics
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the first epoch, on all trials at once, for inspection."""
         rollout = packed(Rollout.concatenate(batch.rollouts))
-        trials = self.prepare(rollout)
-        pieces = trials.pieces(self.config.bptt_steps)
         # A copy, for a GRU keeps hold of the last parameters that it was called with, and in the
         # precision of the meta-batch.
-        policy = deepcopy(self.policy).to(pieces.inputs.dtype)
+        policy = deepcopy(self.policy).to(rollout.reward.dtype)
+        self.scale_critic(rollout, policy)
+        trials = self.prepare(rollout, policy)
+        pieces = trials.pieces(self.config.bptt_steps)
         memory = self.memories(pieces, policy)
 
-        def play(theta: Params) -> Distribution:
-            acting, _ = self.play(
+        def play(theta: Params) -> tuple[Distribution, Tensor | None]:
+            acting, value, _ = self.play(
                 pieces, memory, lambda *given: functional_call(policy, theta, given)
             )
-            return acting
+            return acting, value
 
         def log_ratio(theta: Params) -> Tensor:
-            log_prob = play(theta).log_prob(pieces.action) - pieces.log_prob
-            in_order = log_prob.transpose(0, 1).flatten(0, 1)[: len(trials.valid)]
-            return in_order.reshape(rollout.reward.shape)
+            log_prob = play(theta)[0].log_prob(pieces.action) - pieces.log_prob
+            return in_order(log_prob, len(trials.valid)).reshape(rollout.reward.shape)
 
         return Surrogate(
             theta={name: value.detach() for name, value in policy.named_parameters()},
-            loss=lambda theta: self.loss(pieces, play(theta), pieces.valid.sum())[0],
+            loss=lambda theta: self.loss(pieces, *play(theta), pieces.valid.sum())[0],
             log_ratio=log_ratio,
             advantage=trials.advantage.unflatten(1, rollout.reward.shape[1:]),
             rollout=rollout,
@@ -399,16 +450,39 @@ class RL2PPO:
             approximation=None,
         )
 
-    def prepare(self, rollout: Rollout) -> Trials:
-        """Compute advantages across the trial and close the gaps that padding left."""
+    def prepare(self, rollout: Rollout, policy: RecurrentPolicy) -> Trials:
+        """Compute advantages across the trial and close the gaps that padding left.
+
+        Args:
+            policy: The one that has collected; its critic judges, if it has any.
+        """
         rollout = packed(rollout).masked()
-        valid = rollout.valid
-        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
-        end = clock == valid.sum(0) - 1
+        with torch.no_grad():
+            inputs = self.inputs(rollout)
+        none = torch.zeros_like(rollout.reward)
+        columns = (inputs, rollout.action, rollout.log_prob, none, none, rollout.valid)
+        trials = Trials(*(column.flatten(1, 2) for column in columns))
+        if policy.critic is None:
+            advantage, target = self.beyond_baseline(rollout), none
+        else:
+            value = policy.critic.unscaled(self.values(trials, policy))
+            value = value.unflatten(1, rollout.valid.shape[1:])
+            advantage = self.beyond_critic(rollout, value)
+            target = policy.critic.scaled(value + advantage)
+        if self.config.normalize_advantage:
+            advantage = normalize_by_task(advantage, rollout.valid)
+        return replace(trials, advantage=advantage.flatten(1, 2), target=target.flatten(1, 2))
+
+    def beyond_baseline(self, rollout: Rollout) -> Float[Tensor, "T M N"]:
+        """Return advantages over a linear baseline that is fitted to each task's own trials.
+
+        It knows the time in the trial, and in the episode as one more observation.
+        """
+        valid, end = rollout.valid, last_of_trial(rollout.valid)
         failed = end & rollout.terminated
-        # The baseline knows the time in the trial, and in the episode as one more observation.
+        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
         time = (episode_step(rollout.first) / 100).unsqueeze(-1)
-        advantage = baseline_advantage(
+        return baseline_advantage(
             torch.cat([rollout.obs, time], dim=-1),
             torch.cat([rollout.next_obs, time + 0.01], dim=-1),
             clock,
@@ -420,12 +494,37 @@ class RL2PPO:
             self.config.gae_lambda,
             self.config.bootstrap_at_horizon,
         )
-        if self.config.normalize_advantage:
-            advantage = normalize_by_task(advantage, valid)
-        with torch.no_grad():
-            inputs = self.inputs(rollout)
-        columns = (inputs, rollout.action, rollout.log_prob, advantage, valid)
-        return Trials(*(column.flatten(1, 2) for column in columns))
+
+    def beyond_critic(
+        self, rollout: Rollout, value: Float[Tensor, "T M N"]
+    ) -> Float[Tensor, "T M N"]:
+        """Return advantages over the critic's values."""
+        valid, end = rollout.valid, last_of_trial(rollout.valid)
+        next_value = torch.cat([value[1:], value[-1:]])
+        gamma, lambda_ = self.config.gamma, self.config.gae_lambda
+        advantage = gae(rollout.reward, value, next_value, end, end, gamma, lambda_)
+        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
+        to_go = discounted_return(rollout.reward, end, gamma)
+        varies = returns_vary(to_go, rollout.reward, clock, valid)
+        return torch.where(varies & valid, advantage, 0.0)
+
+    @torch.no_grad()
+    def values(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "T B"]:
+        """Return what a policy's critic predicts at each step of whole trials, scaled."""
+        memory, values = policy.memory.empty(trials.valid.shape[-1]), []
+        for inputs in trials.pieces(self.config.bptt_steps).inputs.unbind(1):
+            _, value, memory = policy(inputs, memory)
+            values.append(value)
+        return torch.cat(values)[: len(trials.valid)]
+
+    def scale_critic(self, rollout: Rollout, policy: RecurrentPolicy) -> None:
+        """Let a policy's critic, if it has any, know the size of the returns to go."""
+        if policy.critic is not None:
+            rollout = packed(rollout).masked()
+            end = last_of_trial(rollout.valid)
+            policy.critic.rescale(
+                discounted_return(rollout.reward, end, self.config.gamma), rollout.valid
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, Adam's moments, the running moments and the shuffling's state."""

@@ -63,7 +63,7 @@ def time_step(first=False, valid=True, seed=0):
 def recomputed(agent, trials, memory):
     """Log-probabilities (L, C, B) under the present parameters, by pieces as the update plays."""
     with torch.no_grad():
-        policy, _ = agent.play(trials, memory, agent.policy)
+        policy, _, _ = agent.play(trials, memory, agent.policy)
     return policy.log_prob(trials.action)
 
 
@@ -122,7 +122,7 @@ def test_a_world_that_waits_remembers_its_own_episode_alone(early_ends):
         played = rollout.valid[:, m, n]
         inputs = agent.inputs(rollout)[played, m, n].unsqueeze(1)
         with torch.no_grad():
-            _, alone = agent.policy(inputs, torch.zeros(1, 8))
+            _, _, alone = agent.policy(inputs, torch.zeros(1, 8))
         torch.testing.assert_close(memory[m, n], alone[0])
 
 
@@ -137,7 +137,7 @@ def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_s
     gaps = ~rollout.valid[:-1] & rollout.valid[1:]
     assert gaps.any()  # padding lies between episodes
 
-    trials = agent.prepare(rollout)
+    trials = agent.prepare(rollout, agent.policy)
     pieces = trials.pieces(bptt_steps)
     memory = agent.memories(pieces, agent.policy)
     log_ratio = recomputed(agent, pieces, memory) - pieces.log_prob
@@ -153,7 +153,7 @@ def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_s
 def test_pieces_hold_the_trials_in_order_and_are_of_one_length(early_ends, bptt_steps):
     agent = make_agent(episodes_per_trial=3)
     batch, _ = trial(agent, make_worker(), some_tasks())
-    trials = agent.prepare(Rollout.concatenate(batch.rollouts))
+    trials = agent.prepare(Rollout.concatenate(batch.rollouts), agent.policy)
     pieces = trials.pieces(bptt_steps)
     length, count, columns = pieces.valid.shape
     steps = len(trials.valid)
@@ -169,12 +169,12 @@ def test_pieces_hold_the_trials_in_order_and_are_of_one_length(early_ends, bptt_
 def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
     agent = make_agent(episodes_per_trial=3)
     batch, _ = trial(agent, make_worker(), some_tasks())
-    pieces = agent.prepare(Rollout.concatenate(batch.rollouts)).pieces(10)
+    pieces = agent.prepare(Rollout.concatenate(batch.rollouts), agent.policy).pieces(10)
 
     def whole_trial(steps):
         inputs = pieces.inputs.transpose(0, 1).flatten(0, 1)[:steps]
         with torch.no_grad():
-            return agent.policy(inputs, torch.zeros(TASKS * COPIES, 8))[1]
+            return agent.policy(inputs, torch.zeros(TASKS * COPIES, 8))[2]
 
     memory = agent.memories(pieces, agent.policy)
     length, count, _ = pieces.valid.shape
@@ -186,7 +186,7 @@ def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
         for parameter in agent.policy.parameters():
             parameter.add_(0.1)
     for passes in range(1, count):  # each pass brings one more piece up to date
-        _, memory = agent.play(pieces, memory, agent.policy)
+        _, _, memory = agent.play(pieces, memory, agent.policy)
         torch.testing.assert_close(memory[passes], whole_trial(passes * length))
     torch.testing.assert_close(memory, agent.memories(pieces, agent.policy))
 
@@ -195,7 +195,7 @@ def test_trials_are_packed_without_gaps_and_in_order(early_ends):
     agent = make_agent(episodes_per_trial=3)
     batch, _ = trial(agent, make_worker(), some_tasks())
     rollout = Rollout.concatenate(batch.rollouts)
-    trials = agent.prepare(rollout)
+    trials = agent.prepare(rollout, agent.policy)
     lengths = rollout.valid.sum(0).flatten()
     clock = torch.arange(len(trials.valid)).unsqueeze(1)
     assert torch.equal(trials.valid, clock < lengths)
@@ -211,8 +211,8 @@ def test_the_advantage_reaches_across_episodes_but_not_to_other_tasks(early_ends
     last = len(batch.rollouts[0].reward)
     richer = rollout.reward.clone()
     richer[last, 0, 0] += 100.0  # the first step of world (0, 0)'s second episode
-    changed = agent.prepare(replace(rollout, reward=richer)).advantage
-    before = agent.prepare(rollout).advantage
+    changed = agent.prepare(replace(rollout, reward=richer), agent.policy).advantage
+    before = agent.prepare(rollout, agent.policy).advantage
     assert (changed - before)[0, 0].abs() > 1
     assert torch.equal(changed[:, COPIES:], before[:, COPIES:])  # the other tasks' columns
 
@@ -285,7 +285,7 @@ def test_initial_std_must_lie_within_its_bounds():
 def test_the_deviation_begins_as_configured_and_can_always_come_back_from_its_bounds():
     config = Config(initial_std=0.7, min_std=0.1, max_std=2.0)
     agent = build(config, FAMILY.spec, CPU, 0)
-    policy, _ = agent.policy(torch.zeros(1, 1, 6), torch.zeros(1, config.memory_size))
+    policy, _, _ = agent.policy(torch.zeros(1, 1, 6), torch.zeros(1, config.memory_size))
     torch.testing.assert_close(policy.log_std.exp(), torch.full((1, 1, 2), 0.7), rtol=0.05, atol=0)
     assert agent.policy.bounded(torch.tensor(agent.policy.unbounded(log(0.7), config))).exp() == (
         pytest.approx(0.7, rel=1e-5)
