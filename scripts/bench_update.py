@@ -4,9 +4,11 @@
                                    [--only maml_trpo promp ...] [--output FILE] ...
 
 Every agent plays one meta-batch (M tasks, so many episodes a task and phase) with a policy of 2×128
-units, and then updates itself from a copy of its state, so each repetition does the same work.
-Each runs in a process of its own, whose peak memory is its own. RL²'s whole iteration is measured
-by `bench_iteration.py`.
+units, or RL² of an encoder and a memory of as many, and then updates itself from a copy of its
+state, so each repetition does the same work. It also acts once more in all worlds, at the end of
+what it has played: RL²'s trials have three episodes, so that a transformer then looks back on 1,500
+steps of 500-step episodes. Each runs in a process of its own, whose peak memory is its own. RL²'s
+whole iteration is measured by `bench_iteration.py`.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -20,8 +22,9 @@ import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -30,8 +33,10 @@ import tyro
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import Streams
+from meta_rl.core.threads import one_thread
+from meta_rl.core.types import TimeStep
 from meta_rl.experiment import catalog
-from meta_rl.rollouts.adaptation import Adaptation
+from meta_rl.rollouts.adaptation import Adaptation, rollout_of
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_trpo": ("maml_trpo", {}),
@@ -56,6 +61,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reptile, 3 epochs": ("reptile", {"inner_epochs": 3}),
     "meta_gradient": ("meta_gradient", {}),
     "multitask_ppo": ("multitask_ppo", {}),
+    "rl2_ppo, gru": ("rl2_ppo", {"episodes_per_trial": 3}),
+    "rl2_ppo, gru, critic": ("rl2_ppo", {"episodes_per_trial": 3, "critic": True}),
+    "rl2_ppo, lstm": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "lstm"}),
+    "rl2_ppo, transformer": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "transformer"}),
 }
 """What is measured; early stopping is off, so that all epochs count."""
 
@@ -103,7 +112,9 @@ def main(bench: Bench) -> None:
     )
     if load[0] > 0.25 * len(os.sched_getaffinity(0)):
         print("WARNING: the machine is not quiet; the figures are too slow")
-    print(f"{'':32}{'sampling':>10}{'update':>10}{'ratio':>8}{'before':>10}{'peak':>10}")
+    print(
+        f"{'':32}{'sampling':>10}{'update':>10}{'ratio':>8}{'acting':>11}{'before':>10}{'peak':>10}"
+    )
     rows = {}
     context = multiprocessing.get_context("spawn")
     for name in bench.only or VARIANTS:
@@ -111,12 +122,13 @@ def main(bench: Bench) -> None:
             row = rows[name] = pool.apply(measure, (name, bench))
         print(
             f"{name:32}{row['sampling_s']:>8.2f} s{row['update_s']:>8.2f} s"
-            f"{row['update_s'] / row['sampling_s']:>8.2f}"
+            f"{row['update_s'] / row['sampling_s']:>8.2f}{row['acting_ms']:>8.2f} ms"
             f"{row['before_mb']:>7,.0f} MB{row['peak_mb']:>7,.0f} MB",
             flush=True,
         )
     print(
-        "sampling: all phases and the adaptations between them; ratio: update / sampling; before "
+        "sampling: all phases and the adaptations between them; ratio: update / sampling; acting: "
+        "one step of all worlds, without the simulator; before "
         f"and peak: {'resident' if bench.device == 'cpu' else 'GPU'} memory at most, before the "
         "first update and with it"
     )
@@ -138,9 +150,10 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
     family = catalog.load("envs", bench.envs)
     distribution = family.build(family.Config(horizon=bench.steps, **families[bench.envs]))
     module = catalog.load("agents", agent_name)
-    if "target_kl" in vars(module.Config()):
-        settings = {"target_kl": None} | settings
-    config = module.Config(hidden_sizes=(128, 128), **settings)
+    defaults: dict[str, Any] = {"target_kl": None, "hidden_sizes": (128, 128)}
+    known = vars(module.Config())
+    defaults = {name: value for name, value in defaults.items() if name in known}
+    config = module.Config(**defaults | settings)
     agent: MetaAgent = module.build(config, distribution.spec, device, 0)
     streams = Streams(0, device)
     collector = distribution.make_collector(device, bench.threads)
@@ -150,9 +163,8 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
             agent, collector, tasks[[0]], 1, streams, training=True
         ).complete()  # compiles what is compiled on first use
         started = time.perf_counter()
-        batch = Adaptation(
-            agent, collector, tasks, bench.episodes, streams, training=True
-        ).complete()
+        adaptation = Adaptation(agent, collector, tasks, bench.episodes, streams, training=True)
+        batch = adaptation.complete()
         synchronize(device)
         sampling_s = time.perf_counter() - started
     finally:
@@ -169,10 +181,27 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
     return {
         "sampling_s": sampling_s,
         "update_s": min(each_s[1:]),
+        "acting_ms": acting_ms(agent, adaptation, device),
         "before_mb": before_mb,
         "peak_mb": peak_mb(device),
         "env_steps": float(sum(rollout.reward.numel() for rollout in batch.rollouts)),
     }
+
+
+@torch.no_grad()
+def acting_ms(agent: MetaAgent, adaptation: Adaptation, device: torch.device) -> float:
+    """Return how long a step of all worlds takes the agent, after what it has played."""
+    rollout = rollout_of(adaptation.experience[-1])
+    last = {each.name: getattr(rollout, each.name)[-1] for each in fields(TimeStep)}
+    timestep, context = TimeStep(**last), adaptation.context
+    each_s = []
+    with one_thread():  # as the collector acts in so few worlds
+        for _ in range(50):
+            started = time.perf_counter()
+            _, _, context = agent.act(context, timestep, None)
+            synchronize(device)
+            each_s.append(time.perf_counter() - started)
+    return 1000 * median(each_s)
 
 
 def peak_mb(device: torch.device) -> float:

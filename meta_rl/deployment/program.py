@@ -91,7 +91,7 @@ class ActingPolicy(nn.Module):
         return drawn.clamp(self._low, self._high), drawn, moved
 
     def _find_moving(self, context: Context) -> list[int]:
-        """Return which tensors of the context acting replaces by others."""
+        """Return which tensors of the context acting replaces by others or writes into."""
         timestep = TimeStep(
             obs=torch.zeros(1, 1, self.spec.observation_size),
             prev_action=torch.zeros(1, 1, self.spec.action_size),
@@ -99,10 +99,15 @@ class ActingPolicy(nn.Module):
             first=torch.ones(1, 1, dtype=torch.bool),
             valid=torch.ones(1, 1, dtype=torch.bool),
         )
+        given = pytree.tree_map(torch.clone, context)
         with torch.no_grad():
-            moved = pytree.tree_leaves(self.agent.act(context, timestep, None)[2])
-        pairs = enumerate(zip(self._leaves, moved, strict=True))
-        return [leaf for leaf, (before, after) in pairs if after is not before]
+            moved = pytree.tree_leaves(self.agent.act(given, timestep, None)[2])
+        trios = zip(self._leaves, pytree.tree_leaves(given), moved, strict=True)
+        return [
+            leaf
+            for leaf, (before, same, after) in enumerate(trios)
+            if after is not same or not torch.equal(after, before)
+        ]
 
     def _state(self, context: Context) -> Float[Tensor, "B H"]:
         leaves = pytree.tree_leaves(context)
@@ -116,7 +121,8 @@ class ActingPolicy(nn.Module):
         for leaf in self._moving:
             like = leaves[leaf]
             part = state[:, start : start + like.numel()]
-            leaves[leaf] = part.reshape(1, -1, *like.shape[2:]).to(like.dtype)
+            # A copy, since acting may write into it, and the state is the caller's.
+            leaves[leaf] = part.reshape(1, -1, *like.shape[2:]).to(like.dtype, copy=True)
             start += like.numel()
         return pytree.tree_unflatten(leaves, self._structure)
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from meta_rl.core.episodes import episode_scores
 from meta_rl.core.errors import UserError
@@ -31,6 +32,8 @@ from meta_rl.rollouts.footprint import check_memory, step_bytes
 
 ROLLOUT_BYTES = 64_000_000
 """How large the rollout of tasks played together may become; larger ones are hardly faster."""
+CONTEXT_BYTES = 512_000_000
+"""How large the contexts of tasks played together may become; a rollout copies them once."""
 
 
 def tasks_that_fit(
@@ -50,6 +53,13 @@ def tasks_that_fit(
     size = step_bytes(spec) * spec.horizon * episodes
     worlds = min(ROLLOUT_BYTES // size, collector.most_worlds or ROLLOUT_BYTES)
     return max(1, worlds // copies)
+
+
+def contexts_that_fit(agent: MetaAgent, tasks: Tasks, copies: int) -> int:
+    """Return of how many tasks to hold at once what the agent knows, for memory's sake."""
+    context = pytree.tree_leaves(agent.begin(tasks[:1], copies, training=False))
+    size = sum(leaf.nbytes for leaf in context if isinstance(leaf, Tensor))
+    return max(1, CONTEXT_BYTES // max(1, size))
 
 
 def check_evaluation_memory(
@@ -113,7 +123,7 @@ def evaluate(
         unfinished,
     )
     missing = cells.missing
-    size = min(size, tasks_at_once or size)
+    size = min(size, contexts_that_fit(agent, tasks, copies), tasks_at_once or size)
     for start in range(0, len(missing), size):
         rows = missing[start : start + size]
         if plan is None:

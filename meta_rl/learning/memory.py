@@ -206,7 +206,7 @@ class Transformer(nn.Module):
         The slot that it takes held the step that the window leaves behind.
         """
         steps = state["steps"]
-        world, slot = torch.arange(len(steps), device=steps.device), steps % self.context_steps
+        world, slot = torch.arange(steps.shape[0], device=steps.device), steps % self.context_steps
         reach = self._slots_in_use(steps + 1)
         visible = torch.arange(reach, device=steps.device) <= steps.unsqueeze(1)  # (B, reach)
         visible = visible.unsqueeze(1).unsqueeze(1)
@@ -237,7 +237,7 @@ class Transformer(nn.Module):
         past = self._slots_in_use(steps)
         visible = self._visible(steps, clock, past).unsqueeze(1)
         kept = min(length, self.context_steps)
-        world = torch.arange(len(steps), device=steps.device).unsqueeze(1)
+        world = torch.arange(steps.shape[0], device=steps.device).unsqueeze(1)
         slot = position[:, length - kept :] % self.context_steps
         turn = self._turn(position)
         filled = {name: state[name].clone() for name in ("keys", "values")}

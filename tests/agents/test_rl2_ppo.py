@@ -4,6 +4,7 @@ from math import log
 import pytest
 import torch
 from playing import Player
+from torch.utils._pytree import tree_leaves
 
 from agents import rl2_ppo
 from agents.rl2_ppo import Config, build
@@ -17,6 +18,8 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Tasks, TimeStep
 CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=12, test_goals=5))
 TASKS, COPIES = 4, 3
+TRANSFORMER = {"memory": "transformer", "heads": 2}
+SLIDING = TRANSFORMER | {"context_steps": 6}
 
 
 @pytest.fixture
@@ -126,10 +129,21 @@ def test_a_world_that_waits_remembers_its_own_episode_alone(early_ends):
         torch.testing.assert_close(memory[m, n], alone[0])
 
 
-@pytest.mark.parametrize("bptt_steps", [1, 5, 7, 250])
-@pytest.mark.parametrize("normalize", [True, False])
-def test_before_the_first_update_the_probability_ratio_is_one(early_ends, bptt_steps, normalize):
-    agent = make_agent(episodes_per_trial=3, bptt_steps=bptt_steps, normalize_inputs=normalize)
+@pytest.mark.parametrize(
+    ("bptt_steps", "normalize", "settings"),
+    [
+        *((steps, normalize, {}) for steps in (1, 5, 7, 250) for normalize in (True, False)),
+        (7, True, {"memory": "lstm", "critic": True}),
+        (7, True, SLIDING),
+        (250, True, TRANSFORMER | {"critic": True}),
+    ],
+)
+def test_before_the_first_update_the_probability_ratio_is_one(
+    early_ends, bptt_steps, normalize, settings
+):
+    agent = make_agent(
+        episodes_per_trial=3, bptt_steps=bptt_steps, normalize_inputs=normalize, **settings
+    )
     worker = make_worker()
     agent.meta_update(trial(agent, worker, some_tasks())[0])  # now the moments say something
     batch, _ = trial(agent, worker, some_tasks(1))
@@ -166,29 +180,36 @@ def test_pieces_hold_the_trials_in_order_and_are_of_one_length(early_ends, bptt_
     assert torch.equal(pieces.of(which).action, pieces.action[:, :, which])
 
 
-def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters():
-    agent = make_agent(episodes_per_trial=3)
+@pytest.mark.parametrize("settings", [{}, SLIDING], ids=["gru", "transformer"])
+def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters(settings):
+    agent = make_agent(episodes_per_trial=3, **settings)
     batch, _ = trial(agent, make_worker(), some_tasks())
     pieces = agent.prepare(Rollout.concatenate(batch.rollouts), agent.policy).pieces(10)
 
     def whole_trial(steps):
         inputs = pieces.inputs.transpose(0, 1).flatten(0, 1)[:steps]
         with torch.no_grad():
-            return agent.policy(inputs, torch.zeros(TASKS * COPIES, 8))[2]
+            return agent.policy(inputs, agent.policy.memory.empty(TASKS * COPIES))[2]
+
+    def assert_is_of_whole_trial(memory, piece):
+        expected = tree_leaves(whole_trial(piece * length))
+        for part, whole in zip(tree_leaves(memory), expected, strict=True):
+            torch.testing.assert_close(part[piece], whole, rtol=1e-5, atol=1e-5)
 
     memory = agent.memories(pieces, agent.policy)
     length, count, _ = pieces.valid.shape
-    assert count > 3 and not memory[0].any()
+    assert count > 3 and not any(part[0].any() for part in tree_leaves(memory))
     for piece in range(1, count):
-        torch.testing.assert_close(memory[piece], whole_trial(piece * length))
+        assert_is_of_whole_trial(memory, piece)
 
     with torch.no_grad():
         for parameter in agent.policy.parameters():
             parameter.add_(0.1)
     for passes in range(1, count):  # each pass brings one more piece up to date
         _, _, memory = agent.play(pieces, memory, agent.policy)
-        torch.testing.assert_close(memory[passes], whole_trial(passes * length))
-    torch.testing.assert_close(memory, agent.memories(pieces, agent.policy))
+        assert_is_of_whole_trial(memory, passes)
+    for piece in range(1, count):
+        assert_is_of_whole_trial(memory, piece)
 
 
 def test_trials_are_packed_without_gaps_and_in_order(early_ends):
