@@ -328,9 +328,9 @@ class Block(nn.Module):
 
 
 def rotated(
-    x: Float[Tensor, "*B D"], cos: Float[Tensor, "*#B half"], sin: Float[Tensor, "*#B half"]
+    x: Float[Tensor, "*B D"], cos: Float[Tensor, "*C half"], sin: Float[Tensor, "*C half"]
 ) -> Float[Tensor, "*B D"]:
-    """Turn pairs of numbers by their angles (Su et al. 2021, eq. 34)."""
+    """Turn pairs of numbers by their angles, which broadcast (Su et al. 2021, eq. 34)."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 

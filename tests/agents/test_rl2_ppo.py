@@ -238,6 +238,32 @@ def test_the_advantage_reaches_across_episodes_but_not_to_other_tasks(early_ends
     assert torch.equal(changed[:, COPIES:], before[:, COPIES:])  # the other tasks' columns
 
 
+def test_a_critic_learns_what_the_rest_of_the_trial_brings(early_ends):
+    agent = make_agent(critic=True, gae_lambda=1.0, gamma=0.9, normalize_advantage=False)
+    agent.meta_update(trial(agent, make_worker(), some_tasks())[0])  # now its values differ
+    batch, _ = trial(agent, make_worker(), some_tasks(1))
+    rollout = Rollout.concatenate(batch.rollouts)
+    trials = agent.prepare(rollout, agent.policy)
+
+    target = agent.policy.critic.unscaled(trials.target)
+    value = agent.policy.critic.unscaled(agent.values(trials, agent.policy))
+    for m, n in ((0, 0), (3, 2)):
+        reward = rollout.reward[:, m, n][rollout.valid[:, m, n]]
+        to_go = torch.stack(
+            [sum(0.9**k * r for k, r in enumerate(reward[t:])) for t in range(len(reward))]
+        )
+        column = m * COPIES + n
+        torch.testing.assert_close(target[: len(reward), column], to_go, rtol=1e-4, atol=1e-4)
+    advantage = torch.where(trials.valid, target - value, 0.0)
+    torch.testing.assert_close(trials.advantage, advantage, rtol=1e-4, atol=1e-4)
+    assert value[trials.valid].std() > 1e-3
+
+
+def test_a_critic_sees_no_future_beyond_the_horizon():
+    with pytest.raises(UserError, match=r"agent\.bootstrap_at_horizon must be false"):
+        Config(critic=True, bootstrap_at_horizon=True)
+
+
 def test_only_a_meta_update_moves_the_normalizers():
     agent, worker = make_agent(), make_worker()
     batch, _ = trial(agent, worker, some_tasks())

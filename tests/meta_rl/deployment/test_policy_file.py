@@ -23,10 +23,14 @@ from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.trained import load_trained
 
-OPTIONS = "maml_ppo, learned steps of the head"
+OPTIONS: dict[str, dict[str, object]] = {
+    "maml_ppo, learned steps of the head": {"adapt": "head", "step_sizes": "per_layer"},
+    "rl2_ppo, transformer": {"memory": "transformer", "heads": 2, "context_steps": 8},
+}
+"""Agents with other settings than the default ones; the transformer's window slides."""
 AGENTS = [
     *sorted(set(catalog.names("agents")) - {"multitask_ppo", "random", "scripted"}),
-    OPTIONS,
+    *OPTIONS,
 ]
 """Those that adapt."""
 
@@ -122,8 +126,7 @@ def adapted(small_config, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("adapted")
     for agent in AGENTS:
-        options = {"adapt": "head", "step_sizes": "per_layer"} if agent == OPTIONS else {}
-        config = small_config(agent.partition(",")[0], agent=options)
+        config = small_config(agent.partition(",")[0], agent=OPTIONS.get(agent, {}))
         words = [str(config), "--runs", str(folder), "--name", agent]
         assert main(["train", *words]) == 0
         assert main(["adapt", str(folder / agent), "--task", "point", "--goal", "1"]) == 0
@@ -175,7 +178,7 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     outcome = meta_rl("adapt", adapted / agent, *words).succeeds()
 
     note, *told, log, program, where = outcome.out.splitlines()
-    adapted_for = "6 episodes" if agent == "rl2_ppo" else "2 rounds"
+    adapted_for = "6 episodes" if agent.startswith("rl2_ppo") else "2 rounds"
     assert note == (
         f"note: adapting for {adapted_for}, beyond the 1 that the agent was trained for"
     )
@@ -187,7 +190,7 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     rows = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
     assert [row["learned_from"] for row in rows] == [0, 3, 6]
     # what a memory learned while executing is forgotten, so its rounds are single episodes
-    assert [len(row["returns"]) for row in rows] == [3, 3, 1 if agent == "rl2_ppo" else 3]
+    assert [len(row["returns"]) for row in rows] == [3, 3, 1 if agent.startswith("rl2_ppo") else 3]
     assert [row["return"] for row in rows] == [np.mean(row["returns"]) for row in rows]
     assert rows[0]["kl"] is None and all(row["kl"] > 0 for row in rows[1:])
     assert all(0 <= row["success"] <= 1 for row in rows)

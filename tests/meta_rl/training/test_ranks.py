@@ -40,6 +40,10 @@ CASES = {
     "ppo_minibatches": ("maml_ppo", {"minibatches": 3, "normalize_observations": True}),
     "promp": ("promp", {"adaptation_steps": 2}),
     "rl2": ("rl2_ppo", {"bptt_steps": 7, "minibatches": 5}),
+    "rl2_transformer": (
+        "rl2_ppo",
+        {"memory": "transformer", "heads": 2, "critic": True, "bptt_steps": 7, "minibatches": 5},
+    ),
     "fine_tune": ("fine_tune", {"normalize_observations": True}),
     "reptile": ("reptile", {}),
     "meta_gradient": ("meta_gradient", {"learn_step_size": True}),
