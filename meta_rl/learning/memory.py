@@ -10,8 +10,7 @@ agent's context, be cut and put together along B, and be handed from one piece o
 next. Both forms go on from any state, whichever of them has made it. No gradient flows through it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
@@ -29,34 +28,24 @@ State: TypeAlias = Any
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Settings of a memory."""
+    """Settings of a memory. Layers, heads and context are a transformer's alone."""
 
     memory: Literal["gru", "lstm", "transformer"] = "gru"
-    """What remembers the trial."""
+    """What remembers the trial: a recurrent network, or attention to its latest steps."""
     memory_size: int = 128
-    """Units of the memory, of a transformer in each layer (H), at least 1."""
+    """Units of the memory (H), at least 1."""
     layers: int = 2
-    """Layers of a transformer, at least 1."""
+    """Layers of the transformer, at least 1."""
     heads: int = 4
-    """Attention heads of each layer of a transformer, at least 1. memory_size must be a multiple of
-    twice as many."""
+    """Attention heads of each layer of the transformer, at least 1; memory_size must be a multiple
+    of twice as many."""
     context_steps: int = 1500
-    """Steps that a transformer attends to (W), the present one included, at least 1: the latest of
-    a longer trial."""
+    """Steps that the transformer attends to (W), at least 1: the latest ones of a longer trial. It
+    keeps room for no more than a trial has."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "memory_size", "layers", "heads", "context_steps")
-        if self.memory not in BUILDERS:
-            raise UserError(f"agent.memory must be one of {', '.join(BUILDERS)}, got {self.memory}")
-        if self.memory != "transformer":
-            for field in fields(MemoryConfig):
-                given = getattr(self, field.name)
-                if field.name in ("layers", "heads", "context_steps") and given != field.default:
-                    raise UserError(
-                        f"agent.{field.name} {given} is for a transformer, but agent.memory is "
-                        f"{self.memory}; leave it out, or set agent.memory to transformer"
-                    )
-        elif self.memory_size % (2 * self.heads):
+        if self.memory == "transformer" and self.memory_size % (2 * self.heads):
             raise UserError(
                 f"agent.memory_size must be a multiple of {2 * self.heads}, twice agent.heads, so "
                 f"that positions can turn pairs of numbers; got {self.memory_size}"
@@ -335,25 +324,18 @@ def rotated(
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
-def _transformer(config: MemoryConfig, input_size: int, trial_steps: int) -> Memory:
-    window = min(config.context_steps, trial_steps)
-    return Transformer(input_size, config.memory_size, config.layers, config.heads, window)
-
-
-BUILDERS: dict[str, Callable[[MemoryConfig, int, int], Memory]] = {
-    "gru": lambda config, input_size, _: GRU(input_size, config.memory_size),
-    "lstm": lambda config, input_size, _: LSTM(input_size, config.memory_size),
-    "transformer": _transformer,
-}
-
-
 def build_memory(config: MemoryConfig, input_size: int, trial_steps: int) -> Memory:
     """Make a memory of the kind that the settings name.
 
     Args:
         trial_steps: Most steps of a trial: a transformer keeps no room for more.
     """
-    return BUILDERS[config.memory](config, input_size, trial_steps)
+    if config.memory == "transformer":
+        window = min(config.context_steps, trial_steps)
+        return Transformer(input_size, config.memory_size, config.layers, config.heads, window)
+    recurrent = {"gru": GRU, "lstm": LSTM}
+    memory: Memory = recurrent[config.memory](input_size, config.memory_size)
+    return memory
 
 
 def by_world(state: State, worlds: torch.Size) -> State:
