@@ -8,7 +8,7 @@ from math import atanh, ceil, log
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
@@ -18,7 +18,7 @@ from meta_rl.core.distributions import Distribution, Gaussian
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.ranks import gathered, part_of, sum_over_ranks, world
+from meta_rl.core.ranks import part_of, sum_over_ranks, world
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.threads import side_by_side
@@ -40,6 +40,7 @@ from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
 from meta_rl.learning.returns import discounted_return, gae
+from meta_rl.learning.trials import clock, cut, handed_on, in_order, last_of_trial, packed
 
 
 @dataclass(frozen=True)
@@ -186,54 +187,11 @@ class Trials:
 
     def pieces(self, longest: int) -> "Trials":
         """Cut the trials into as few pieces of one length as have at most so many steps."""
-        count = ceil(len(self.valid) / longest)
-        length = ceil(len(self.valid) / count)
-
-        def cut(column: Tensor) -> Tensor:
-            padding = column.new_zeros(count * length - len(column), *column.shape[1:])
-            padded = torch.cat([column, padding])
-            return padded.view(count, length, *column.shape[1:]).transpose(0, 1)
-
-        return map_tensors(cut, self)
+        return map_tensors(lambda column: cut(column, longest), self)
 
     def of(self, which: Int[Tensor, "D"]) -> "Trials":
         """Return the pieces of some of the trials."""
         return map_tensors(lambda column: column[:, :, which], self)
-
-
-def packed(rollout: Rollout) -> Rollout:
-    """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
-    order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
-    longest = max(gathered(int(rollout.valid.sum(0).max())))
-    order = order[:longest]  # padding at the end the memory cannot see
-
-    def pack(column: Tensor) -> Tensor:
-        extra = column.dim() - order.dim()
-        index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
-        return column.gather(0, index)
-
-    return map_tensors(pack, rollout)
-
-
-def last_of_trial(valid: Bool[Tensor, "T M N"]) -> Bool[Tensor, "T M N"]:
-    """Return where trials end whose padding is all behind them."""
-    return valid & (valid.sum(0) == valid.cumsum(0))
-
-
-def in_order(pieces: Shaped[Tensor, "L C B"], steps: int) -> Shaped[Tensor, "T B"]:
-    """Put pieces one after the other again, without what was added to make them equal."""
-    return pieces.transpose(0, 1).flatten(0, 1)[:steps]
-
-
-def handed_on(memory: State, last: State) -> State:
-    """Return what pieces begin with the next time: what the piece before ended with now.
-
-    No gradient flows through it: truncated backpropagation through time.
-
-    Args:
-        memory: What they began with, (C, B, ...), and so is `last` what they ended with.
-    """
-    return tree_map(lambda begun, ended: torch.cat([begun[:1], ended[:-1]]), memory, last)
 
 
 class RL2PPO:
@@ -316,9 +274,9 @@ class RL2PPO:
             some = trials.of(rows)
             if not part.share:
                 some = replace(some, valid=torch.zeros_like(some.valid))
-            metrics, after = self.step(some, tree_map(lambda part: part[:, rows], memory))
+            metrics, after = self.step(some, tree_map(lambda column: column[:, rows], memory))
             if part.share:
-                tree_map(lambda whole, own: whole.index_copy_(1, rows, own), memory, after)
+                tree_map(lambda column, own: column.index_copy_(1, rows, own), memory, after)
             return metrics
 
         metrics = run_epochs(
@@ -467,8 +425,11 @@ class RL2PPO:
         else:
             value = policy.critic.unscaled(self.values(trials, policy))
             value = value.unflatten(1, rollout.valid.shape[1:])
-            advantage = self.beyond_critic(rollout, value)
+            advantage = self.beyond_value(rollout, value)
             target = policy.critic.scaled(value + advantage)
+            to_go, valid = self.to_go(rollout), rollout.valid
+            varies = returns_vary(to_go, rollout.reward, clock(valid), valid)
+            advantage = torch.where(varies & valid, advantage, 0.0)
         if self.config.normalize_advantage:
             advantage = normalize_by_task(advantage, rollout.valid)
         return replace(trials, advantage=advantage.flatten(1, 2), target=target.flatten(1, 2))
@@ -480,12 +441,11 @@ class RL2PPO:
         """
         valid, end = rollout.valid, last_of_trial(rollout.valid)
         failed = end & rollout.terminated
-        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
         time = (episode_step(rollout.first) / 100).unsqueeze(-1)
         return baseline_advantage(
             torch.cat([rollout.obs, time], dim=-1),
             torch.cat([rollout.next_obs, time + 0.01], dim=-1),
-            clock,
+            clock(rollout.valid),
             rollout.reward,
             failed,
             end & ~failed,
@@ -495,24 +455,23 @@ class RL2PPO:
             self.config.bootstrap_at_horizon,
         )
 
-    def beyond_critic(
+    def beyond_value(
         self, rollout: Rollout, value: Float[Tensor, "T M N"]
     ) -> Float[Tensor, "T M N"]:
-        """Return advantages over the critic's values."""
-        valid, end = rollout.valid, last_of_trial(rollout.valid)
-        next_value = torch.cat([value[1:], value[-1:]])
+        """Return advantages over values of each step; none is left after the last of a trial."""
+        end, next_value = last_of_trial(rollout.valid), torch.cat([value[1:], value[-1:]])
         gamma, lambda_ = self.config.gamma, self.config.gae_lambda
-        advantage = gae(rollout.reward, value, next_value, end, end, gamma, lambda_)
-        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
-        to_go = discounted_return(rollout.reward, end, gamma)
-        varies = returns_vary(to_go, rollout.reward, clock, valid)
-        return torch.where(varies & valid, advantage, 0.0)
+        return gae(rollout.reward, value, next_value, end, end, gamma, lambda_)
+
+    def to_go(self, rollout: Rollout) -> Float[Tensor, "T M N"]:
+        """Return what the rest of the trial brings from each step on, discounted."""
+        return discounted_return(rollout.reward, last_of_trial(rollout.valid), self.config.gamma)
 
     @torch.no_grad()
     def values(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "T B"]:
         """Return what a policy's critic predicts at each step of whole trials, scaled."""
         memory, values = policy.memory.empty(trials.valid.shape[-1]), []
-        for inputs in trials.pieces(self.config.bptt_steps).inputs.unbind(1):
+        for inputs in cut(trials.inputs, self.config.bptt_steps).unbind(1):
             _, value, memory = policy(inputs, memory)
             values.append(value)
         return torch.cat(values)[: len(trials.valid)]
@@ -521,10 +480,7 @@ class RL2PPO:
         """Let a policy's critic, if it has any, know the size of the returns to go."""
         if policy.critic is not None:
             rollout = packed(rollout).masked()
-            end = last_of_trial(rollout.valid)
-            policy.critic.rescale(
-                discounted_return(rollout.reward, end, self.config.gamma), rollout.valid
-            )
+            policy.critic.rescale(self.to_go(rollout), rollout.valid)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, Adam's moments, the running moments and the shuffling's state."""
