@@ -65,8 +65,8 @@ class Config(MinibatchConfig, MemoryConfig):
     bootstrap_at_horizon: bool = False
     """Count the future beyond the trial by the baseline instead of ending the return there."""
     critic: bool = False
-    """Learn a value of what is remembered, beside the policy, in place of the linear baseline that
-    is fitted to each task's own episodes."""
+    """Learn what the rest of the trial brings from what is remembered, beside the policy. It takes
+    the place of the linear baseline, which is fitted to each task's own episodes."""
     value_coefficient: float = 0.5
     """Weight of the critic's squared error in the objective, above 0."""
     normalize_advantage: bool = True
@@ -182,7 +182,7 @@ class Trials:
     log_prob: Float[Tensor, "*T B"]
     advantage: Float[Tensor, "*T B"]
     target: Float[Tensor, "*T B"]
-    """What the critic shall predict, scaled; 0 without one."""
+    """What the rest of the trial brings, as the critic scales it; 0 without one."""
     valid: Bool[Tensor, "*T B"]
 
     def pieces(self, longest: int) -> "Trials":
@@ -424,12 +424,8 @@ class RL2PPO:
             advantage, target = self.beyond_baseline(rollout), none
         else:
             value = policy.critic.unscaled(self.values(trials, policy))
-            value = value.unflatten(1, rollout.valid.shape[1:])
-            advantage = self.beyond_value(rollout, value)
-            target = policy.critic.scaled(value + advantage)
-            to_go, valid = self.to_go(rollout), rollout.valid
-            varies = returns_vary(to_go, rollout.reward, clock(valid), valid)
-            advantage = torch.where(varies & valid, advantage, 0.0)
+            advantage = self.beyond_value(rollout, value.unflatten(1, rollout.valid.shape[1:]))
+            target = policy.critic.scaled(self.to_go(rollout))
         if self.config.normalize_advantage:
             advantage = normalize_by_task(advantage, rollout.valid)
         return replace(trials, advantage=advantage.flatten(1, 2), target=target.flatten(1, 2))
@@ -458,10 +454,13 @@ class RL2PPO:
     def beyond_value(
         self, rollout: Rollout, value: Float[Tensor, "T M N"]
     ) -> Float[Tensor, "T M N"]:
-        """Return advantages over values of each step; none is left after the last of a trial."""
-        end, next_value = last_of_trial(rollout.valid), torch.cat([value[1:], value[-1:]])
+        """Return advantages over values of each step; none where all trials bring the same."""
+        valid, end = rollout.valid, last_of_trial(rollout.valid)
+        next_value = torch.cat([value[1:], value[-1:]])  # of the last step it does not count
         gamma, lambda_ = self.config.gamma, self.config.gae_lambda
-        return gae(rollout.reward, value, next_value, end, end, gamma, lambda_)
+        advantage = gae(rollout.reward, value, next_value, end, end, gamma, lambda_)
+        varies = returns_vary(self.to_go(rollout), rollout.reward, clock(valid), valid)
+        return torch.where(varies & valid, advantage, 0.0)
 
     def to_go(self, rollout: Rollout) -> Float[Tensor, "T M N"]:
         """Return what the rest of the trial brings from each step on, discounted."""

@@ -239,7 +239,7 @@ def test_the_advantage_reaches_across_episodes_but_not_to_other_tasks(early_ends
 
 
 def test_a_critic_learns_what_the_rest_of_the_trial_brings(early_ends):
-    agent = make_agent(critic=True, gae_lambda=1.0, gamma=0.9, normalize_advantage=False)
+    agent = make_agent(critic=True, gae_lambda=0.5, gamma=0.9, normalize_advantage=False)
     agent.meta_update(trial(agent, make_worker(), some_tasks())[0])  # now its values differ
     batch, _ = trial(agent, make_worker(), some_tasks(1))
     rollout = Rollout.concatenate(batch.rollouts)
@@ -254,9 +254,13 @@ def test_a_critic_learns_what_the_rest_of_the_trial_brings(early_ends):
         )
         column = m * COPIES + n
         torch.testing.assert_close(target[: len(reward), column], to_go, rtol=1e-4, atol=1e-4)
-    advantage = torch.where(trials.valid, target - value, 0.0)
-    torch.testing.assert_close(trials.advantage, advantage, rtol=1e-4, atol=1e-4)
-    assert value[trials.valid].std() > 1e-3
+        # Backwards: A = r + γ V' - V + γ λ A', and nothing comes after the last step.
+        later, next_value = torch.zeros(()), torch.zeros(())
+        for t in reversed(range(len(reward))):
+            later = reward[t] + 0.9 * next_value - value[t, column] + 0.45 * later
+            torch.testing.assert_close(trials.advantage[t, column], later, rtol=1e-4, atol=1e-4)
+            next_value = value[t, column]
+    assert value[trials.valid].std() > 1e-3 and not trials.advantage[~trials.valid].any()
 
 
 def test_a_critic_sees_no_future_beyond_the_horizon():
