@@ -11,7 +11,8 @@ from envs.point_navigation import PointEnv, PointNavigation
 from meta_rl.core.episodes import episode_scores
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import RETURN, SUCCESS, Phase, Rollout, Score, Task, Tasks
-from meta_rl.evaluation.measuring import evaluate, tasks_that_fit
+from meta_rl.evaluation import measuring
+from meta_rl.evaluation.measuring import contexts_that_fit, evaluate, tasks_that_fit
 from meta_rl.evaluation.protocol import choose_tasks, fingerprint, make_protocol, stage_episodes
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.config import EvaluationConfig
@@ -344,6 +345,17 @@ def test_as_many_tasks_are_played_together_as_fit():
     assert tasks_that_fit(Sweeper(), FAMILY, collector, 10**9) == 1
     collector.env.most_worlds = 64  # as for environments that are heavy objects
     assert tasks_that_fit(Sweeper(), FAMILY, collector, 10) == 6
+
+
+def test_as_many_contexts_are_held_together_as_fit(monkeypatch):
+    class Remembers(Sweeper):
+        def begin(self, tasks, copies, training):
+            return {"seen": torch.zeros(len(tasks), copies, 100), "steps": torch.zeros(len(tasks))}
+
+    monkeypatch.setattr(measuring, "CONTEXT_BYTES", 20_000)
+    tasks = FAMILY.tasks("test")
+    assert contexts_that_fit(Remembers(), tasks, 10) == 4  # of 4 × (10 × 100 + 1) bytes each
+    assert contexts_that_fit(Remembers(), tasks, 100) == 1
 
 
 def test_goals_are_the_first_of_each_name():
