@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 SMALL = {
     "train": "--meta-iterations 2 --meta-batch-size 2 --copies 2 --envs.horizon 20 --workers 2 "
     "--threads 1 --evaluation.goals 2 --tracking.mode off",
+    "sweep": "--dry-run --meta-batch-size 2 --copies 2 --envs.horizon 20",
     "doctor": "--iterations 1 --meta-batch-size 2 --copies 2 --envs.horizon 20 --workers 2",
 }
 """Flags that make a command of a newcomer's path quick; where a run goes on, they stay away."""
@@ -41,7 +42,7 @@ def test_every_command_works_in_its_order(meta_rl, tmp_path, request):
         assert outcome.code in ((0, 3) if words[0] == "doctor" else (0,)), (line, outcome.err)
         played.append(words[0])
     assert set(played) == {
-        *("list", "doctor", "train", "evaluate", "compare", "report", "adapt", "render")
+        *("list", "doctor", "train", "sweep", "evaluate", "compare", "report", "adapt", "render")
     }
     assert (tmp_path / "runs" / "ml1_reach_maml_trpo-seed1" / "adapted").is_dir()
 

@@ -12,14 +12,14 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "study.py"
 
 @pytest.fixture
 def study(tmp_path, small_config):
-    """A study of two trainings and two seeds, whose second training takes its time."""
+    """A study of two trainings and two seeds, whose second training has no end to wait for."""
     config = small_config("maml_ppo")
     path = tmp_path / "ppo.yaml"
     path.write_text(
         "seeds: [0, 1]\n"
         "trainings:\n"
         f"  short: {config} --meta-iterations 2\n"
-        f"  long: {config} --meta-iterations 60 --checkpoint-every 5\n"
+        f"  long: {config} --meta-iterations 1000000 --checkpoint-every 5\n"
     )
     return path
 
@@ -42,9 +42,10 @@ def entries(study):
 
 @pytest.mark.slow
 def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
+    interrupted = study.parent / "runs" / "ppo" / "long-seed0" / "metrics.jsonl"
     process = start(study, environment)
     deadline = time.monotonic() + 120
-    while not entries(study):
+    while not (entries(study) and interrupted.exists()):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -52,25 +53,25 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
     assert process.returncode == 130 and "the same command goes on" in shown
     (first,) = entries(study)
     assert (first["config"], first["seed"]) == ("short", 0)
-    interrupted = study.parent / "runs" / "ppo" / "long-seed0"
-    before = len((interrupted / "metrics.jsonl").read_text().splitlines())
-    assert 0 < before < 60
+    before = len(interrupted.read_text().splitlines())
+    assert before > 0
 
+    # The end may be moved, here to where a test need not wait for it.
+    study.write_text(study.read_text().replace("1000000", f"{before + 5}"))
     shown, _ = (process := start(study, environment)).communicate(timeout=240)
     assert process.returncode == 0, shown
     assert "short-seed0 starts" not in shown and "long-seed0 starts" in shown
     found = {(run["config"], run["seed"]): run for run in entries(study)}
     assert found.keys() == {(name, seed) for name in ("short", "long") for seed in (0, 1)}
-    assert found["long", 0]["env_steps"] > 10 * found["short", 0]["env_steps"]
-    lines = (interrupted / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["meta_iterations"] for line in lines][:60] == [*range(1, 61)]
+    rows = [json.loads(line) for line in interrupted.read_text().splitlines()]
+    assert [row["meta_iterations"] for row in rows][: before + 5] == [*range(1, before + 6)]
 
     shown, _ = (process := start(study, environment)).communicate(timeout=60)
     assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 4
 
 
 def test_what_fails_is_told_and_leaves_the_others_their_turn(study, environment):
-    text = study.read_text().replace("--meta-iterations 60", "--meta-iterations 0")
+    text = study.read_text().replace("--meta-iterations 1000000", "--meta-iterations 0")
     study.write_text(text.replace("[0, 1]", "[3]"))
     shown, _ = (process := start(study, environment)).communicate(timeout=60)
     assert process.returncode == 1

@@ -10,9 +10,15 @@ if TYPE_CHECKING:
 
 
 def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, Any]":
-    """Return the experiment of a config file, or of a name in configs/, with flags applied."""
+    """Return the experiment of a config file, or of a name in configs/, with flags applied.
+
+    `--from RUN` is short for `--start-from RUN`.
+    """
     from meta_rl.experiment.config import load_experiment
 
+    flags, origin = take(flags, "--from")
+    if origin is not None:
+        flags = [*flags, "--start-from", origin]
     chosen = {}
     for section in ("agent", "envs"):
         flags, chosen[section] = take(flags, f"--{section}.name")

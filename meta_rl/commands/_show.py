@@ -1,10 +1,14 @@
 """What commands print."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
+from meta_rl.evaluation.comparison import Group
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.result import EvalResult
+from meta_rl.reports import comparison_tables as tables
 from meta_rl.reports.tables import console
 
 
@@ -41,6 +45,15 @@ def _measured(result: EvalResult) -> str:
         return f"{result.summary()['cells_per_stage']} episodes a stage"
     apart = f"{protocol['between_changes']} {protocol[SINCE_CHANGE]} apart"
     return f"{protocol['changes_followed']} changes of each, {apart}"
+
+
+def show_groups(groups: Sequence[Group]) -> None:
+    """Print groups of runs: their aggregates at every stage, and what readers must know."""
+    options = tables.Options()
+    rows = tables.aggregate_rows(groups, options)
+    for table in tables.tables_of(groups, rows, options):
+        table.print()
+    print(*tables.remarks_on(groups, rows, options), sep="\n")
 
 
 def show_by_task(result: EvalResult) -> None:

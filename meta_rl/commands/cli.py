@@ -9,6 +9,7 @@ from meta_rl.core.output import bearing_output
 
 COMMANDS = {
     "train": "train a meta-policy: meta-rl train CONFIG [--field value ...], or --resume RUN",
+    "sweep": "train several settings and choose on validation: meta-rl sweep CONFIG --vary ...",
     "evaluate": "measure how a run's policy adapts to held-out tasks: meta-rl evaluate RUN",
     "adapt": "adapt a run's policy to a task of yours and export it: meta-rl adapt RUN --env ENV",
     "render": "film the policy before and after it adapts: meta-rl render RUN --task NAME",
@@ -17,7 +18,7 @@ COMMANDS = {
     "report": "tell what runs achieved in one HTML file: meta-rl report RUN RUN ...",
     "list": "show agents, task families and configs: meta-rl list [agents|envs|configs]",
 }
-WRITES_FILES = {"train", "evaluate", "adapt", "render", "report"}
+WRITES_FILES = {"train", "sweep", "evaluate", "adapt", "render", "report"}
 """Commands whose result is files, so that words that cannot be shown do not make them fail."""
 
 

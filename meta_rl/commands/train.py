@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meta_rl.commands._flags import experiment_of, take, with_flags
+from meta_rl.commands._flags import experiment_of, with_flags
 from meta_rl.commands._standins import with_standins
 from meta_rl.core.errors import UserError
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 usage: meta-rl train CONFIG [--field value ...] [--from RUN] [--overwrite]
+       meta-rl train CONFIG [--field value ...] --seeds 0:5 [--processes N]
        meta-rl train --resume RUN [--meta-iterations N]
        torchrun --nproc-per-node N -m meta_rl train ...
 
@@ -27,6 +28,10 @@ Trains a meta-policy and evaluates it at the end.
   --resume RUN   continues a run folder from its last checkpoint, as if it had never stopped;
                  --meta-iterations may move the end
   --overwrite    replaces a run folder that exists
+  --seeds 0:5    trains the seeds 0 to 4, each in a process and a run folder of its own, and shows
+                 them as one group; also 5 (as 0:5) or 0,3,7. The same command continues what was
+                 stopped
+  --processes N  seeds at a time; without it, one for each core, or one on a GPU
 
 Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluations/. Weights &
 Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not);
@@ -43,6 +48,10 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         return 0 if arguments else 2
+    if any(word.partition("=")[0] == "--seeds" for word in arguments):
+        from meta_rl.commands._seeds import main as train_seeds
+
+        return train_seeds(arguments)
     overwrite = "--overwrite" in arguments
     arguments = [word for word in arguments if word != "--overwrite"]
     resume = arguments[0] == "--resume"
@@ -92,24 +101,16 @@ def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], Ru
         return experiment, folder
     if arguments[0].startswith("-"):
         raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
-    flags, origin = take(arguments[1:], "--from")
-    if origin is not None:
-        flags = [*flags, "--start-from", origin]
-    experiment = experiment_of(arguments[0], flags, "meta-rl train CONFIG")
+    experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
     # Only now: --help has been answered, and needed none of it.
     from meta_rl.runs.folder import RunFolder
 
     return experiment, RunFolder(Path(experiment.runs) / experiment.name)
 
 
-MAY_CHANGE = {
-    *("meta_iterations", "device", "threads", "workers"),
-    *("checkpoint_every", "max_rejected", "tracking"),
-}
-"""Fields that may be other when a run is resumed: those that do not change what it learns from."""
-
-
 def _check_resumable(stored: "Experiment[Any, Any]", changed: "Experiment[Any, Any]") -> None:
+    from meta_rl.experiment.identity import MAY_CHANGE
+
     names = [name for name in vars(stored) if getattr(stored, name) != getattr(changed, name)]
     if refused := [name for name in names if name not in MAY_CHANGE]:
         raise UserError(

@@ -1,10 +1,8 @@
 """What a few meta-iterations show, gathered with the trainer's own code."""
 
 import math
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,10 +19,9 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Rollout
 from meta_rl.diagnosis.maths import Maths, compare, probe
 from meta_rl.experiment.config import Experiment
 from meta_rl.learning.trust_region import ravel
-from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.training.rejected import Rejected
-from meta_rl.training.trainer import Trainer
+from meta_rl.training.temporary import temporary_trainer
 
 Row: TypeAlias = Mapping[str, float | int | None]
 """The metrics of one meta-update by name; null where the log could not hold the number."""
@@ -100,7 +97,7 @@ def examine(
         agent_state: An agent's state to start from; none starts untrained.
         recorded: What the run had logged.
     """
-    with _trial(experiment) as trainer:
+    with temporary_trainer(experiment) as trainer:
         agent = trainer.agent
         if agent_state is not None:
             agent.load_state_dict(agent_state)
@@ -139,18 +136,6 @@ def _theta(agent: Inspectable, batch: MetaBatch) -> Float[Tensor, "D"]:
     """Return a copy of the parameters that updates move, as one vector."""
     theta = agent.surrogate(probe(batch)).theta
     return ravel({name: value.detach() for name, value in theta.items()}).clone()
-
-
-@contextmanager
-def _trial(experiment: Experiment[Any, Any]) -> Iterator[Trainer]:
-    """Make a trainer whose run folder is a temporary one."""
-    untracked = replace(experiment, tracking=replace(experiment.tracking, mode="off"))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(untracked, RunFolder(Path(folder) / "run"))
-        try:
-            yield trainer
-        finally:
-            trainer.close()
 
 
 def recorded_updates(path: Path) -> list[Row]:

@@ -19,7 +19,7 @@ from meta_rl.evaluation.statistics import (
     probability_of_improvement,
     resampled,
 )
-from meta_rl.experiment.identity import learning_part
+from meta_rl.experiment.identity import flat, learning_part
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import RecordedMetrics, read_metrics
 
@@ -83,7 +83,7 @@ class Run:
         """All that must be equal for runs to be seeds of one agent, under dotted names."""
         learning = learning_part(self.experiment)
         protocol = {f"protocol.{k}": v for k, v in self.result.protocol.items()}
-        return _flat(learning) | protocol
+        return flat(learning) | protocol
 
 
 @dataclass(frozen=True)
@@ -284,13 +284,3 @@ def improvement(
     runs = [len(array) for array in scores]
     found = estimate(probability_of_improvement, scores, names, resampling)
     return found, resampled(runs, names, resampling)
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -4,8 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from meta_rl.core.errors import UserError
 from meta_rl.experiment.config import Experiment, to_dict
 
 NOT_LEARNING = {
@@ -14,6 +16,35 @@ NOT_LEARNING = {
 }
 """Fields of an experiment that do not change what an agent learns. How it is evaluated is in the
 protocol of its result."""
+
+MAY_CHANGE = {
+    *("meta_iterations", "device", "threads", "workers"),
+    *("checkpoint_every", "max_rejected", "tracking"),
+}
+"""Fields that may be other when a run is resumed: those that do not change what it learns from."""
+
+
+def check_same_run(
+    stored: Experiment[Any, Any], expected: Experiment[Any, Any], where: Path
+) -> None:
+    """Refuse to take a run for one of another experiment.
+
+    Args:
+        where: The run's folder, which may have moved: its path is not compared.
+    """
+    theirs, ours = flat(to_dict(stored)), flat(to_dict(expected))
+    elsewhere = MAY_CHANGE | {"name", "runs"}
+    differing = sorted(
+        name
+        for name in theirs.keys() | ours.keys()
+        if theirs.get(name) != ours.get(name) and name.partition(".")[0] not in elsewhere
+    )
+    if differing:
+        told = ", ".join(f"{name} {theirs.get(name)}, not {ours.get(name)}" for name in differing)
+        raise UserError(
+            f"{where} was begun with other settings ({told}); choose another --name, or remove the "
+            f"folder"
+        )
 
 
 def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,3 +61,14 @@ def shared_name(experiment: Experiment[Any, Any]) -> str:
     learning = json.dumps(learning_part(to_dict(experiment)), sort_keys=True)
     name = experiment.name.removesuffix(f"-seed{experiment.seed}")
     return f"{name}-{hashlib.sha256(learning.encode()).hexdigest()[:8]}"
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested plain data as one level, under dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

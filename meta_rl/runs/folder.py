@@ -128,7 +128,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=overwrite)
             is_run = (self.path / "config.yaml").is_file() and self.checkpoints.is_dir()
-            if not is_run and any(entry.name != RunLock.NAME for entry in self.path.iterdir()):
+            if not is_run and any(map(_holds_something, self.path.iterdir())):
                 raise UserError(f"{self.path} is not a run folder, so it is not overwritten")
         except OSError as error:
             raise self._unwritable(error) from error
@@ -209,6 +209,13 @@ class RunFolder:
             raise UserError(f"cannot read {path}: {error}") from error
         pairs = (re.split("==| ", line, maxsplit=1) for line in lines)
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}  # a line may be cut short
+
+
+def _holds_something(entry: Path) -> bool:
+    """Return whether a kill while a run folder was being made could not have left an entry."""
+    if entry.is_dir() and not entry.is_symlink():
+        return any(entry.iterdir())
+    return entry.name != RunLock.NAME
 
 
 def describe_environment(program: str = "meta-rl") -> str:

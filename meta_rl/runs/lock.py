@@ -72,3 +72,20 @@ class RunLock:
             except FileNotFoundError:
                 pass
             os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether a process trains in a run folder; False if its file system cannot lock."""
+    try:
+        descriptor = os.open(folder / RunLock.NAME, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False

@@ -6,8 +6,9 @@ import signal
 import threading
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C; the end of a cluster's job; a closed terminal or a lost SSH connection."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C; the end of a cluster's job; a closed terminal or a lost SSH connection; a cluster's
+warning before the end."""
 EXIT_CODE = 130
 
 
@@ -15,13 +16,14 @@ class Interruption:
     """Stops a run by its first signal, and lets it save in peace.
 
     The first signal raises KeyboardInterrupt. After `answer`, Ctrl-C only shows what is being done,
-    and once more ends the process at once. SIGTERM and SIGHUP never do: they may come several times
+    and once more ends the process at once. The other signals never do: they may come several times
     from one closed terminal, and who means it sends SIGKILL. Signals that the process was started
     to ignore, as by nohup, stay ignored.
     """
 
     def __enter__(self) -> "Interruption":
         self._message: bytes | None = None
+        self._raised = False
         self._repeated = 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -44,7 +46,11 @@ class Interruption:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._message is None:
-            raise KeyboardInterrupt
+            # A scheduler may signal a process and its parent, which passes it on: once is enough.
+            if number == signal.SIGINT or not self._raised:
+                self._raised = True
+                raise KeyboardInterrupt
+            return
         if number != signal.SIGINT:
             return
         self._repeated += 1

@@ -298,7 +298,7 @@ class Trainer:
 
     def evaluate(self, split: Split) -> EvalResult:
         """Measure adaptation to the tasks of a split, and write the result."""
-        experiment = self.experiment
+        experiment, env_steps = self.experiment, self.collector.env_steps
         result = evaluate(
             self.agent,
             self.distribution,
@@ -310,6 +310,7 @@ class Trainer:
             self.counters.env_steps,
             self.counters.meta_iterations,
         )
+        self.collector.env_steps = env_steps  # the agent learns nothing from the others
         result.save(self.folder.evaluations)
         return result
 

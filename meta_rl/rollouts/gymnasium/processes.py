@@ -13,9 +13,7 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 
 from meta_rl.core.errors import UserError
-from meta_rl.rollouts.gymnasium.worker import (
-    GymnasiumFamily,
-)
+from meta_rl.rollouts.gymnasium.worker import FOR_THE_PARENT, GymnasiumFamily
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_S = 1.0
@@ -64,15 +62,15 @@ def pickled(family: GymnasiumFamily) -> bytes:
 def light_children(needs_main: bool) -> Iterator[None]:
     """Let processes that are spawned meanwhile start with little.
 
-    They get one thread for linear algebra, and Ctrl-C and SIGHUP blocked. Unless the family is
-    defined in the main module, they do not import that one either: it would bring torch.
+    They get one thread for linear algebra, and the signals of `FOR_THE_PARENT` blocked. Unless the
+    family is defined in the main module, they do not import that one either: it would bring torch.
     """
     environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     main = sys.modules["__main__"]
     if not needs_main:
         sys.modules["__main__"] = types.ModuleType("__main__")
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
     try:
         yield
     finally:

@@ -35,6 +35,9 @@ from meta_rl.rollouts.opengl import choose_opengl
 STEP, RESET_ENDED, DRAW, DONE = b"step", b"reset", b"draw", b"done"
 """Messages without content; everything else on a pipe is pickled."""
 
+FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+"""Signals of a terminal or a scheduler, which reach every process of a run; the parent answers for
+all."""
 IDLE = -1
 """What a worker that is busy with no world shows in `Block.current`."""
 
@@ -351,9 +354,8 @@ def serve(
     connection: Connection, number: int, horizon: int, action_space: Space, pickled_family: bytes
 ) -> None:
     """Obey the parent until its end of the pipe closes, also because it was killed."""
-    # Ctrl-C and a closed terminal reach every process of a run; the parent answers for all.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for each in FOR_THE_PARENT:
+        signal.signal(each, signal.SIG_IGN)
     faulthandler.enable()
     worlds: Worlds | None = None
     try:

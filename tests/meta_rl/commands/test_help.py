@@ -70,7 +70,7 @@ def test_help_of_every_agent_and_family_imports_no_large_library(environment):
         for part in ("agent", "envs"):
             chosen.setdefault((part, content[part]["name"]), name)
     names = sorted({*chosen.values(), "point_navigation_maml_trpo"})
-    commands = [["--help"], ["train", "--help"]]
+    commands = [["--help"], ["train", "--help"], ["sweep", "--help"]]
     commands += [["train", name, "--help"] for name in names]
 
     told, imported = ask(*commands, environment=environment)

@@ -168,7 +168,7 @@ def test_what_a_run_was_started_to_ignore_stays_ignored(
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_reaches_workers_too_and_the_run_is_saved(
+def test_a_terminal_or_a_scheduler_reaches_workers_too_and_the_run_is_saved(
     meta_rl, meta_rl_process, small_config, run_at, tmp_path
 ):
     envs = {"name": "metaworld", "simulator": "gymnasium", "horizon": 20}
@@ -176,7 +176,8 @@ def test_a_closed_terminal_reaches_workers_too_and_the_run_is_saved(
     process = meta_rl_process("train", config, "--evaluation.goals", 2, start_new_session=True)
     run = run_at(tmp_path / "runs" / "small")
     wait_for(lambda: (run.path / "metrics.jsonl").exists() and len(run.rows) > 1, process)
-    os.killpg(process.pid, signal.SIGHUP)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+        os.killpg(process.pid, number)
     _, told = process.communicate(timeout=60)
 
     assert process.returncode == 130, told

@@ -290,6 +290,8 @@ def test_a_run_folder_holds_what_describes_and_continues_the_run(
     for row in watched:
         assert {"return/before", "return/after", "validation/return/stage_1"} < row.keys()
     steps = [row["env_steps"] for row in run.rows]
+    per_iteration = 2 * 2 * 2 * 5  # tasks, copies, phases, steps; evaluations do not count
+    assert 0 < steps[0] <= per_iteration and steps[0] < steps[1] <= 2 * per_iteration
     stems = {path.stem.rpartition("-")[0] for path in (run.path / "evaluations").glob("*.json")}
     assert stems == {f"{count}-validation-sampled-seed0" for count in steps} | {
         f"{steps[-1]}-test-sampled-seed0"

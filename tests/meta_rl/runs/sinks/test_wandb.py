@@ -1,13 +1,12 @@
-import json
 import socket
 import subprocess
 import sys
 import threading
-from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from wandb_files import records
 
 from meta_rl.experiment.config import TrackingConfig
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
@@ -21,21 +20,6 @@ def _wandb_stays_in_the_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     for kind in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / "wandb-home"))
-
-
-def records(run_folder: Path) -> dict[str, list[dict]]:
-    """What W&B's own reader finds in a run's log, by kind of record."""
-    printed = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_folder)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout
-    found = defaultdict(list)
-    for record in map(json.loads, printed.splitlines()):
-        found[record["type"]].append(record.get(record["type"], {}))
-    return found
 
 
 class Listener(Sink):

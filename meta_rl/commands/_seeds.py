@@ -1,0 +1,78 @@
+"""`meta-rl train CONFIG --seeds 0:5`."""
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from meta_rl.commands._flags import experiment_of, take
+from meta_rl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from meta_rl.experiment.config import Experiment
+
+
+def main(arguments: list[str]) -> int:
+    """Train the seeds of a config, so many at a time, and show them as one group."""
+    words, seeds_text = take(arguments, "--seeds")
+    words, processes_text = take(words, "--processes")
+    _check(words, seeds_text, processes_text)
+    from meta_rl.evaluation.comparison import group_runs
+    from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.studies import processes as study
+    from meta_rl.studies.seeds import read_seeds
+
+    seeds = read_seeds(seeds_text or "")
+    experiments = [_experiment(words, seed) for seed in seeds]
+    first = experiments[0]
+    at_once = study.at_a_time(int(processes_text or 0), first, len(seeds))
+    trainings = [study.training_of(each, words, at_once) for each in experiments]
+    missing = [
+        training
+        for training, each in zip(trainings, experiments, strict=True)
+        if not study.is_finished(training.run, each.meta_iterations)
+    ]
+    if len(missing) < len(trainings):
+        print(f"{len(trainings) - len(missing)} of {len(trainings)} runs are finished already")
+    plan = study.InTurn(missing)
+    study.carry_out(plan, at_once)
+    failed = [training.name for training in plan.failed]
+    folders = [training.run.path for training in trainings if training.name not in failed]
+    if folders:
+        from meta_rl.commands._show import show_groups
+
+        runs, _ = load_runs(folders, Wanted(actions=first.evaluation.actions))
+        show_groups(group_runs(runs))
+        print(f"run folders: {', '.join(map(str, folders))}")
+    if failed:
+        print(f"failed: {', '.join(failed)}; the same command tries again")
+    return 1 if failed else 0
+
+
+def _check(words: list[str], seeds: str | None, processes: str | None) -> None:
+    """Refuse words that speak of a single run."""
+    if seeds is None:
+        raise UserError("--seeds must be like 5, 0:5 or 0,3,7")
+    if processes is not None and not processes.isdigit():
+        raise UserError(f"--processes must be a whole number, at least 0, got {processes!r}")
+    if not words or words[0].startswith("-"):
+        raise UserError("the config comes first: meta-rl train CONFIG --seeds 0:5")
+    given = {word.partition("=")[0] for word in words}
+    for flag, advice in {
+        "--seed": "give all seeds by --seeds",
+        "--resume": "the same command continues runs that were stopped",
+        "--overwrite": "remove the run folders, or choose another --name",
+    }.items():
+        if flag in given:
+            raise UserError(f"--seeds and {flag} do not go together: {advice}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--seeds starts processes of its own: use it without torchrun")
+
+
+def _experiment(words: list[str], seed: int) -> "Experiment[Any, Any]":
+    """Return the experiment of a seed, which is in its name."""
+    flags = [*words[1:], "--seed", str(seed)]
+    experiment = experiment_of(words[0], flags, "meta-rl train CONFIG --seeds 0:5")
+    suffix = f"-seed{seed}"
+    if experiment.name.endswith(suffix):
+        return experiment
+    return replace(experiment, name=experiment.name + suffix)

@@ -1,0 +1,227 @@
+"""`meta-rl sweep`."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from meta_rl.commands._flags import experiment_of
+from meta_rl.commands._vocabulary import check_at_least, parse_known
+from meta_rl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from meta_rl.experiment.config import Experiment
+    from meta_rl.studies.preparation import Cost
+    from meta_rl.studies.search import Search
+    from meta_rl.studies.settings import Setting, Varied
+    from meta_rl.studies.sweep import Sweep
+
+MOST_ENDS = 64
+"""Settings of a search that learns, at the ends of what is varied, that are tried out before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Trains a config with several settings, and tells which is best on the validation split.
+
+    Each setting is a trial, and each trial a run for every seed: an ordinary run folder in
+    runs/NAME/, with a W&B run in the group NAME. The test split is not looked at until the choice
+    is made. The same command continues a sweep that was stopped or killed. Any field of the config
+    is a flag too, as in `meta-rl train`, except `trials`.
+
+    At the end it prints a table and writes it to runs/NAME/table.md, with a picture of the settings
+    in runs/NAME/settings.png.
+    """
+
+    config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+    """YAML file, or the name of a config in configs/."""
+    vary: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SETTING=VALUES")
+    ] = ()
+    """A setting of what the agent learns by, such as agent.inner_lr=0.01,0.03,0.1 or
+    meta_batch_size=10,20. Searches other than grid also take ranges: agent.inner_lr=log:1e-3:1 or
+    agent.epochs=linear:1:10, which draws whole numbers. Give --vary several times to vary several
+    settings."""
+    search: Literal["grid", "random", "tpe"] = "grid"
+    """How settings are chosen: all combinations of values; at random; or by Optuna's TPE, which
+    learns from earlier trials (pip install 'meta-rl[sweep]')."""
+    trials: int | None = None
+    """Trials of a random or TPE search, at least 1."""
+    search_seed: int = 0
+    """Seed of the search, at least 0."""
+    seeds: str = "1"
+    """Seeds of every trial: 3 means 0, 1, 2; or a range such as 2:5, or a list such as 0,3,7."""
+    early_stopping: Literal["off", "asha"] = "off"
+    """asha stops trials that are not among the best on the validation split after evaluation.every
+    meta-iterations, and --reduction times as many, and so on. The first seed decides."""
+    reduction: int = 3
+    """Of all trials that ASHA judges, one in so many goes on; at least 2."""
+    processes: int = 0
+    """Runs at a time, at least 0; 0 means one for each core, or one on a GPU."""
+    name: str | None = None
+    """Name of the sweep and of its folder. Without it, CONFIG-sweep."""
+    dry_run: bool = False
+    """Print what would run and how long it is estimated to take, and train nothing."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "trials")
+        check_at_least(0, self, "processes", "search_seed")
+        check_at_least(2, self, "reduction")
+
+
+def main(arguments: list[str]) -> int:
+    """Run a sweep, or what is missing of it."""
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        raise UserError("the config comes first: meta-rl sweep CONFIG --vary SETTING=VALUES")
+    given, flags = parse_known(Arguments, arguments, "sweep")
+    if any(word.partition("=")[0] == "--seed" for word in flags):
+        raise UserError("a sweep trains several seeds: say --seeds instead of --seed")
+    base = experiment_of(given.config, flags, "meta-rl sweep CONFIG")
+    from meta_rl.studies.outcome import sweep_table
+    from meta_rl.studies.processes import carry_out
+
+    varied, search, sweep = _planned(base, given)
+    settings = _known_settings(varied, search)
+    costs = _prepare(sweep, settings)
+    if given.dry_run:
+        _tell_plan(sweep, settings, costs)
+        return 0
+    with sweep.held():
+        try:
+            carry_out(sweep, sweep.processes)
+        except UserError:
+            sweep_table(sweep).print()
+            raise
+        return _conclude(sweep)
+
+
+def _planned(
+    base: "Experiment[Any, Any]", given: Arguments
+) -> "tuple[list[Varied], Search, Sweep]":
+    """Return what is varied, the search, and the sweep."""
+    from meta_rl.studies.processes import at_a_time
+    from meta_rl.studies.search import make_search
+    from meta_rl.studies.seeds import read_seeds
+    from meta_rl.studies.settings import read_varied
+    from meta_rl.studies.sweep import Sweep, judged_on_validation, judging_of
+
+    name = given.name or f"{base.name.removesuffix(f'-seed{base.seed}')}-sweep"
+    base = replace(
+        judged_on_validation(base),
+        name=name,
+        seed=0,
+        runs=str(Path(base.runs) / name),
+        tracking=replace(base.tracking, group=base.tracking.group or name),
+    )
+    judging = judging_of(base, given.early_stopping, given.reduction)
+    varied = read_varied(given.vary, base)
+    if judging.rungs and "meta_iterations" in [each.name for each in varied]:
+        raise UserError("--early-stopping compares trials of equal meta_iterations; do not vary it")
+    search = make_search(given.search, varied, given.trials, given.search_seed)
+    seeds = read_seeds(given.seeds)
+    processes = at_a_time(given.processes, base, search.count * len(seeds))
+    asked = {
+        **{name: getattr(given, name) for name in ("search", "trials", "search_seed")},
+        **{name: getattr(given, name) for name in ("early_stopping", "reduction")},
+        "vary": list(given.vary),
+        "seeds": list(seeds),
+    }
+    names = [each.name for each in varied]
+    return varied, search, Sweep(base, names, search, seeds, judging, processes, asked)
+
+
+def _known_settings(varied: "Sequence[Varied]", search: "Search") -> "list[Setting]":
+    """Return the settings of all trials; where they come on the way, settings at the ends."""
+    if not search.learns:
+        return [search.propose(number, ()) for number in range(search.count)]
+    ends = itertools.islice(itertools.product(*(each.ends for each in varied)), MOST_ENDS)
+    return [dict(zip([each.name for each in varied], row, strict=True)) for row in ends]
+
+
+def _prepare(sweep: "Sweep", settings: "Sequence[Setting]") -> "list[Cost]":
+    """Build all trials, so that mistakes are told before any starts."""
+    from meta_rl.studies.preparation import prepare
+    from meta_rl.studies.settings import with_setting
+
+    return prepare(with_setting(sweep.base, setting) for setting in settings)
+
+
+def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[Cost]") -> None:
+    """Print what would run, and how long it is estimated to take."""
+    from meta_rl.reports.tables import TextTable
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.studies.estimate import probed_speed, recorded_speed, told_duration
+    from meta_rl.studies.processes import cores_each, is_finished
+    from meta_rl.studies.settings import told_value, with_setting
+
+    count, runs = sweep.search.count, sweep.search.count * len(sweep.seeds)
+    learns = sweep.search.learns
+    TextTable(
+        "examples of trials; TPE chooses on the way" if learns else "trials",
+        ["trial", *sweep.names, "env steps of training", "of evaluations"],
+        [
+            [
+                "-" if learns else f"{number:03}",
+                *(told_value(value) for value in setting.values()),
+                f"{cost.training:,}",
+                f"{cost.evaluations:,}",
+            ]
+            for number, (setting, cost) in enumerate(zip(settings, costs, strict=True))
+        ],
+    ).print()
+    print(f"trials {count} × seeds {len(sweep.seeds)} = runs {runs}, in {sweep.folder}")
+    folders = {
+        (number, seed): RunFolder(sweep.folder / sweep.run_name(number, seed))
+        for number in range(count)
+        for seed in sweep.seeds
+    }
+    speed = recorded_speed(run.path for run in folders.values()) or probed_speed(
+        replace(
+            with_setting(sweep.base, settings[0]),
+            threads=sweep.base.threads or 1,
+            workers=sweep.base.workers or cores_each(sweep.processes),
+        )
+    )
+    seconds = []
+    for (number, _), run in folders.items():
+        cost = costs[number % len(costs)]
+        steps = cost.training + (0 if speed.with_evaluations else cost.evaluations)
+        if not is_finished(run, sweep.judging.last):
+            seconds.append(steps / speed.steps_per_s)
+    if len(seconds) < runs:
+        print(f"{runs - len(seconds)} of them are finished already")
+    most = "at most about" if sweep.judging.rungs else "about"
+    print(
+        f"{most} {told_duration(seconds, sweep.processes)} with {sweep.processes} at a time, by "
+        f"{speed.source}: {speed.steps_per_s:,.0f} env steps/s a run"
+    )
+
+
+def _conclude(sweep: "Sweep") -> int:
+    """Show and write what was found; return the exit code."""
+    from meta_rl.commands._show import show_groups
+    from meta_rl.core.outputs import write
+    from meta_rl.evaluation.comparison import group_runs
+    from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.studies.outcome import sweep_picture, sweep_table
+
+    table = sweep_table(sweep)
+    table.print()
+    write(table.text("markdown").encode(), sweep.folder / "table.md", "the table")
+    if (picture := sweep_picture(sweep)) is not None:
+        picture.savefig(sweep.folder / "settings.png", dpi=150)
+        print(f"picture: {sweep.folder / 'settings.png'}")
+    if (best := sweep.best()) is not None:
+        print(f"chosen on the validation split: {best.label}")
+        print(f"train it again: meta-rl train {sweep.config_of(best.number)}")
+        print("what it achieves on the test split, which nothing was chosen on:")
+        wanted = Wanted(actions=sweep.base.evaluation.actions)
+        runs, _ = load_runs([each.run.path for each in best.trainings.values()], wanted)
+        show_groups(group_runs(runs))
+    if failed := sweep.failed:
+        numbers = ", ".join(f"{trial.number:03}" for trial in failed)
+        print(f"failed: {numbers}; the same command tries again")
+    return 1 if failed else 0

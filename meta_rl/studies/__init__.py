@@ -1,0 +1,1 @@
+"""Several trainings as one: the seeds of a config, and settings side by side."""

@@ -1,0 +1,59 @@
+"""What is made before trainings start, so that mistakes are found and costs are known."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.comparison import differing_fields
+from meta_rl.evaluation.protocol import check_choosing, decisive, make_protocol
+from meta_rl.experiment.building import build_agent, build_distribution
+from meta_rl.experiment.config import Experiment
+from meta_rl.studies.estimate import evaluation_steps, training_steps
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Env steps of one run, if no episode ends early."""
+
+    training: int
+    evaluations: int
+
+
+def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
+    """Build the parts of experiments on the same tasks, and return what each costs.
+
+    Raises:
+        UserError: A part cannot be built, or what they achieve on the validation split could not be
+            compared.
+    """
+    costs: list[Cost] = []
+    protocols: list[dict[str, Any]] = []
+    distribution = None
+    for experiment in experiments:
+        if distribution is None:
+            distribution = build_distribution(experiment)
+            check_choosing(distribution, "validation")
+        agent = build_agent(experiment, distribution.spec, torch.device("cpu"))
+        config = replace(experiment.evaluation, split="validation")
+        copies = config.copies or experiment.copies
+        protocols.append(decisive(make_protocol(agent, distribution, config, copies)))
+        costs.append(
+            Cost(
+                training_steps(experiment, agent, distribution.spec.horizon),
+                evaluation_steps(experiment, agent, distribution),
+            )
+        )
+    _check_protocols(protocols)
+    return costs
+
+
+def _check_protocols(protocols: Sequence[dict[str, Any]]) -> None:
+    if differing := differing_fields(protocols):
+        told = "; ".join(f"{name}: {' / '.join(values)}" for name, values in differing.items())
+        raise UserError(
+            f"the trials would be measured differently ({told}), so that they could not be "
+            f"compared; fix it by --evaluation.copies or the like, or do not vary it"
+        )

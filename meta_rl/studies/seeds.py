@@ -1,0 +1,26 @@
+"""The seeds of a study, as flags give them."""
+
+import re
+
+from meta_rl.core.errors import UserError
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Return seeds: `5` means the first five, `2:5` is 2, 3, 4, and `0,3,7` each of these.
+
+    Raises:
+        UserError: The text is none of these, names no seed, or one twice.
+    """
+    if re.fullmatch(r"\d+", text):
+        seeds = tuple(range(int(text)))
+    elif found := re.fullmatch(r"(\d+):(\d+)", text):
+        seeds = tuple(range(int(found[1]), int(found[2])))
+    elif re.fullmatch(r"\d+(,\d+)+", text):
+        seeds = tuple(map(int, text.split(",")))
+    else:
+        raise UserError(f"--seeds must be like 5, 0:5 or 0,3,7, got {text!r}")
+    if not seeds:
+        raise UserError(f"--seeds {text} names no seed")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text} names a seed twice")
+    return seeds

@@ -1,0 +1,372 @@
+"""A sweep: trials of settings, each a run for every seed, judged on the validation split alone.
+
+All that a sweep knows is in its folder: `sweep.yaml` says what was asked, `NNN.yaml` is the config
+of a trial, and the run folders tell the rest. So it goes on from whatever a kill has left, and who
+is stopped depends on scores and numbers of trials, never on which came first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import write
+from meta_rl.evaluation.comparison import Group, Run
+from meta_rl.evaluation.result import EvalResult
+from meta_rl.experiment import strict_yaml
+from meta_rl.experiment.config import Experiment, load_experiment, to_dict
+from meta_rl.experiment.identity import MAY_CHANGE, flat
+from meta_rl.runs.lock import RunLock
+from meta_rl.studies.halving import Rank, goes_on, rungs
+from meta_rl.studies.processes import (
+    Training,
+    is_finished,
+    say,
+    say_how_it_ended,
+    training_of,
+)
+from meta_rl.studies.search import Search, Tried
+from meta_rl.studies.settings import Setting, told, value_of, with_setting
+
+EarlyStopping: TypeAlias = Literal["off", "asha"]
+State: TypeAlias = Literal["waits", "runs", "stopped", "failed", "finished"]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """When trials are judged, and how many go on."""
+
+    last: int
+    """Meta-iterations of a whole trial."""
+    rungs: Sequence[int] = ()
+    """Meta-iterations at which trials may be stopped; none if they never are."""
+    reduction: int = 3
+    """Of all trials at a rung, one in so many goes on."""
+
+
+def judging_of(base: Experiment[Any, Any], stopping: EarlyStopping, reduction: int) -> Judging:
+    """Return when the trials of an experiment are judged.
+
+    Raises:
+        UserError: They could not be.
+    """
+    if stopping == "off":
+        return Judging(base.meta_iterations)
+    found = rungs(base.evaluation.every, base.meta_iterations, reduction)
+    if not found:
+        raise UserError(
+            f"--early-stopping asha judges trials after --evaluation.every meta-iterations, and "
+            f"{reduction} times as many, and so on: give fewer than --meta-iterations "
+            f"{base.meta_iterations}, got {base.evaluation.every}"
+        )
+    return Judging(base.meta_iterations, found, reduction)
+
+
+def judged_on_validation(base: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """Return the experiment with the evaluations that a sweep chooses by.
+
+    Raises:
+        UserError: It is set to choose on other tasks.
+    """
+    evaluation = base.evaluation
+    if evaluation.choose_on != "validation":
+        raise UserError(
+            f"a sweep chooses on the validation split, but evaluation.choose_on is "
+            f"{evaluation.choose_on}; leave it out"
+        )
+    every = evaluation.every or base.meta_iterations  # else at the end alone
+    return replace(base, evaluation=replace(evaluation, every=every))
+
+
+class Trial:
+    """One setting: its runs, a seed each, and what they achieved on the validation split."""
+
+    def __init__(
+        self, number: int, setting: Setting, trainings: Mapping[int, Training], last: int
+    ) -> None:
+        self.number = number
+        self.setting = setting
+        self.trainings = trainings
+        """By their seed."""
+        self._last = last
+        self._evaluations: dict[Path, EvalResult] = {}
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+
+    @property
+    def label(self) -> str:
+        """Number and setting."""
+        return f"{self.number:03} ({told(self.setting)})"
+
+    @property
+    def first(self) -> Training:
+        """The training of the first seed, by which a trial is stopped early."""
+        return next(iter(self.trainings.values()))
+
+    @property
+    def failed(self) -> bool:
+        """Whether a run has ended with an error, as far as this process knows."""
+        return any(each.failed for each in self.trainings.values())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process trains."""
+        return any(each.is_running for each in self.trainings.values())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all runs are at their end."""
+        return all(map(self._is_finished, self.trainings))
+
+    def next(self, all_seeds: bool) -> Training | None:
+        """Return a run to start, each once: of the first seed alone unless all may."""
+        for seed, training in self.trainings.items():
+            if training is not self.first and not all_seeds:
+                return None
+            if seed not in self._begun and not self._is_finished(seed):
+                self._begun.add(seed)
+                return training
+        return None
+
+    def result(self, training: Training, meta_iterations: int) -> EvalResult | None:
+        """Return the run's own evaluation on the validation split after so many meta-iterations."""
+        for path in sorted(training.run.evaluations.glob("*-validation-*.json")):
+            if path not in self._evaluations:
+                self._evaluations[path] = EvalResult.load(path)
+            found = self._evaluations[path]
+            if (found.meta_iterations, found.checkpoint) == (meta_iterations, "latest"):
+                return found
+        return None
+
+    def rank(self, meta_iterations: int) -> Rank | None:
+        """Return what the first seed is judged by at a rung; none if it is not there yet."""
+        found = self.result(self.first, meta_iterations)
+        return None if found is None else found.rank()
+
+    def _is_finished(self, seed: int) -> bool:
+        if seed not in self._finished and is_finished(self.trainings[seed].run, self._last):
+            self._finished.add(seed)
+        return seed in self._finished
+
+
+class Sweep:
+    """A plan of trials, lower numbers first.
+
+    With early stopping, a trial is judged at each rung by its first seed: it goes on if it is among
+    the best of those with lower numbers that have got there, and it trains on until these have.
+    Its other seeds are trained when it has passed all rungs.
+
+    Args:
+        base: What trials have in common; its runs are in the sweep's folder.
+        names: The settings that are varied.
+        processes: Runs at a time.
+        asked: What else the user asked for, as plain data: a sweep of the same folder must have
+            been asked for the same.
+    """
+
+    def __init__(
+        self,
+        base: Experiment[Any, Any],
+        names: Sequence[str],
+        search: Search,
+        seeds: Sequence[int],
+        judging: Judging,
+        processes: int,
+        asked: Mapping[str, Any],
+    ) -> None:
+        self.base, self.names, self.search = base, names, search
+        self.seeds, self.judging, self.processes = seeds, judging, processes
+        self.folder = Path(base.runs)
+        self.trials: list[Trial] = []
+        self._passed: dict[tuple[int, int], bool] = {}
+        self._asked = _same_sweep(self.folder / "sweep.yaml", asked, base)
+        # Trials that may run while another is proposed.
+        ahead = self._asked.setdefault("ahead", max(1, processes // len(seeds)))
+        self._ahead: int = ahead
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes away from the sweep, and write down what it is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.folder)
+        try:
+            text = strict_yaml.write(self._asked)
+            write(text.encode(), self.folder / "sweep.yaml", "what the sweep is")
+            yield
+        finally:
+            lock.release()
+
+    def run_name(self, number: int, seed: int) -> str:
+        """Return the name of a trial's run."""
+        return f"{self.base.name}-{number:03}-seed{seed}"
+
+    def config_of(self, number: int) -> Path:
+        """Return the file of a trial's config."""
+        return self.folder / f"{number:03}.yaml"
+
+    @property
+    def failed(self) -> list[Trial]:
+        """Trials of which a run has ended with an error."""
+        return [trial for trial in self.trials if trial.failed]
+
+    def next(self) -> Training | None:
+        """Return a run of the first trial that has one to start."""
+        while True:
+            for trial in self.trials:
+                if self.stopped_at(trial) is None and (found := trial.next(self._passes(trial))):
+                    return found
+            if not self._may_propose():
+                return None
+            self._propose()
+
+    def ended(self, training: Training) -> None:
+        """Tell how."""
+        say_how_it_ended(training)
+
+    def look(self) -> None:
+        """Stop the trials that are not among the best."""
+        for trial in self.trials:
+            rung = self.stopped_at(trial)
+            if rung is not None and trial.first.is_running and not trial.first.was_stopped:
+                say(f"{trial.first.name} is not among the best after {rung} meta-iterations")
+                trial.first.stop()
+
+    def stopped_at(self, trial: Trial) -> int | None:
+        """Return the rung at which a trial was judged too bad to go on; none if at no one yet."""
+        for place, rung in enumerate(self.judging.rungs):
+            if not (passed := self._passed_rung(trial, place)):
+                return None if passed is None else rung
+        return None
+
+    def state(self, trial: Trial) -> State:
+        """Return what has become of a trial."""
+        if self.stopped_at(trial) is not None:
+            return "stopped"
+        if trial.failed:
+            return "failed"
+        if trial.is_finished and self._passes(trial):
+            return "finished"
+        return "runs" if trial.is_running else "waits"
+
+    def group(self, trial: Trial) -> Group | None:
+        """Return the runs of a trial with what they achieved on the validation split.
+
+        They are judged at their end, or at the rung at which the trial was stopped. None if nothing
+        is known yet.
+        """
+        at = self.stopped_at(trial) or self.judging.last
+        runs = [
+            Run(training.run.path, training.run.description(), result)
+            for training in trial.trainings.values()
+            if (result := trial.result(training, at)) is not None
+        ]
+        return Group(f"{trial.number:03}", tuple(runs)) if runs else None
+
+    def rank(self, trial: Trial) -> Rank | None:
+        """Return what a trial is chosen by: the mean over its seeds; none if nothing is known."""
+        group = self.group(trial)
+        if group is None:
+            return None
+        return tuple(np.mean([run.result.rank() for run in group.runs], axis=0).tolist())
+
+    def best(self) -> Trial | None:
+        """Return the finished trial that is best on the validation split; of equals the first."""
+        finished = [trial for trial in self.trials if self.state(trial) == "finished"]
+        return max(finished, key=lambda trial: self.rank(trial) or (), default=None)
+
+    def in_order(self) -> list[Trial]:
+        """Return the trials, the best first: those at their end before those that were stopped."""
+
+        def place(trial: Trial) -> tuple[bool, int, Rank]:
+            at = self.stopped_at(trial) or self.judging.last
+            return self.state(trial) == "finished", at, self.rank(trial) or ()
+
+        return sorted(self.trials, key=place, reverse=True)
+
+    def _may_propose(self) -> bool:
+        """Return whether another trial may be proposed now."""
+        number = len(self.trials)
+        known = self.trials[: max(0, number - self._ahead + 1)] if self.search.learns else []
+        settled = ("stopped", "failed", "finished")
+        return number < self.search.count and all(self.state(each) in settled for each in known)
+
+    def _propose(self) -> None:
+        """Make the next trial, as its file has it if there is one."""
+        number = len(self.trials)
+        path = self.config_of(number)
+        if not path.is_file():
+            proposed = self.search.propose(number, self._tried() if self.search.learns else ())
+            made = replace(with_setting(self.base, proposed), name="")
+            write(strict_yaml.write(to_dict(made)).encode(), path, "the trial's config")
+        experiment = load_experiment(str(path))
+        trainings = {
+            seed: training_of(
+                replace(experiment, seed=seed, name=self.run_name(number, seed)),
+                [str(path)],
+                self.processes,
+            )
+            for seed in self.seeds
+        }
+        setting = {name: value_of(experiment, name) for name in self.names}
+        self.trials.append(Trial(number, setting, trainings, self.judging.last))
+
+    def _tried(self) -> list[Tried]:
+        """Return what a proposal may know: the same, whatever else has ended by now."""
+        number = len(self.trials)
+        known = max(0, number - self._ahead + 1)
+        found = []
+        for trial in self.trials:
+            rank = self.rank(trial) if trial.number < known else None
+            value = None if rank is None else rank[0]
+            found.append(Tried(trial.setting, value, runs=trial.number >= known))
+        return found
+
+    def _passes(self, trial: Trial) -> bool:
+        """Return whether a trial has passed all rungs."""
+        return all(self._passed_rung(trial, place) for place in range(len(self.judging.rungs)))
+
+    def _passed_rung(self, trial: Trial, place: int) -> bool | None:
+        """Return whether a trial goes on from a rung; none if that is not known yet."""
+        key = trial.number, place
+        if key not in self._passed:
+            rung = self.judging.rungs[place]
+            rank = trial.rank(rung)
+            if rank is None or (place and not self._passed_rung(trial, place - 1)):
+                return None
+            earlier = []
+            for other in self.trials[: trial.number]:
+                if place and self._passed_rung(other, place - 1) is False:
+                    continue
+                if (theirs := other.rank(rung)) is not None:
+                    earlier.append(theirs)
+                elif not other.failed:
+                    return None
+            self._passed[key] = goes_on(rank, earlier, self.judging.reduction)
+        return self._passed[key]
+
+
+def _same_sweep(path: Path, asked: Mapping[str, Any], base: Experiment[Any, Any]) -> dict[str, Any]:
+    """Return what a sweep is, as its file has it if there is one.
+
+    Raises:
+        UserError: The file tells of another sweep.
+    """
+    changing = MAY_CHANGE - {"meta_iterations"} | {"name", "runs"}
+    common = {name: value for name, value in to_dict(base).items() if name not in changing}
+    wanted = {**asked, "config": common}
+    if not path.is_file():
+        return wanted
+    stored: dict[str, Any] = strict_yaml.read(path)
+    before, now = flat(stored), flat(wanted)
+    differing = [name for name in now if before.get(name) != now[name]]
+    if differing:
+        told_all = ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in differing)
+        raise UserError(
+            f"{path.parent} holds another sweep ({told_all}); choose another --name, or remove the "
+            f"folder"
+        )
+    return stored
