@@ -103,7 +103,7 @@ def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], Ru
 
 
 MAY_CHANGE = {
-    *("meta_iterations", "device", "threads", "workers"),
+    *("meta_iterations", "device", "threads", "workers", "rollouts"),
     *("checkpoint_every", "max_rejected", "tracking"),
 }
 """Fields that may be other when a run is resumed: those that do not change what it learns from."""

@@ -10,7 +10,7 @@ from meta_rl.experiment.config import Experiment, to_dict
 
 NOT_LEARNING = {
     *("seed", "name", "runs", "tracking", "version"),
-    *("device", "threads", "workers", "checkpoint_every", "max_rejected", "evaluation"),
+    *("device", "threads", "workers", "rollouts", "checkpoint_every", "max_rejected", "evaluation"),
 }
 """Fields of an experiment that do not change what an agent learns. How it is evaluated is in the
 protocol of its result."""
