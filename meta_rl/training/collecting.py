@@ -16,6 +16,7 @@ from meta_rl.experiment import catalog
 from meta_rl.experiment.building import build_agent, build_distribution, worker_count
 from meta_rl.experiment.config import Experiment, RolloutsConfig, experiment_from_dict, to_dict
 from meta_rl.rollouts.footprint import check_memory, rollout_bytes
+from meta_rl.rollouts.ray.collector import SharingCollector
 from meta_rl.rollouts.ray.presence import prepare_ray
 
 SPARE_STORE_BYTES = 200_000_000
@@ -60,7 +61,7 @@ def make_collector(
             "use --rollouts.backend local"
         )
     from meta_rl.rollouts.ray.cluster import join
-    from meta_rl.rollouts.ray.collector import RayCollector
+    from meta_rl.rollouts.ray.crew import Crew
 
     factors = phase_factors(experiment, agent, distribution)
     store = rollout_bytes(factors, distribution.spec) + SPARE_STORE_BYTES
@@ -80,19 +81,17 @@ def make_collector(
             share = {**factors, "meta_batch_size": tasks, "trials": 1}
             memory = min(others), "the smallest object store of Ray's machines"
             check_memory("one worker's part of a phase", share, distribution.spec, device, memory)
-        collector = RayCollector(
+        crew = Crew(
             cluster,
             partial(build_parts, to_dict(experiment), sorted(catalog.plugins())),
-            device,
             workers,
             threads,
             config.gpus_per_worker,
             config.deadline_s,
             say,
-            changes_of(distribution),
         )
         undo.pop_all()
-    return collector
+    return SharingCollector(crew, device, changes_of(distribution))
 
 
 def build_parts(

@@ -5,14 +5,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from meta_rl.core.errors import UserError
+from meta_rl.rollouts.ray.cluster import Cluster
+from meta_rl.rollouts.ray.company import separable
 from meta_rl.rollouts.ray.job import Arrays, Failed, Job, Played
-from meta_rl.rollouts.ray.worker import Description, cpu_kind, separable, software
+from meta_rl.rollouts.ray.worker import Builder, Description, RolloutWorker, cpu_kind, software
 
 TRIES = 3
 """How often a task is played before what fails ends the run."""
@@ -68,21 +71,36 @@ class Work:
 
 
 class Crew:
-    """Workers that play jobs. One that is lost is replaced, and what it had is played again.
+    """Ray workers that play jobs. One that is lost is replaced; what it had is played elsewhere.
 
     Args:
-        hire: Makes a worker's actor.
+        cluster: Which is left at the end.
+        build: Makes the agent and the family of a worker.
         size: Workers to begin with.
+        threads: Threads or processes of each worker's simulator; as many cores are reserved.
+        gpus: GPUs that each worker reserves; with any, its policy and simulator are there.
         deadline_s: How long a worker may take to begin, and for a job.
-        say: Tells the user of what goes wrong.
+        say: Tells the user what goes wrong.
     """
 
     def __init__(
-        self, hire: Callable[[], Any], size: int, deadline_s: float, say: Callable[[str], None]
+        self,
+        cluster: Cluster,
+        build: Builder,
+        size: int,
+        threads: int,
+        gpus: float,
+        deadline_s: float,
+        say: Callable[[str], None],
     ) -> None:
-        self._hire_actor, self._deadline_s, self._say = hire, deadline_s, say
+        self._cluster, self._deadline_s, self._say = cluster, deadline_s, say
+        actor = ray.remote(RolloutWorker).options(
+            num_cpus=threads, num_gpus=gpus, scheduling_strategy="SPREAD"
+        )
+        self._start = partial(actor.remote, build, "cuda" if gpus else "cpu", threads)
         self._hired = 0
         self._failed_hires = 0
+        self._begun = False
         self._arriving: dict[Any, Worker] = {}
         self._idle: deque[Worker] = deque()
         self._busy: dict[Any, tuple[Worker, Work, float]] = {}
@@ -91,39 +109,19 @@ class Crew:
         for _ in range(size):
             self._hire()
 
-    def begin(self) -> None:
-        """Wait until all workers are ready, or until the deadline if some are.
+    def present(self) -> list[Description]:
+        """Return what the workers that are ready tell of themselves; at first, wait for all.
 
         Raises:
             UserError: A worker cannot begin, or none does in time.
         """
-        due = time.monotonic() + self._deadline_s
-        wanted = len(self._arriving)
-        while self._arriving and (left := due - time.monotonic()) > 0:
-            ready, _ = ray.wait(list(self._arriving), num_returns=1, timeout=left)
-            for ref in ready:
-                if reason := self._welcome(ref):
-                    raise UserError(f"a Ray worker cannot begin: {reason}")
-        if not self._idle:
-            raise UserError(
-                f"none of {wanted} Ray workers was ready within {self._deadline_s:g} s; look for "
-                f"free CPUs and GPUs with `ray status`, or raise rollouts.deadline_s"
-            )
+        if not self._begun:
+            self._begin()
+            self._begun = True
         if self._arriving:
-            self._say(
-                f"beginning with {len(self._idle)} of {wanted} Ray workers; the others join when "
-                f"they are ready"
-            )
-
-    @property
-    def descriptions(self) -> list[Description]:
-        """What the workers that are ready tell of themselves."""
-        known = [*self._idle, *(worker for worker, _, _ in self._busy.values())]
-        return [worker.description for worker in known if worker.description]
-
-    def __len__(self) -> int:
-        """How many workers are ready."""
-        return len(self._idle) + len(self._busy)
+            ready, _ = ray.wait([*self._arriving], num_returns=len(self._arriving), timeout=0)
+            self._admit(ready)
+        return [worker.description for worker in self._idle if worker.description]
 
     def play(self, state: Arrays, jobs: Sequence[Job]) -> Iterator[tuple[Job, Played]]:
         """Let the workers play jobs; yield what they bring, in the order in which they are done.
@@ -159,6 +157,27 @@ class Crew:
         self._idle.clear()
         self._busy.clear()
         self._arriving.clear()
+        self._cluster.leave()
+
+    def _begin(self) -> None:
+        """Wait until all workers are ready, or until the deadline if some are."""
+        due = time.monotonic() + self._deadline_s
+        wanted = len(self._arriving)
+        while self._arriving and (left := due - time.monotonic()) > 0:
+            ready, _ = ray.wait(list(self._arriving), num_returns=1, timeout=left)
+            for ref in ready:
+                if reason := self._welcome(ref):
+                    raise UserError(f"a Ray worker cannot begin: {reason}")
+        if not self._idle:
+            raise UserError(
+                f"none of {wanted} Ray workers was ready within {self._deadline_s:g} s; look for "
+                f"free CPUs and GPUs with `ray status`, or raise rollouts.deadline_s"
+            )
+        if self._arriving:
+            self._say(
+                f"beginning with {len(self._idle)} of {wanted} Ray workers; the others join when "
+                f"they are ready"
+            )
 
     def _assign(self, waiting: list[Work], state: Any) -> None:
         """Give jobs to idle workers; one that has failed waits for a worker that has not had it."""
@@ -193,8 +212,8 @@ class Crew:
         for ref in ready:
             if ref in self._busy:
                 yield self._outcome(ref)
-            elif reason := self._welcome(ref):
-                self._say(f"a Ray worker could not begin: {reason}")
+            else:
+                self._admit([ref])
         now = time.monotonic()
         for ref in [ref for ref, (_, _, due) in self._busy.items() if due <= now]:
             yield self._overdue(ref)
@@ -244,9 +263,15 @@ class Crew:
         return worker
 
     def _hire(self) -> None:
-        worker = Worker(self._hired, self._hire_actor())
+        worker = Worker(self._hired, self._start())
         self._hired += 1
         self._arriving[worker.actor.prepare.remote()] = worker
+
+    def _admit(self, refs: Iterable[Any]) -> None:
+        """Let workers join that have begun; say why one could not."""
+        for ref in refs:
+            if reason := self._welcome(ref):
+                self._say(f"a Ray worker could not begin: {reason}")
 
     def _welcome(self, ref: Any) -> str | None:
         """Let a worker join that is ready; return what is wrong if it cannot."""

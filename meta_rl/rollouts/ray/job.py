@@ -136,6 +136,8 @@ class Played:
     chance: Arrays
     """Where the generators of all tasks are now; None if each task has its own."""
     env_steps: int
+    acted_for: int
+    """Tasks that the policy acted for, those included that stood in for others."""
 
     @property
     def steps(self) -> int:

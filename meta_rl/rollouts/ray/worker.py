@@ -1,4 +1,4 @@
-"""A Ray worker: it has an agent and a simulator of its own, and plays the jobs it is given."""
+"""What runs in a Ray worker: an agent and a simulator of its own, which play the jobs it gets."""
 
 import contextlib
 import os
@@ -7,18 +7,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import ray
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 import meta_rl
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import ChangingCollector, Collector, MetaAgent, TaskDistribution
-from meta_rl.core.seeding import Noise, PartStreams, Shape
-from meta_rl.core.types import Context, Experience, TimeStep, map_tensors
+from meta_rl.core.seeding import PartStreams
+from meta_rl.core.types import Context, Experience
+from meta_rl.rollouts.ray.company import Company, InCompany, act_alike
 from meta_rl.rollouts.ray.job import (
     Arrays,
     Failed,
@@ -33,17 +31,11 @@ from meta_rl.rollouts.ray.job import (
 Builder: TypeAlias = Callable[[torch.device], tuple[MetaAgent, TaskDistribution]]
 """Makes a worker's agent and family. Ray sends a function of a module by its name."""
 
-LEAST_TASKS, LEAST_WORLDS = 2, 4
-"""From so many on, a row of a matrix product does not depend on the others: MKL multiplies one
-matrix, or fewer than four rows, by other loops that round otherwise."""
-
 
 @dataclass(frozen=True)
 class Description:
     """What a worker tells of itself when it is ready."""
 
-    node: str
-    """Ray's name of its machine."""
     host: str
     pid: int
     software: str
@@ -75,6 +67,7 @@ class RolloutWorker:
     def __init__(self, build: Builder, device: str, threads: int) -> None:
         self._build, self._device, self._threads = build, torch.device(device), threads
         self._collector: Collector | None = None
+        self._few_are_enough: dict[tuple[Company, Company, int], bool] = {}
 
     def prepare(self) -> Description | Failed:
         """Make the agent and the simulator, which takes a while."""
@@ -87,7 +80,6 @@ class RolloutWorker:
         except Exception:
             return Failed(traceback.format_exc())
         return Description(
-            ray.get_runtime_context().get_node_id(),
             platform.node(),
             os.getpid(),
             software(),
@@ -119,17 +111,17 @@ class RolloutWorker:
     def _played(self, state: Arrays, job: Job) -> Played:
         self._agent.load_state_dict(to_tensors(state, self._device))
         collector, streams = self._simulator(), job.streams(self._device)
-        before, own = collector.env_steps, len(job.tasks)
-        rows = in_company(own, job.copies, job.count)
+        before = collector.env_steps
         context = to_tensors(job.context, self._device)
+        company = self._company(job, context)
         collect: Callable[..., tuple[Experience, Context]] = collector.collect
         if job.life is not None:
             assert isinstance(collector, ChangingCollector) and collector.changes is not None
             told = to_tensors(job.life, torch.device("cpu"))
             collect = partial(collect, life=collector.changes.life(told))
         experience, context = collect(
-            InCompany(self._agent, rows, own) if len(rows) > own else self._agent,
-            pytree.tree_map_only(Tensor, lambda x: x[rows], context),
+            InCompany(self._agent, company),
+            company.grown(context),
             job.tasks,
             job.copies,
             job.phase,
@@ -139,69 +131,24 @@ class RolloutWorker:
         )
         return Played(
             columns_of(experience),
-            to_arrays(pytree.tree_map_only(Tensor, lambda x: x[:own], context)),
+            to_arrays(company.shrunk(context)),
             to_arrays(streams.state_dict()) if isinstance(streams, PartStreams) else None,
             collector.env_steps - before,
+            len(company.rows),
         )
+
+    def _company(self, job: Job, context: Context) -> Company:
+        """Return the rows to act for, so that the tasks' actions are those of the whole."""
+        own = len(job.tasks)
+        few = Company.of_few(job.first, own, job.count, job.copies)
+        every = Company.of_all(job.first, own, job.count)
+        if few != every and (few, every, job.copies) not in self._few_are_enough:
+            spec = self._distribution.spec
+            alike = act_alike(self._agent, context, (few, every), job.copies, spec, self._device)
+            self._few_are_enough[few, every, job.copies] = alike
+        return few if self._few_are_enough.get((few, every, job.copies)) else every
 
     def _simulator(self) -> Collector:
         if self._collector is None:
             self._collector = self._distribution.make_collector(self._device, self._threads)
         return self._collector
-
-
-def separable(count: int, copies: int) -> bool:
-    """Return whether a meta-batch is large enough for its tasks to be played apart."""
-    return count >= LEAST_TASKS and count * copies >= LEAST_WORLDS
-
-
-def in_company(own: int, copies: int, count: int) -> list[int]:
-    """Return the rows of a job to act for: its own, and repetitions of the last if they are few.
-
-    Args:
-        own: Tasks of the job.
-        count: Tasks of the whole meta-batch: no more are acted for.
-    """
-    wanted = max(own, min(count, max(LEAST_TASKS, -(-LEAST_WORLDS // copies))))
-    return [min(row, own - 1) for row in range(wanted)]
-
-
-class InCompany:
-    """An agent that acts for a few tasks as it would among others, bit for bit.
-
-    Its context has the rows of all; `act` gives the tasks' own actions.
-
-    Args:
-        rows: Which task each row of the context is.
-        own: Tasks that there are.
-    """
-
-    def __init__(self, agent: MetaAgent, rows: list[int], own: int) -> None:
-        self._agent, self._rows, self._own = agent, rows, own
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._agent, name)
-
-    def act(
-        self, context: Context, timestep: TimeStep, noise: Noise | None
-    ) -> tuple[Tensor, Tensor, Context]:
-        """Act for all rows; return the actions of the first ones."""
-        company = map_tensors(lambda x: x[self._rows], timestep)
-        repeated = None if noise is None else _RepeatedNoise(noise, self._rows, self._own)
-        action, log_prob, context = self._agent.act(context, company, repeated)
-        return action[: self._own], log_prob[: self._own], context
-
-
-class _RepeatedNoise:
-    """The tasks' own noise, once more for each row that repeats one of them."""
-
-    def __init__(self, noise: Noise, rows: list[int], own: int) -> None:
-        self._noise, self._rows, self._own = noise, rows, own
-
-    def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Draw standard normal numbers."""
-        return self._noise.normal((self._own, *shape[1:]), dtype)[self._rows]
-
-    def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Draw numbers uniform in [0, 1)."""
-        return self._noise.uniform((self._own, *shape[1:]), dtype)[self._rows]
