@@ -69,10 +69,13 @@ def make_collector(
     with ExitStack() as undo:
         cluster = join(config.address, cores, store)
         undo.callback(cluster.leave)
-        workers = config.workers or max(1, cluster.cpus // threads)
-        _check_room("CPUs", workers * threads, cluster.cpus, "rollouts.workers or workers")
-        gpus = workers * config.gpus_per_worker
-        _check_room("GPUs", gpus, cluster.gpus, "rollouts.workers or rollouts.gpus_per_worker")
+        workers = config.workers or max(1, int(cluster.has("CPU")) // threads)
+        for what, each in (("CPU", threads), ("GPU", config.gpus_per_worker)):
+            if workers * each > cluster.has(what):
+                raise UserError(
+                    f"{workers} Ray workers need {workers * each:g} {what}s, but the cluster has "
+                    f"{cluster.has(what):g}; lower rollouts.workers, or what each takes"
+                )
         here, *others = cluster.stores
         memory = here, "Ray's object store on this machine"
         check_memory("one phase", factors, distribution.spec, device, memory)
@@ -121,10 +124,3 @@ def phase_factors(
         "episodes": max(phase.episodes for phase in agent.phases),
         "horizon": distribution.spec.horizon,
     }
-
-
-def _check_room(what: str, needed: float, there: float, lower: str) -> None:
-    if needed > there:
-        raise UserError(
-            f"the Ray workers need {needed:g} {what}, but the cluster has {there:g}; lower {lower}"
-        )

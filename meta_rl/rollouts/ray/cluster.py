@@ -20,15 +20,9 @@ class Cluster:
     joined_here: bool
     """Whether this process joined it for the run, and leaves it at the end."""
 
-    @property
-    def cpus(self) -> int:
-        """CPU cores of all its machines."""
-        return int(ray.cluster_resources().get("CPU", 0))
-
-    @property
-    def gpus(self) -> float:
-        """GPUs of all its machines."""
-        return float(ray.cluster_resources().get("GPU", 0))
+    def has(self, what: str) -> float:
+        """Return how many of `CPU` or `GPU` all its machines have together."""
+        return float(ray.cluster_resources().get(what, 0))
 
     @property
     def stores(self) -> list[int]:
