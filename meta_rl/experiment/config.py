@@ -101,7 +101,7 @@ class RolloutsConfig:
     as many cores as the field `workers` gives it threads or processes."""
     gpus_per_worker: float = 0.0
     """GPUs that each Ray worker reserves, at least 0. Above 0, its simulator and its copy of the
-    policy are on that GPU; a fraction lets workers share one."""
+    policy are on that GPU (with `device: cuda`); a fraction lets workers share one."""
     address: str = ""
     """Ray cluster to join: HOST:PORT of its head, or `auto` for the one on this machine. Without
     it, RAY_ADDRESS counts; without that, the run starts a Ray of its own on this machine."""

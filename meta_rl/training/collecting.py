@@ -29,10 +29,17 @@ def acting_device(config: RolloutsConfig, device: torch.device) -> torch.device:
 
     Args:
         device: Where the run's agent is.
+
+    Raises:
+        UserError: Workers would act on GPUs, whose noise a run on the CPU cannot keep.
     """
     if config.backend == "local":
         return device
-    return torch.device("cuda" if config.gpus_per_worker else "cpu")
+    if config.gpus_per_worker and device.type != "cuda":
+        raise UserError(
+            f"rollouts.gpus_per_worker {config.gpus_per_worker:g} needs --device cuda, got {device}"
+        )
+    return device if config.gpus_per_worker else torch.device("cpu")
 
 
 def make_collector(

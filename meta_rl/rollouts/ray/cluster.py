@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Any
 import ray
 
 from meta_rl.core.errors import UserError
+
+ANSWER_S = 10.0
+"""How long a cluster's head may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def join(address: str, cpus: int, store_bytes: int) -> Cluster:
     One that is started opens no dashboard. `presence.prepare_ray` must come first.
 
     Args:
-        address: HOST:PORT of the head, `auto`, or nothing to start one. RAY_ADDRESS comes second.
+        address: HOST:PORT of the head, `auto`, or nothing: then RAY_ADDRESS counts, or one is
+            started.
         cpus: Cores of a cluster that is started.
         store_bytes: Size of its object store.
 
@@ -61,6 +66,8 @@ def join(address: str, cpus: int, store_bytes: int) -> Cluster:
     if not address:
         options |= {"num_cpus": cpus, "include_dashboard": False}
         options |= {"object_store_memory": store_bytes}
+    if ":" in address:
+        _check_answering(address)
     with _own_signals():
         try:
             ray.init(address or "local", **options)
@@ -68,6 +75,18 @@ def join(address: str, cpus: int, store_bytes: int) -> Cluster:
             where = f"join Ray at {address}" if address else "start Ray on this machine"
             raise UserError(f"cannot {where}: {error}") from error
     return Cluster(joined_here=True)
+
+
+def _check_answering(address: str) -> None:
+    """Refuse an address where nothing listens: Ray would try it for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot join Ray at {address}: {error}; rollouts.address, or RAY_ADDRESS, must be "
+            f"HOST:PORT of `ray start --head`"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,11 @@
 """Runs whose workers live on a Ray cluster: here several nodes on this machine."""
 
 import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,12 @@ from meta_rl.rollouts.ray.presence import prepare_ray
 ray = pytest.importorskip("ray", reason="Ray is not there: pip install '.[cluster]'")
 SUPPORT = Path(__file__).parents[2] / "support"
 QUIET = ("--tracking.mode", "off", "--threads", 1, "--workers", 1)
+
+
+@pytest.fixture
+def environment(environment):
+    paths = os.pathsep.join([str(SUPPORT), environment["PYTHONPATH"]])
+    return environment | {"PYTHONPATH": paths}
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +163,11 @@ def test_what_always_fails_ends_the_run_and_says_where(mishaps, cluster, meta_rl
 @pytest.mark.parametrize(
     ("flags", "phrases"),
     [
-        (("--rollouts.workers", 99), ["need 99 CPUs", "the cluster has 4", "lower rollouts.work"]),
-        (("--rollouts.gpus-per-worker", 1), ["GPUs, but the cluster has 0"]),
+        (
+            ("--rollouts.workers", 99),
+            ["need 99 CPUs", "the cluster has 4", "lower rollouts.w"],
+        ),
+        (("--rollouts.gpus-per-worker", 1), ["gpus_per_worker 1 needs --device cuda"]),
         (("--copies", 10**6), ["one phase take", "object store on this machine", "lower copies"]),
     ],
 )
@@ -166,7 +180,141 @@ def test_what_does_not_fit_is_refused_before_it_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_where_nobody_answers_it_says_so(meta_rl, small_config, monkeypatch):
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "1")
+def test_where_nobody_answers_it_says_so(meta_rl, small_config):
     flags = ("--rollouts.backend", "ray", "--rollouts.address", "127.0.0.1:1")
     meta_rl("train", small_config(), *QUIET, *flags).fails_with("cannot join Ray at 127.0.0.1:1")
+
+
+def processes():
+    """Return all processes' parents and command lines."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text().replace("\0", " ")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        found[int(folder.name)] = (parent, command)
+    return found
+
+
+def descendants(pid):
+    found, running = [pid], processes()
+    for ancestor in found:
+        found += [child for child, (parent, _) in running.items() if parent == ancestor]
+    return {child: running[child][1] for child in found[1:] if child in running}
+
+
+def segments():
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "ending", ["finished", "interrupted", pytest.param("killed", marks=pytest.mark.slow)]
+)
+def test_nothing_is_left_of_a_ray_of_the_run_s_own(
+    ending, meta_rl_process, meta_rl, small_config, run_at, tmp_path, monkeypatch
+):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    shared_before = segments()
+    iterations = 2 if ending == "finished" else 10_000
+    config = small_config("toys.q_learning", envs={"name": "toys.arms"}, checkpoint_every=1)
+    flags = ("--meta-iterations", iterations, *plugins("toys.q_learning", "toys.arms"), *QUIET)
+    rollouts = ("--rollouts.backend", "ray", "--rollouts.workers", 2)
+    process = meta_rl_process("train", config, *flags, *rollouts)
+    run = run_at(tmp_path / "runs" / "small")
+    left = {}
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        left |= descendants(process.pid)
+        if ending != "finished" and (run.path / "metrics.jsonl").exists() and run.rows:
+            break
+        time.sleep(0.05)
+    if process.poll() not in (None, 0):
+        raise AssertionError(process.communicate()[1])
+    assert any("raylet" in command for command in left.values())
+    assert any("spawn_main" in command for command in left.values())  # arms have processes
+    if ending != "finished":
+        left |= descendants(process.pid)
+        process.send_signal(signal.SIGKILL if ending == "killed" else signal.SIGTERM)
+    assert process.wait(60) == {"finished": 0, "interrupted": 130, "killed": -9}[ending]
+    # Of a driver that was killed, Ray's agents take up to a minute to notice.
+    deadline = time.monotonic() + 120
+    while (alive := left.keys() & processes().keys()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive, [left[pid] for pid in alive]
+    assert segments() <= shared_before
+    if ending == "killed":
+        made = run.latest["meta_iterations"]
+        local = ("--rollouts.backend", "local", "--meta-iterations", made + 1)
+        allowed = plugins("toys.q_learning", "toys.arms")
+        meta_rl("train", "--resume", run.path, *local, *allowed).succeeds()
+
+
+def workers_of(node):
+    """Return the processes of the workers on a node, and the raylet that they belong to."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    found = descendants(raylet)
+    return [pid for pid, command in found.items() if command.startswith("ray::RolloutWorker")]
+
+
+class Saboteur(threading.Thread):
+    """Kills a worker, or removes a node and adds another, at random moments of a run."""
+
+    def __init__(self, cluster, metrics, disturbances, seed=0):
+        super().__init__()
+        self.cluster, self.metrics = cluster, metrics
+        self.random, self.wanted = random.Random(seed), disturbances
+        self.done = Counter()
+        self.failed = None
+
+    def run(self):
+        try:
+            for number in range(self.wanted):
+                before = self.lines()
+                self.wait_for(lambda: self.lines() > before)  # noqa: B023
+                time.sleep(self.random.uniform(0, 1.5))
+                self.disturb("worker" if number % 2 == 0 else "node")
+        except Exception as error:
+            self.failed = error
+
+    def lines(self):
+        return self.metrics.read_text().count("\n") if self.metrics.exists() else 0
+
+    def wait_for(self, happens):
+        deadline = time.monotonic() + 300
+        while not happens():
+            assert time.monotonic() < deadline, "the run does not go on"
+            time.sleep(0.01)
+
+    def disturb(self, what):
+        nodes = self.cluster.nodes
+        if what == "worker":
+            alive = [pid for node in nodes for pid in workers_of(node)]
+            os.kill(self.random.choice(alive), signal.SIGKILL)
+        else:
+            node = nodes.pop(self.random.randrange(len(nodes)))
+            self.cluster.remove_node(node, allow_graceful=False)
+            nodes.append(self.cluster.add_node(num_cpus=2, object_store_memory=10**8))
+        self.done[what] += 1
+
+
+@pytest.mark.slow
+def test_twenty_workers_and_nodes_lost_at_random_change_nothing(
+    make_cluster, train, agree, small_config, tmp_path
+):
+    cluster = make_cluster(nodes=2)
+    slow = {"name": "metaworld", "benchmark": "ML1", "task": "reach-v3", "horizon": 100}
+    config = small_config(envs=slow, meta_iterations=24, meta_batch_size=6, copies=10)
+    whole = train("whole", config)
+    saboteur = Saboteur(cluster, tmp_path / "runs" / "shared" / "metrics.jsonl", 20)
+    saboteur.start()
+    shared = train("shared", config, cluster=cluster)
+    saboteur.join()
+    assert saboteur.failed is None
+    assert saboteur.done == {"worker": 10, "node": 10}
+    agree(whole, shared)
+    lost, again = told(shared, "lost_workers"), told(shared, "tasks_played_again")
+    print(f"lost workers {lost:g}, tasks played again {again:g}")
+    assert lost >= 10 and again >= 10
