@@ -151,13 +151,16 @@ class Crew:
         idle = [worker.actor.close.remote() for worker in self._idle]
         with contextlib.suppress(RayError):
             ray.wait(idle, num_returns=len(idle), timeout=FAREWELL_S) if idle else None
-        busy = (worker for worker, _, _ in self._busy.values())
-        for worker in (*self._idle, *busy, *self._arriving.values()):
+        for worker in (*self._idle, *self._playing, *self._arriving.values()):
             ray.kill(worker.actor)
         self._idle.clear()
         self._busy.clear()
         self._arriving.clear()
         self._cluster.leave()
+
+    @property
+    def _playing(self) -> list[Worker]:
+        return [worker for worker, _, _ in self._busy.values()]
 
     def _begin(self) -> None:
         """Wait until all workers are ready, or until the deadline if some are."""
@@ -182,15 +185,12 @@ class Crew:
     def _assign(self, waiting: list[Work], state: Any) -> None:
         """Give jobs to idle workers; one that has failed waits for a worker that has not had it."""
         for work in list(waiting):
-            others = [worker for worker in self._idle if not work.was_with(worker)]
-            if not others and any(
-                not work.was_with(worker) for worker, _, _ in self._busy.values()
-            ):
+            free = [worker for worker in self._idle if not work.was_with(worker)]
+            if not free and all(map(work.was_with, self._playing)):
+                free = list(self._idle)
+            if not free:
                 continue
-            candidates = others or list(self._idle)
-            if not candidates:
-                continue
-            chosen = candidates[0]
+            chosen = free[0]
             self._idle.remove(chosen)
             waiting.remove(work)
             ref = chosen.actor.play.remote(state, work.job)
@@ -279,7 +279,7 @@ class Crew:
         try:
             description = ray.get(ref)
         except RayError as error:
-            description = Failed(f"{type(error).__name__}: {error}")
+            description = Failed(f"{type(error).__name__}: {error}".splitlines()[0])
         if isinstance(description, Failed):
             ray.kill(worker.actor)
             self._failed_hires += 1
