@@ -119,8 +119,9 @@ class RolloutWorker:
             assert isinstance(collector, ChangingCollector) and collector.changes is not None
             told = to_tensors(job.life, torch.device("cpu"))
             collect = partial(collect, life=collector.changes.life(told))
+        alone = len(company.rows) == company.own
         experience, context = collect(
-            InCompany(self._agent, company),
+            self._agent if alone else InCompany(self._agent, company),
             company.grown(context),
             job.tasks,
             job.copies,

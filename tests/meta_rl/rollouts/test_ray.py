@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -259,36 +258,25 @@ def workers_of(node):
     return [pid for pid, command in found.items() if command.startswith("ray::RolloutWorker")]
 
 
-class Saboteur(threading.Thread):
+class Saboteur:
     """Kills a worker, or removes a node and adds another, at random moments of a run."""
 
-    def __init__(self, cluster, metrics, disturbances, seed=0):
-        super().__init__()
-        self.cluster, self.metrics = cluster, metrics
-        self.random, self.wanted = random.Random(seed), disturbances
+    def __init__(self, cluster, metrics, seed=0):
+        self.cluster, self.metrics, self.random = cluster, metrics, random.Random(seed)
         self.done = Counter()
-        self.failed = None
-
-    def run(self):
-        try:
-            for number in range(self.wanted):
-                before = self.lines()
-                self.wait_for(lambda: self.lines() > before)  # noqa: B023
-                time.sleep(self.random.uniform(0, 1.5))
-                self.disturb("worker" if number % 2 == 0 else "node")
-        except Exception as error:
-            self.failed = error
 
     def lines(self):
         return self.metrics.read_text().count("\n") if self.metrics.exists() else 0
 
-    def wait_for(self, happens):
-        deadline = time.monotonic() + 300
-        while not happens():
+    def wait_for_an_iteration(self, process):
+        before, deadline = self.lines(), time.monotonic() + 300
+        while self.lines() == before:
+            assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline, "the run does not go on"
             time.sleep(0.01)
 
     def disturb(self, what):
+        time.sleep(self.random.uniform(0, 1.5))
         nodes = self.cluster.nodes
         if what == "worker":
             alive = [pid for node in nodes for pid in workers_of(node)]
@@ -302,17 +290,21 @@ class Saboteur(threading.Thread):
 
 @pytest.mark.slow
 def test_twenty_workers_and_nodes_lost_at_random_change_nothing(
-    make_cluster, train, agree, small_config, tmp_path
+    make_cluster, train, agree, small_config, meta_rl_process, run_at, tmp_path
 ):
     cluster = make_cluster(nodes=2)
-    slow = {"name": "metaworld", "benchmark": "ML1", "task": "reach-v3", "horizon": 100}
-    config = small_config(envs=slow, meta_iterations=24, meta_batch_size=6, copies=10)
+    reach = REACH | {"horizon": 100}
+    config = small_config(envs=reach, meta_iterations=24, meta_batch_size=6, copies=10)
     whole = train("whole", config)
-    saboteur = Saboteur(cluster, tmp_path / "runs" / "shared" / "metrics.jsonl", 20)
-    saboteur.start()
-    shared = train("shared", config, cluster=cluster)
-    saboteur.join()
-    assert saboteur.failed is None
+    rollouts = ("--rollouts.backend", "ray", "--rollouts.workers", 4)
+    address = ("--rollouts.address", cluster.address)
+    process = meta_rl_process("train", config, "--name", "shared", *QUIET, *rollouts, *address)
+    shared = run_at(tmp_path / "runs" / "shared")
+    saboteur = Saboteur(cluster, shared.path / "metrics.jsonl")
+    for number in range(20):
+        saboteur.wait_for_an_iteration(process)
+        saboteur.disturb("worker" if number % 2 == 0 else "node")
+    assert process.wait(300) == 0, process.communicate()[1]
     assert saboteur.done == {"worker": 10, "node": 10}
     agree(whole, shared)
     lost, again = told(shared, "lost_workers"), told(shared, "tasks_played_again")
