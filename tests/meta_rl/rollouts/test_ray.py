@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -271,7 +272,7 @@ class Saboteur:
     def wait_for_an_iteration(self, process):
         before, deadline = self.lines(), time.monotonic() + 300
         while self.lines() == before:
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, "the run has ended"
             assert time.monotonic() < deadline, "the run does not go on"
             time.sleep(0.01)
 
@@ -299,12 +300,13 @@ def test_twenty_workers_and_nodes_lost_at_random_change_nothing(
     rollouts = ("--rollouts.backend", "ray", "--rollouts.workers", 4)
     address = ("--rollouts.address", cluster.address)
     process = meta_rl_process("train", config, "--name", "shared", *QUIET, *rollouts, *address)
+    said = ThreadPoolExecutor(1).submit(process.communicate)  # Ray says too much for a pipe
     shared = run_at(tmp_path / "runs" / "shared")
     saboteur = Saboteur(cluster, shared.path / "metrics.jsonl")
     for number in range(20):
         saboteur.wait_for_an_iteration(process)
         saboteur.disturb("worker" if number % 2 == 0 else "node")
-    assert process.wait(300) == 0, process.communicate()[1]
+    assert not said.result(300)[1].count("Traceback") and process.returncode == 0
     assert saboteur.done == {"worker": 10, "node": 10}
     agree(whole, shared)
     lost, again = told(shared, "lost_workers"), told(shared, "tasks_played_again")
