@@ -156,6 +156,11 @@ class Changes:
         began = torch.zeros(len(tasks), copies, dtype=torch.long)
         return Life(Course(self, tasks, seed, anywhere), began, shared)
 
+    def life(self, told: Mapping[str, Any]) -> "Life":
+        """Return the life that another process has told of."""
+        course = Course(self, told["tasks"], told["seed"], told["anywhere"])
+        return Life(course, told["time"], told["shared"], told["still"])
+
     def split_of(self, task: Task) -> Split:
         """Return the split that a task is of, and changes within."""
         for split, labels in self._held_out.items():
@@ -205,7 +210,7 @@ class Course:
     """
 
     def __init__(self, changes: Changes, tasks: Tasks, seed: int, anywhere: bool) -> None:
-        self.changes, self.tasks, self.seed = changes, tasks, seed
+        self.changes, self.tasks, self.seed, self.anywhere = changes, tasks, seed, anywhere
         self._became = [[task] for task in tasks]
         self._turns = [[task] for task in tasks]
         # One that is there twice has two lives.
@@ -304,6 +309,12 @@ class Life:
     def number(self) -> Int[Tensor, "M N"]:
         """How often each world's task has changed."""
         return self.course.changes_by(self.time)
+
+    def told(self) -> dict[str, Any]:
+        """Return the life as plain data, for a process whose tasks change by the same rules."""
+        course = self.course
+        began = {"tasks": course.tasks, "seed": course.seed, "anywhere": course.anywhere}
+        return {**began, "time": self.time, "shared": self.shared, "still": self.still}
 
     def standing_still(self, copies: int) -> "Life":
         """Return this moment, for that many copies."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from meta_rl.core.distributions import Distribution
-from meta_rl.core.seeding import Noise, Streams, TaskStreams
+from meta_rl.core.seeding import Noise, PartStreams, Streams, TaskStreams
 from meta_rl.core.types import (
     Context,
     EnvSpec,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Tasks to train on, to choose by while training, and to measure at the end."""
 
-Noises: TypeAlias = Streams | TaskStreams
+Noises: TypeAlias = Streams | PartStreams | TaskStreams
 """Where a rollout's chance comes from: the actions' noise, and the simulator's seed."""
 
 
@@ -155,6 +155,15 @@ class ChangingCollector(Collector, Protocol):
         life: "Life | None" = None,
     ) -> tuple[Experience, Context]:
         """Do as every collector, in worlds that have lived for so long."""
+        ...
+
+
+@runtime_checkable
+class TellingCollector(Collector, Protocol):
+    """A collector with something to log of its own work."""
+
+    def tell(self) -> Metrics:
+        """Return what it did since it was last asked."""
         ...
 
 

@@ -27,6 +27,11 @@ def make_generator(seed: int, purpose: str, device: torch.device | str = "cpu") 
     return generator
 
 
+def drawn_seed(generator: torch.Generator) -> int:
+    """Draw a seed."""
+    return int(torch.randint(2**62, (), generator=generator))
+
+
 def world_seeds(seed: int, tasks: Tasks, copies: int) -> list[int]:
     """Return a seed for each world, task by task, whatever other tasks there are.
 
@@ -72,26 +77,30 @@ class SharedNoise:
 
 
 class SharedOutNoise:
-    """Noise of all ranks' tasks from one generator, of which each rank takes that of its own.
+    """Noise of all tasks of a meta-batch from one generator, of which a process takes its own.
 
-    The ranks' generators stay alike if all are asked as often (`Streams.keep_alike`), so that each
-    task has the noise that it would have in a single process.
+    The generators of several processes stay alike if all are asked as often, so that each task has
+    the noise that it would have in a single process.
+
+    Args:
+        own: The process's rows of the meta-batch.
+        count: Tasks of the whole meta-batch.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator, own: slice, count: int) -> None:
         self._of_all = SharedNoise(generator)
+        self._own_rows, self._count = own, count
 
     def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Draw standard normal numbers for all tasks; return those of this rank's."""
+        """Draw standard normal numbers for all tasks; return those of the process's own."""
         return self._own(self._of_all.normal, shape, dtype)
 
     def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Draw numbers uniform in [0, 1) for all tasks; return those of this rank's."""
+        """Draw numbers uniform in [0, 1) for all tasks; return those of the process's own."""
         return self._own(self._of_all.uniform, shape, dtype)
 
     def _own(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
-        ranks, (tasks, *rest) = world(), shape
-        return draw((tasks * ranks.size, *rest), dtype)[ranks.share(tasks * ranks.size)]
+        return draw((self._count, *shape[1:]), dtype)[self._own_rows]
 
 
 class TaskNoise:
@@ -146,9 +155,11 @@ class Streams:
 
     def noise(self, tasks: Tasks) -> Noise:
         """Return the noise of the next rollout's actions."""
-        if world().size == 1:
+        ranks = world()
+        if ranks.size == 1:
             return SharedNoise(self.acting)
-        return SharedOutNoise(self.acting)
+        count = len(tasks) * ranks.size
+        return SharedOutNoise(self.acting, ranks.share(count), count)
 
     def keep_alike(self, steps: int) -> int:
         """Let all ranks' noise go on as if each had drawn for as many steps as any of them.
@@ -167,7 +178,7 @@ class Streams:
 
     def env_seed(self) -> int:
         """Draw the simulator's seed for the next rollout."""
-        return int(torch.randint(2**62, (), generator=self.env))
+        return drawn_seed(self.env)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the generators' states."""
@@ -177,6 +188,36 @@ class Streams:
         """Continue from the states that `state_dict` returned."""
         for name, generator in vars(self).items():
             generator.set_state(state[name])
+
+
+class PartStreams:
+    """What one rollout of some tasks of a meta-batch draws from, far from the `Streams` of the run.
+
+    Args:
+        state: Where the generators of the run's `Streams` are.
+        own: The rows of the meta-batch that are played.
+        count: Tasks of the whole meta-batch.
+    """
+
+    def __init__(
+        self, state: Mapping[str, Tensor], device: torch.device, own: slice, count: int
+    ) -> None:
+        self.acting, self.env = torch.Generator(device), torch.Generator()
+        self.acting.set_state(state["acting"])
+        self.env.set_state(state["env"])
+        self.own, self.count = own, count
+
+    def noise(self, tasks: Tasks) -> Noise:
+        """Return the noise of the rollout's actions."""
+        return SharedOutNoise(self.acting, self.own, self.count)
+
+    def env_seed(self) -> int:
+        """Draw the simulator's seed, the same for all parts."""
+        return drawn_seed(self.env)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return where the generators are now."""
+        return {"acting": self.acting.get_state(), "env": self.env.get_state()}
 
 
 class TaskStreams:

@@ -1,5 +1,6 @@
 """Experiments: frozen dataclasses, read from strict YAML, changed by typed flags."""
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,36 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class RolloutsConfig:
+    """Where training plays: in its own process, or in workers on a Ray cluster."""
+
+    backend: Literal["local", "ray"] = "local"
+    """Where rollouts are played: `local`, by the training process's own simulator, or `ray`, by
+    workers on a Ray cluster, which share out the tasks (needs the extra `cluster`)."""
+    workers: int = 0
+    """Ray workers (W), at least 0; 0 means as many as the cluster's CPU cores allow. Each reserves
+    as many cores as the field `workers` gives it threads or processes."""
+    gpus_per_worker: float = 0.0
+    """GPUs that each Ray worker reserves, at least 0. Above 0, its simulator and its copy of the
+    policy are on that GPU (with `device: cuda`); a fraction lets workers share one."""
+    address: str = ""
+    """Ray cluster to join: HOST:PORT of its head, or `auto` for the one on this machine. Without
+    it, RAY_ADDRESS counts; without that, the run starts a Ray of its own on this machine."""
+    deadline_s: float = 600.0
+    """Seconds that a Ray worker may take to begin, or to play a phase, above 0. Then it is ended,
+    and its tasks are played elsewhere."""
+
+    def __post_init__(self) -> None:
+        _at_least("rollouts.workers", self.workers, 0)
+        if not 0 <= self.gpus_per_worker < math.inf:
+            raise UserError(
+                f"rollouts.gpus_per_worker must be at least 0, got {self.gpus_per_worker}"
+            )
+        if not 0 < self.deadline_s < math.inf:
+            raise UserError(f"rollouts.deadline_s must be above 0, got {self.deadline_s}")
+
+
+@dataclass(frozen=True)
 class Experiment(Generic[AgentT, EnvsT]):
     """One training run: an agent, a task distribution and a budget."""
 
@@ -119,7 +150,7 @@ class Experiment(Generic[AgentT, EnvsT]):
     process may use."""
     workers: int = 0
     """Processes, or threads of the native simulator, that step environments, at least 0; 0 means
-    one for each CPU core that the process may use."""
+    one for each CPU core that the process may use. Each Ray worker has so many, and 0 means 1."""
     checkpoint_every: int = 10
     """Meta-iterations between checkpoints, at least 1; a kill loses at most these."""
     max_rejected: int = 3
@@ -133,6 +164,8 @@ class Experiment(Generic[AgentT, EnvsT]):
     not counted. Without it, the agent begins with its initial parameters."""
     change: ChangeConfig = field(default_factory=ChangeConfig)
     """How tasks change under the policy; without it, they stay."""
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
+    """Where training plays."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How adaptation to a split's tasks is measured."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -20,8 +20,17 @@ def step_bytes(spec: EnvSpec) -> int:
     return 4 * numbers
 
 
+def rollout_bytes(factors: Mapping[str, int], spec: EnvSpec) -> int:
+    """Return the bytes of rollouts; the product of the factors is the number of their steps."""
+    return math.prod(factors.values()) * step_bytes(spec)
+
+
 def check_memory(
-    what: str, factors: Mapping[str, int], spec: EnvSpec, device: torch.device
+    what: str,
+    factors: Mapping[str, int],
+    spec: EnvSpec,
+    device: torch.device,
+    memory: tuple[int | None, str] | None = None,
 ) -> str | None:
     """Refuse rollouts that take more memory than there is; return a note if they take much of it.
 
@@ -29,25 +38,26 @@ def check_memory(
         what: What plays the rollouts, as in "one meta-iteration".
         factors: Settings whose product is the number of steps, by name.
         device: Where the rollouts will live.
+        memory: The bytes that are free for them, and whose they are; without it, the device's.
 
     Raises:
         UserError: They do not fit; it tells each factor, and the largest as what to lower.
     """
-    memory, owner = _memory_of(device)
-    needed = math.prod(factors.values()) * step_bytes(spec)
-    if memory is None or needed <= WORTH_TELLING * memory:
+    free, owner = memory or _memory_of(device)
+    needed = rollout_bytes(factors, spec)
+    if free is None or needed <= WORTH_TELLING * free:
         return None
     product = " × ".join(f"{name} {value}" for name, value in factors.items())
     told = (
         f"the rollouts of {what} take {_readable(needed)} ({product} × {step_bytes(spec)} bytes a "
         f"step)"
     )
-    if needed <= memory:
+    if needed <= free:
         return (
-            f"note: {told}; {owner} has {_readable(memory)} free, and learning from them takes more"
+            f"note: {told}; {owner} has {_readable(free)} free, and learning from them takes more"
         )
     largest = max(factors, key=lambda name: factors[name])
-    raise UserError(f"{told}, but {owner} has {_readable(memory)} free; lower {largest} first")
+    raise UserError(f"{told}, but {owner} has {_readable(free)} free; lower {largest} first")
 
 
 def _memory_of(device: torch.device) -> tuple[int | None, str]:

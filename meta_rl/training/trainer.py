@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.continual import sample_to_train
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.core.protocols import MetaAgent, Split, Stored
+from meta_rl.core.protocols import MetaAgent, Split, Stored, TellingCollector
 from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered, use, world
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite
@@ -30,15 +30,15 @@ from meta_rl.experiment.building import (
     build_distribution,
     resolve_device,
     set_threads,
-    worker_count,
 )
-from meta_rl.experiment.config import Experiment, to_dict
+from meta_rl.experiment.config import Experiment, RolloutsConfig, from_dict, to_dict
 from meta_rl.rollouts.adaptation import Adaptation, NotFinite
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
+from meta_rl.training.collecting import acting_device, make_collector
 from meta_rl.training.interruption import Interruption
 from meta_rl.training.memory import check_run_memory
 from meta_rl.training.origin import start_from
@@ -105,7 +105,7 @@ class Trainer:
             if state is None and experiment.start_from:
                 spec = self.distribution.spec
                 origin = start_from(experiment.start_from, self.agent, spec, self.device)
-            self.streams = Streams(experiment.seed, self.device)
+            self.streams = Streams(experiment.seed, acting_device(experiment.rollouts, self.device))
             # What is too large is refused before anything is made.
             notes = check_run_memory(experiment, self.agent, self.distribution, self.device)
             scratch = torch.Generator().manual_seed(0)
@@ -116,6 +116,9 @@ class Trainer:
             self.counters = Counters()
             if state is not None:
                 self._restore(state)
+            self.collector = make_collector(
+                experiment, self.agent, self.distribution, self.device, self.sinks.say
+            )
             if self.ranks.is_first:
                 if state is None:
                     self.lock = folder.create(experiment, self.protocol, overwrite, origin)
@@ -123,7 +126,6 @@ class Trainer:
                     folder.save_experiment(experiment)  # whose end may have moved
             for note in notes:  # which log.txt takes from now on
                 self.sinks.say(note)
-            self.collector = self.distribution.make_collector(self.device, worker_count(experiment))
             # Each rank counts its own steps, and rank 0 also those that were made before.
             self.collector.env_steps = self.counters.env_steps if self.ranks.is_first else 0
             if state is None:  # so that a run can be resumed from its very beginning
@@ -258,9 +260,12 @@ class Trainer:
             metrics = self._reject(problem, before)
         self.counters.meta_iterations += 1
         self.counters.env_steps = sum(gathered(self.collector.env_steps))
-        return metrics | {
-            "train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))
-        }
+        told = self.collector.tell() if isinstance(self.collector, TellingCollector) else {}
+        return (
+            metrics
+            | told
+            | {"train/rejected_in_a_row": torch.tensor(float(self.counters.rejected_in_a_row))}
+        )
 
     def collect(self) -> MetaBatch:
         """Let the agent act, and adapt, through its phases on freshly drawn tasks.
@@ -380,11 +385,14 @@ class Trainer:
                 f"on; begin anew with `meta-rl train {self.folder.path / 'config.yaml'}`"
             )
         check_same_sections(state, self.experiment)
-        trained_on = torch.device(state["config"]["device"]).type
-        if trained_on != self.device.type:  # their random numbers cannot continue each other's
+        stored = state["config"]  # of runs before there was Ray, it knows nothing of it
+        rollouts = from_dict(RolloutsConfig, stored.get("rollouts", {}), "rollouts", "config")
+        acted_on = acting_device(rollouts, torch.device(stored["device"])).type
+        acts_on = self.streams.acting.device.type
+        if acted_on != acts_on:  # their random numbers cannot continue each other's
             raise UserError(
-                f"the run was trained on {trained_on}, so it cannot go on on {self.device.type}; "
-                f"resume it with --device {trained_on}"
+                f"the run was trained on {acted_on}, so it cannot go on on {acts_on}; resume it "
+                f"with --device {acted_on}, or on Ray with the rollouts.gpus_per_worker that it had"
             )
         self.agent.load_state_dict(state["agent"])
         if isinstance(self.agent, Stored):

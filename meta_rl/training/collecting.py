@@ -1,0 +1,133 @@
+"""What plays a run's rollouts: its own simulator, or workers on a Ray cluster."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.lives import changes_of
+from meta_rl.core.protocols import Collector, MetaAgent, TaskDistribution
+from meta_rl.core.ranks import world
+from meta_rl.core.resources import usable_cores
+from meta_rl.experiment import catalog
+from meta_rl.experiment.building import build_agent, build_distribution, worker_count
+from meta_rl.experiment.config import Experiment, RolloutsConfig, experiment_from_dict, to_dict
+from meta_rl.rollouts.footprint import check_memory, rollout_bytes
+from meta_rl.rollouts.ray.collector import SharingCollector
+from meta_rl.rollouts.ray.presence import prepare_ray
+
+SPARE_STORE_BYTES = 200_000_000
+"""Of an object store that is started for a run, beside the rollouts: for policies and contexts, and
+for evaluations, whose rollouts are bounded."""
+
+
+def acting_device(config: RolloutsConfig, device: torch.device) -> torch.device:
+    """Return the device that actions are drawn on: Ray workers act on the CPU or on GPUs.
+
+    Args:
+        device: Where the run's agent is.
+
+    Raises:
+        UserError: Workers would act on GPUs, whose noise a run on the CPU cannot keep.
+    """
+    if config.backend == "local":
+        return device
+    if config.gpus_per_worker and device.type != "cuda":
+        raise UserError(
+            f"rollouts.gpus_per_worker {config.gpus_per_worker:g} needs --device cuda, got {device}"
+        )
+    return device if config.gpus_per_worker else torch.device("cpu")
+
+
+def make_collector(
+    experiment: Experiment[Any, Any],
+    agent: MetaAgent,
+    distribution: TaskDistribution,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Collector:
+    """Make what plays the run's rollouts.
+
+    Args:
+        device: Where the run's agent is, and rollouts go.
+        say: Tells the user what goes wrong on a cluster.
+
+    Raises:
+        UserError: Ray is not there, or the cluster has no room for the workers or their rollouts.
+    """
+    config, threads = experiment.rollouts, experiment.workers or 1
+    if config.backend == "local":
+        return distribution.make_collector(device, worker_count(experiment))
+    prepare_ray(config.address)
+    if world().size > 1:
+        raise UserError(
+            "rollouts.backend ray shares out the tasks itself; start the run without torchrun, or "
+            "use --rollouts.backend local"
+        )
+    from meta_rl.rollouts.ray.cluster import join
+    from meta_rl.rollouts.ray.crew import Crew
+
+    factors = phase_factors(experiment, agent, distribution)
+    store = rollout_bytes(factors, distribution.spec) + SPARE_STORE_BYTES
+    cores = max(config.workers * threads or usable_cores(), threads)
+    with ExitStack() as undo:
+        cluster = join(config.address, cores, store)
+        undo.callback(cluster.leave)
+        workers = config.workers or max(1, int(cluster.has("CPU")) // threads)
+        for what, each in (("CPU", threads), ("GPU", config.gpus_per_worker)):
+            if workers * each > cluster.has(what):
+                raise UserError(
+                    f"{workers} Ray workers need {workers * each:g} {what}s, but the cluster has "
+                    f"{cluster.has(what):g}; lower rollouts.workers, or what each takes"
+                )
+        here, *others = cluster.stores
+        memory = here, "Ray's object store on this machine"
+        check_memory("one phase", factors, distribution.spec, device, memory)
+        if others:
+            tasks = -(-factors["meta_batch_size"] * factors["trials"] // workers)
+            share = {**factors, "meta_batch_size": tasks, "trials": 1}
+            memory = min(others), "the smallest object store of Ray's machines"
+            check_memory("one worker's part of a phase", share, distribution.spec, device, memory)
+        crew = Crew(
+            cluster,
+            partial(build_parts, to_dict(experiment), sorted(catalog.plugins())),
+            workers,
+            threads,
+            config.gpus_per_worker,
+            config.deadline_s,
+            say,
+        )
+        undo.pop_all()
+    return SharingCollector(crew, device, changes_of(distribution))
+
+
+def build_parts(
+    config: Mapping[str, Any], plugins: list[str], device: torch.device
+) -> tuple[MetaAgent, TaskDistribution]:
+    """Make the agent and the family of a Ray worker.
+
+    Args:
+        config: The experiment as plain data.
+        plugins: Modules outside the tree that the user has allowed.
+    """
+    for module in plugins:
+        catalog.allow_plugin(module)
+    experiment = experiment_from_dict(config, "the run's config")
+    distribution = build_distribution(experiment)
+    return build_agent(experiment, distribution.spec, device), distribution
+
+
+def phase_factors(
+    experiment: Experiment[Any, Any], agent: MetaAgent, distribution: TaskDistribution
+) -> dict[str, int]:
+    """Return the settings whose product is the number of steps of the longest phase."""
+    return {
+        "meta_batch_size": experiment.meta_batch_size,
+        "trials": experiment.trials,
+        "copies": experiment.copies,
+        "episodes": max(phase.episodes for phase in agent.phases),
+        "horizon": distribution.spec.horizon,
+    }
