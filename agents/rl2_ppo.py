@@ -8,17 +8,16 @@ from math import atanh, ceil, log
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
+from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution, Gaussian
-from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.ranks import gathered, part_of, sum_over_ranks, world
+from meta_rl.core.ranks import part_of, sum_over_ranks, world
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.threads import side_by_side
@@ -27,24 +26,21 @@ from meta_rl.core.types import (
     MetaBatch,
     Metrics,
     Params,
-    Phase,
     Rollout,
     Tasks,
     TimeStep,
     map_tensors,
 )
-from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.trials import TrialConfig, Trials, packed, trial_advantage
 
 
 @dataclass(frozen=True)
-class Config(MinibatchConfig):
+class Config(MinibatchConfig, TrialConfig):
     """RL²: a GRU policy over trials of several episodes, trained by PPO (Duan et al. 2016)."""
 
-    episodes_per_trial: int = 2
-    """Episodes that the memory lasts for, at least 1; after them comes another task."""
     outer_lr: float = 5e-4
     """Step size of Adam, above 0."""
     entropy_coefficient: float = 5e-3
@@ -54,14 +50,6 @@ class Config(MinibatchConfig):
     bptt_steps: int = 250
     """Most steps that gradients flow back through, at least 1; trials are cut into equal pieces as
     long."""
-    gamma: float = 0.99
-    """Discount per environment step (γ), across the episodes of a trial, in [0, 1]."""
-    gae_lambda: float = 0.95
-    """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
-    bootstrap_at_horizon: bool = False
-    """Count the future beyond the trial by the baseline instead of ending the return there."""
-    normalize_advantage: bool = True
-    """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
     normalize_inputs: bool = True
     """Scale observations and remembered rewards by their running moments."""
     encoder_sizes: tuple[int, ...] = (128, 128)
@@ -78,11 +66,11 @@ class Config(MinibatchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "episodes_per_trial", "bptt_steps", "memory_size")
+        TrialConfig.__post_init__(self)
+        check_at_least(1, self, "bptt_steps", "memory_size")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
         check_above_zero(self, "max_gradient_norm", "min_std")
-        check_within_unit(self, "gamma", "gae_lambda")
         if not self.min_std <= self.initial_std <= self.max_std:
             raise UserError(
                 f"agent.initial_std must lie between min_std {self.min_std} and max_std "
@@ -138,50 +126,6 @@ class RecurrentPolicy(nn.Module):
         return Gaussian(mean, self.bounded(log_std)), last.squeeze(0)
 
 
-@dataclass(frozen=True)
-class Trials:
-    """Trials as the update sees them: B columns of T steps without padding between episodes.
-
-    `pieces` cuts T into C pieces of L steps, (L, C, B), for the policy to play side by side.
-    """
-
-    inputs: Float[Tensor, "*T B I"]
-    action: Float[Tensor, "*T B A"]
-    log_prob: Float[Tensor, "*T B"]
-    advantage: Float[Tensor, "*T B"]
-    valid: Bool[Tensor, "*T B"]
-
-    def pieces(self, longest: int) -> "Trials":
-        """Cut the trials into as few pieces of one length as have at most so many steps."""
-        count = ceil(len(self.valid) / longest)
-        length = ceil(len(self.valid) / count)
-
-        def cut(column: Tensor) -> Tensor:
-            padding = column.new_zeros(count * length - len(column), *column.shape[1:])
-            padded = torch.cat([column, padding])
-            return padded.view(count, length, *column.shape[1:]).transpose(0, 1)
-
-        return map_tensors(cut, self)
-
-    def of(self, which: Int[Tensor, "D"]) -> "Trials":
-        """Return the pieces of some of the trials."""
-        return map_tensors(lambda column: column[:, :, which], self)
-
-
-def packed(rollout: Rollout) -> Rollout:
-    """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
-    order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
-    longest = max(gathered(int(rollout.valid.sum(0).max())))
-    order = order[:longest]  # padding at the end the GRU cannot see
-
-    def pack(column: Tensor) -> Tensor:
-        extra = column.dim() - order.dim()
-        index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
-        return column.gather(0, index)
-
-    return map_tensors(pack, rollout)
-
-
 def handed_on(
     memory: Float[Tensor, "C B H"], last: Float[Tensor, "C B H"]
 ) -> Float[Tensor, "C B H"]:
@@ -206,7 +150,7 @@ class RL2PPO:
         self.config = config
         self.spec = spec
         self.device = device
-        self.phases = (Phase(episodes=1),) * config.episodes_per_trial
+        self.phases = config.phases
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
             torch.manual_seed(derive_seed(seed, "init"))
             self.policy = RecurrentPolicy(config, spec).to(device)
@@ -402,29 +346,10 @@ class RL2PPO:
     def prepare(self, rollout: Rollout) -> Trials:
         """Compute advantages across the trial and close the gaps that padding left."""
         rollout = packed(rollout).masked()
-        valid = rollout.valid
-        clock = torch.arange(len(valid), device=self.device).view(-1, 1, 1).expand(valid.shape)
-        end = clock == valid.sum(0) - 1
-        failed = end & rollout.terminated
-        # The baseline knows the time in the trial, and in the episode as one more observation.
-        time = (episode_step(rollout.first) / 100).unsqueeze(-1)
-        advantage = baseline_advantage(
-            torch.cat([rollout.obs, time], dim=-1),
-            torch.cat([rollout.next_obs, time + 0.01], dim=-1),
-            clock,
-            rollout.reward,
-            failed,
-            end & ~failed,
-            valid,
-            self.config.gamma,
-            self.config.gae_lambda,
-            self.config.bootstrap_at_horizon,
-        )
-        if self.config.normalize_advantage:
-            advantage = normalize_by_task(advantage, valid)
+        advantage = trial_advantage(rollout, self.config)
         with torch.no_grad():
             inputs = self.inputs(rollout)
-        columns = (inputs, rollout.action, rollout.log_prob, advantage, valid)
+        columns = (inputs, rollout.action, rollout.log_prob, advantage, rollout.valid)
         return Trials(*(column.flatten(1, 2) for column in columns))
 
     def state_dict(self) -> dict[str, Any]:

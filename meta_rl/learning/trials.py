@@ -1,0 +1,111 @@
+"""Trials: the episodes that one copy of a task's environment plays with one memory."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from meta_rl.core.checks import check_at_least, check_within_unit
+from meta_rl.core.episodes import episode_step
+from meta_rl.core.ranks import gathered
+from meta_rl.core.types import Phase, Rollout, map_tensors
+from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """How long a trial is, and how advantages are made of it."""
+
+    episodes_per_trial: int = 2
+    """Episodes that the memory lasts for, at least 1; after them comes another task."""
+    gamma: float = 0.99
+    """Discount per environment step (γ), across the episodes of a trial, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
+    bootstrap_at_horizon: bool = False
+    """Count the future beyond the trial by the baseline instead of ending the return there."""
+    normalize_advantage: bool = True
+    """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "episodes_per_trial")
+        check_within_unit(self, "gamma", "gae_lambda")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The rollouts of a trial: one for each episode."""
+        return (Phase(episodes=1),) * self.episodes_per_trial
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials as the update sees them: B columns of T steps without padding between episodes.
+
+    `pieces` cuts T into C pieces of L steps, (L, C, B), for the policy to play side by side.
+    """
+
+    inputs: Float[Tensor, "*T B I"]
+    action: Float[Tensor, "*T B A"]
+    log_prob: Float[Tensor, "*T B"]
+    advantage: Float[Tensor, "*T B"]
+    valid: Bool[Tensor, "*T B"]
+
+    def pieces(self, longest: int) -> "Trials":
+        """Cut the trials into as few pieces of one length as have at most so many steps."""
+        count = ceil(len(self.valid) / longest)
+        length = ceil(len(self.valid) / count)
+
+        def cut(column: Tensor) -> Tensor:
+            padding = column.new_zeros(count * length - len(column), *column.shape[1:])
+            padded = torch.cat([column, padding])
+            return padded.view(count, length, *column.shape[1:]).transpose(0, 1)
+
+        return map_tensors(cut, self)
+
+    def of(self, which: Int[Tensor, "D"]) -> "Trials":
+        """Return the pieces of some of the trials."""
+        return map_tensors(lambda column: column[:, :, which], self)
+
+
+def packed(rollout: Rollout) -> Rollout:
+    """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
+    order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
+    longest = max(gathered(int(rollout.valid.sum(0).max())))
+    order = order[:longest]  # padding at the end no memory can see
+
+    def pack(column: Tensor) -> Tensor:
+        extra = column.dim() - order.dim()
+        index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
+        return column.gather(0, index)
+
+    return map_tensors(pack, rollout)
+
+
+def trial_advantage(rollout: Rollout, config: TrialConfig) -> Float[Tensor, "T M N"]:
+    """Return the advantages of packed trials, whose returns run on over their episodes.
+
+    The baseline knows the time in the trial, and that in the episode as one more observation.
+
+    Args:
+        rollout: What `packed` returned, without numbers in its padding.
+    """
+    valid = rollout.valid
+    clock = torch.arange(len(valid), device=valid.device).view(-1, 1, 1).expand(valid.shape)
+    end = clock == valid.sum(0) - 1
+    failed = end & rollout.terminated
+    time = (episode_step(rollout.first) / 100).unsqueeze(-1)
+    advantage = baseline_advantage(
+        torch.cat([rollout.obs, time], dim=-1),
+        torch.cat([rollout.next_obs, time + 0.01], dim=-1),
+        clock,
+        rollout.reward,
+        failed,
+        end & ~failed,
+        valid,
+        config.gamma,
+        config.gae_lambda,
+        config.bootstrap_at_horizon,
+    )
+    return normalize_by_task(advantage, valid) if config.normalize_advantage else advantage
