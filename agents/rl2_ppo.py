@@ -34,7 +34,7 @@ from meta_rl.core.types import (
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
-from meta_rl.learning.trials import TrialConfig, Trials, packed, trial_advantage
+from meta_rl.learning.trials import TrialConfig, Trials, memory_inputs, packed, trial_advantage
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,9 @@ class RL2PPO:
 
     def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
         """What the policy sees: observation, last action, last reward, start of an episode."""
-        obs, reward = timestep.obs, timestep.prev_reward
-        if self.config.normalize_inputs:
-            obs = self.obs_moments.normalize(obs)
-            reward = (reward / self.reward_moments.std).clamp(-10, 10)
-        first = timestep.first.float()
-        return torch.cat(
-            [obs, timestep.prev_action, reward.unsqueeze(-1), first.unsqueeze(-1)], dim=-1
-        )
+        scaled = self.config.normalize_inputs
+        moments = (self.obs_moments, self.reward_moments) if scaled else (None, None)
+        return memory_inputs(timestep, *moments)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs of clipped policy gradients on whole trials, their memory recomputed.

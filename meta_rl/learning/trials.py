@@ -1,6 +1,7 @@
 """Trials: the episodes that one copy of a task's environment plays with one memory."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import ceil
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 from meta_rl.core.checks import check_at_least, check_within_unit
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.ranks import gathered
-from meta_rl.core.types import Phase, Rollout, map_tensors
+from meta_rl.core.types import Phase, Rollout, TimeStep, map_tensors
 from meta_rl.learning.baseline import baseline_advantage, normalize_by_task
+from meta_rl.learning.normalization import RunningMoments
 
 
 @dataclass(frozen=True)
@@ -109,3 +111,77 @@ def trial_advantage(rollout: Rollout, config: TrialConfig) -> Float[Tensor, "T M
         config.bootstrap_at_horizon,
     )
     return normalize_by_task(advantage, valid) if config.normalize_advantage else advantage
+
+
+def memory_inputs(
+    timestep: TimeStep, obs_moments: RunningMoments | None, reward_moments: RunningMoments | None
+) -> Float[Tensor, "*T M N I"]:
+    """What a memory sees: observation, last action, last reward, start of an episode.
+
+    Args:
+        obs_moments: Scale observations; without them, they stay as they are.
+        reward_moments: Likewise for rewards, which are not shifted: 0 stays nothing.
+    """
+    obs, reward = timestep.obs, timestep.prev_reward
+    if obs_moments is not None:
+        obs = obs_moments.normalize(obs)
+    if reward_moments is not None:
+        reward = (reward / reward_moments.std).clamp(-10, 10)
+    first = timestep.first.to(obs.dtype)
+    return torch.cat([obs, timestep.prev_action, reward.unsqueeze(-1), first.unsqueeze(-1)], dim=-1)
+
+
+@dataclass(frozen=True)
+class History:
+    """What B trials observed, did and earned, without gaps; all padding is at the end."""
+
+    obs: Float[Tensor, "T B O"]
+    action: Float[Tensor, "T B A"]
+    reward: Float[Tensor, "T B"]
+    next_obs: Float[Tensor, "T B O"]
+    first: Bool[Tensor, "T B"]
+    valid: Bool[Tensor, "T B"]
+
+    @classmethod
+    def played(cls, rollout: Rollout) -> "History":
+        """Take the trials of what `packed` returned, without numbers in its padding."""
+        columns = (getattr(rollout, field.name) for field in fields(cls))
+        return cls(*(column.flatten(1, 2) for column in columns))
+
+    def of(self, which: Int[Tensor, "D"]) -> "History":
+        """Return some of the trials."""
+        return map_tensors(lambda column: column[:, which], self)
+
+    def rows(self, steps: int) -> dict[str, Tensor]:
+        """Return one row a trial, of `steps` steps each, for a replay."""
+
+        def row(column: Tensor) -> Tensor:
+            missing = column.new_zeros(steps - len(column), *column.shape[1:])
+            return torch.cat([column, missing]).transpose(0, 1)
+
+        return {name: row(column) for name, column in vars(self).items()}
+
+    @classmethod
+    def from_rows(cls, rows: Mapping[str, Tensor], device: torch.device) -> "History":
+        """Undo `rows`; steps that are padding in all trials are left out."""
+        longest = int(rows["valid"].sum(1).max())
+        return cls(
+            **{name: each[:, :longest].transpose(0, 1).to(device) for name, each in rows.items()}
+        )
+
+    def seen(self) -> TimeStep:
+        """Return what a memory sees before each step and after the last, (T + 1, B, 1).
+
+        Each trial is a task with one copy. What follows its last step is shown as one more step of
+        the same episode.
+        """
+        begun = self.first[1:].unsqueeze(-1)
+        between = torch.where(begun, self.obs[1:], self.next_obs[:-1])
+        step = TimeStep(
+            obs=torch.cat([self.obs[:1], between, self.next_obs[-1:]]),
+            prev_action=torch.cat([torch.zeros_like(self.action[:1]), self.action]),
+            prev_reward=torch.cat([torch.zeros_like(self.reward[:1]), self.reward]),
+            first=torch.cat([self.first, torch.zeros_like(self.first[:1])]),
+            valid=torch.cat([torch.ones_like(self.valid[:1]), self.valid]),
+        )
+        return map_tensors(lambda column: column.unsqueeze(2), step)
