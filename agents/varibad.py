@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from agents._task_inference import TaskInference, TaskInferenceConfig, check_layers
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
-from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Belief
 from meta_rl.core.types import EnvSpec, Metrics, Tasks
 from meta_rl.learning.ppo import mean_of
@@ -54,8 +53,6 @@ class Config(TaskInferenceConfig):
         for name in ("elbo_beliefs", "elbo_steps"):
             if getattr(self, name) is not None:
                 check_at_least(1, self, name)
-        if self.kl_to not in ("previous", "prior"):
-            raise UserError(f"agent.kl_to must be previous or prior, got {self.kl_to!r}")
 
 
 class Decoder(nn.Module):

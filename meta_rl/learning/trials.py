@@ -1,6 +1,6 @@
 """Trials: the episodes that one copy of a task's environment plays with one memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import ceil
 
@@ -71,10 +71,10 @@ class Trials:
         return map_tensors(lambda column: column[:, :, which], self)
 
 
-def packed(rollout: Rollout) -> Rollout:
-    """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
-    order = (~rollout.valid).to(torch.uint8).argsort(dim=0, stable=True)
-    longest = max(gathered(int(rollout.valid.sum(0).max())))
+def without_gaps(valid: Bool[Tensor, "T M N"]) -> Callable[[Tensor], Tensor]:
+    """Return what puts each world's valid steps in a row, and all padding at the end."""
+    order = (~valid).to(torch.uint8).argsort(dim=0, stable=True)
+    longest = max(gathered(int(valid.sum(0).max())))
     order = order[:longest]  # padding at the end no memory can see
 
     def pack(column: Tensor) -> Tensor:
@@ -82,7 +82,12 @@ def packed(rollout: Rollout) -> Rollout:
         index = order.view(*order.shape, *[1] * extra).expand(*order.shape, *column.shape[3:])
         return column.gather(0, index)
 
-    return map_tensors(pack, rollout)
+    return pack
+
+
+def packed(rollout: Rollout) -> Rollout:
+    """Close the gaps between episodes: each world's steps in order, and all padding at the end."""
+    return map_tensors(without_gaps(rollout.valid), rollout)
 
 
 def trial_advantage(rollout: Rollout, config: TrialConfig) -> Float[Tensor, "T M N"]:
