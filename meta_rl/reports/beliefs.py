@@ -133,7 +133,7 @@ def beliefs_section(beliefs: Sequence[Beliefs]) -> Section:
 
 def _figures(beliefs: Beliefs) -> list[Figure]:
     label, name = beliefs.label, anchor(beliefs.label)
-    bands = "; bands: ± one standard deviation" if beliefs.std is not None else ""
+    bands = "" if beliefs.std is None else ". Bands, and below: one standard deviation"
     return [
         Figure(
             f"belief-{name}",
@@ -153,26 +153,30 @@ def _figures(beliefs: Beliefs) -> list[Figure]:
 
 
 def along_the_trial(beliefs: Beliefs) -> Drawing:
-    """Draw the mean and the deviation of the belief in the first trial of a few tasks."""
-    tasks = min(SHOWN, len(beliefs.tasks))
-    figure = Drawing(figsize=(3.4 * tasks, 3.2), layout="constrained")
-    axes = figure.subplots(1, tasks, squeeze=False, sharey=True)[0]
-    for m, (axis, task) in enumerate(zip(axes, beliefs.tasks, strict=False)):
-        steps = int(beliefs.valid[:, m, 0].sum())
-        at = np.arange(steps)
-        mean = beliefs.mean[:steps, m, 0].numpy()
-        for dimension in range(mean.shape[1]):
-            (line,) = axis.plot(at, mean[:, dimension], linewidth=1)
-            if beliefs.std is not None:
-                std = beliefs.std[:steps, m, 0, dimension].numpy()
-                low, high = mean[:, dimension] - std, mean[:, dimension] + std
-                axis.fill_between(at, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
-        for start in np.flatnonzero(beliefs.first[:steps, m, 0].numpy())[1:]:
-            axis.axvline(start, linestyle=":", color="grey")
+    """Draw the belief in the first trial of a few tasks, and under it how uncertain it is."""
+    tasks, rows = min(SHOWN, len(beliefs.tasks)), 1 if beliefs.std is None else 2
+    figure = Drawing(figsize=(3.4 * tasks, 0.4 + 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, tasks, squeeze=False, sharex="col", sharey="row")
+    for m, (column, task) in enumerate(zip(axes.T, beliefs.tasks, strict=False)):
+        played = beliefs.valid[:, m, 0]
+        mean = beliefs.mean[played, m, 0].numpy()
+        lines = column[0].plot(mean, linewidth=1)
+        if beliefs.std is not None:
+            std = beliefs.std[played, m, 0].numpy()
+            for dimension, line in enumerate(lines):
+                low, high = (mean[:, dimension] + sign * std[:, dimension] for sign in (-1, 1))
+                column[0].fill_between(
+                    range(len(mean)), low, high, alpha=0.25, color=line.get_color(), linewidth=0
+                )
+            column[1].semilogy(std, linewidth=1)
+        for axis in column:
+            for start in np.flatnonzero(beliefs.first[played, m, 0].numpy())[1:]:
+                axis.axvline(start, linestyle=":", color="grey")
         shown, font = as_it_stands(task.label)
-        axis.set_title(shown, fontsize="small", **font)
-        axis.set_xlabel("steps of the trial")
-    axes[0].set_ylabel("belief")
+        column[0].set_title(shown, fontsize="small", **font)
+        column[-1].set_xlabel("steps of the trial")
+    for axis, what in zip(axes[:, 0], ("belief", "standard deviation"), strict=False):
+        axis.set_ylabel(what)
     return figure
 
 

@@ -81,8 +81,8 @@ def toy_agent(kl_to):
     return agent
 
 
-def best_elbos(kl_to):
-    """The largest ELBO of each belief in expectation, over all linear-Gaussian encoders.
+def best(kl_to):
+    """The ELBO of each belief in expectation, their w and v, where the mean ELBO is largest.
 
     Belief t has mean w_tᵀ r, where w_t sees the first t rewards alone, and variance v_t; then
     E[log p(r_i | m)] and E[KL] are quadratic in w.
@@ -118,7 +118,7 @@ def best_elbos(kl_to):
         return loss
 
     optimizer.step(closure)
-    return elbos().detach()
+    return elbos().detach(), (weights * visible).detach(), log_var.exp().detach()
 
 
 def expected_evidence():
@@ -126,12 +126,25 @@ def expected_evidence():
     return -0.5 * (STEPS * torch.log(torch.tensor(2 * torch.pi)) + COVARIANCE.logdet() + STEPS)
 
 
+def test_predicting_the_future_narrows_beliefs_as_the_documents_say():
+    # The exact posterior after t steps is N(Σ r / (t + σ²), σ² / (t + σ²)).
+    seen = torch.arange(STEPS + 1).double()
+    _, weights, variance = best("prior")
+    exact = torch.tril(torch.ones(STEPS + 1, STEPS), diagonal=-1) / (seen + STD**2).unsqueeze(1)
+    torch.testing.assert_close(weights, exact, rtol=0, atol=1e-3)
+    whole_trial = torch.full_like(variance, STD**2 / (STEPS + STD**2))
+    torch.testing.assert_close(variance, whole_trial, rtol=1e-3, atol=0)
+    _, _, variance = best("previous")
+    assert (variance < 0.9 * STD**2 / (seen + STD**2)).all()
+    assert (variance[1:] < variance[:-1]).all()  # though they narrow along the trial
+
+
 @pytest.mark.parametrize("kl_to", ["prior", "previous"])
 def test_the_elbo_of_a_known_posterior_becomes_as_large_as_it_can_be(kl_to):
     agent, generator = toy_agent(kl_to), torch.Generator().manual_seed(1)
-    best = best_elbos(kl_to)
+    elbos, *_ = best(kl_to)
     if kl_to == "prior":  # a belief that has seen the whole trial can be the exact posterior
-        torch.testing.assert_close(best[-1], expected_evidence().double())
+        torch.testing.assert_close(elbos[-1], expected_evidence().double())
 
     for step in range(260):
         if step == 180:
@@ -143,7 +156,7 @@ def test_the_elbo_of_a_known_posterior_becomes_as_large_as_it_can_be(kl_to):
     with torch.no_grad():
         elbo, _ = agent.elbo(trial)
         belief = Gaussian(*agent.outputs(trial)[-1].chunk(2, dim=-1))
-    assert elbo.item() == pytest.approx(best.mean().item(), rel=0.01)
+    assert elbo.item() == pytest.approx(elbos.mean().item(), rel=0.01)
 
     # What that says of these very trials, at the end, when all has been seen: with q = N(μ, s²),
     # E_q log p(r | m) = Σ -½ (log 2πσ² + ((r - μ)² + s²) / σ²).
