@@ -4,7 +4,7 @@ The memory learns by a loss of its own. The policy learns by PPO over whole tria
 the memory tells for a part of the state: no gradient of it reaches the memory.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,11 +61,11 @@ class TaskInferenceConfig(MinibatchConfig, TrialConfig):
     """Units of the encoder's GRU (H), at least 1."""
     task_size: int = 5
     """Dimensions of the space in which tasks are told apart (L), at least 1."""
-    encoder_lr: float = 1e-3
+    encoder_lr: float = 3e-3
     """Step size of the encoder's Adam, above 0."""
-    encoder_updates: int = 10
+    encoder_updates: int = 40
     """Gradient steps of the encoder in each meta-update, at least 1."""
-    encoder_trials: int = 50
+    encoder_trials: int = 20
     """Trials that each step of the encoder learns from, at least 2; fewer if there are no more."""
 
     def __post_init__(self) -> None:
@@ -242,7 +242,7 @@ class TaskInference:
             weight = torch.full_like(log_prob[rows], 1 / len(rows))
             log_ratio = policy.log_prob(action[rows]) - log_prob[rows]
             loss, metrics = self.policy_loss(log_ratio, advantage[rows], weight, policy)
-            norm = self.descend("policy", loss, self.policy.parameters())
+            norm = self.descend("policy", loss)
             return metrics | {"outer/gradient_norm": norm}
 
         return run_epochs(step, len(state), self.config, self.generator)
@@ -260,15 +260,13 @@ class TaskInference:
         metrics["policy/entropy"] = entropy.detach()
         return loss - self.config.entropy_coefficient * entropy, metrics
 
-    def descend(
-        self, name: str, loss: Float[Tensor, ""], parameters: Iterable[nn.Parameter]
-    ) -> Float[Tensor, ""]:
+    def descend(self, name: str, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Take a step of an optimizer against a loss; return the norm of the gradient."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad()
         loss.backward()
-        longest = self.config.max_gradient_norm
-        norm: Tensor = nn.utils.clip_grad_norm_(list(parameters), longest)
+        moved = optimizer.param_groups[0]["params"]
+        norm: Tensor = nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
         optimizer.step()
         return norm.detach()
 

@@ -21,6 +21,10 @@ from meta_rl.learning.trials import History
 class Config(TaskInferenceConfig):
     """Metric-based meta-RL: acts on a contrastive embedding (after CORRO, Yuan and Lu 2022)."""
 
+    encoder_updates: int = 20
+    """Gradient steps of the encoder in each meta-update, at least 1."""
+    encoder_trials: int = 50
+    """Trials that each step of the encoder contrasts, whole tasks of at least 2."""
     temperature: float = 0.1
     """Of the contrastive loss (τ), above 0: the lower, the more the nearest other tasks count."""
     embeddings_per_trial: int = 4
@@ -66,7 +70,7 @@ class Metric(TaskInference):
             drawn = drawn[: max(2, self.config.encoder_trials // copies)].unsqueeze(1)
             which = (drawn * copies + torch.arange(copies)).flatten().to(self.device)
             loss = self.contrast(history.of(which), task[which])
-            norm = self.descend("encoder", loss, self.inference.parameters())
+            norm = self.descend("encoder", loss)
             found.append({"encoder/loss": loss.detach(), "encoder/gradient_norm": norm})
         with torch.no_grad():
             embedding = self.variable(self.outputs(history))

@@ -38,7 +38,7 @@ class Config(TaskInferenceConfig):
     """Likewise of each number of the next observation, above 0."""
     kl_to: Literal["previous", "prior"] = "previous"
     """What each belief is held to: the belief a step before, as in the paper, or N(0, I)."""
-    elbo_beliefs: int | None = 50
+    elbo_beliefs: int | None = 20
     """Beliefs of each trial, drawn at random, whose predictions count in a step of the encoder, at
     least 1; none counts all."""
     elbo_steps: int | None = 50
@@ -119,7 +119,7 @@ class VariBAD(TaskInference):
             elbo, metrics = self.elbo(drawn)
             # A step's share of it, lest the gradient grows with the square of the trial's length.
             loss = -elbo / drawn.valid.sum(0).float().mean()
-            norm = self.descend("encoder", loss, self.inference.parameters())
+            norm = self.descend("encoder", loss)
             found.append(metrics | {"encoder/gradient_norm": norm})
         return mean_of(found)
 

@@ -150,7 +150,7 @@ def test_the_elbo_of_a_known_posterior_becomes_as_large_as_it_can_be(kl_to):
         if step == 180:
             agent.optimizers["encoder"].param_groups[0]["lr"] = 1e-3
         loss = -agent.elbo(toy_history(300, generator))[0]
-        agent.descend("encoder", loss, agent.inference.parameters())
+        agent.descend("encoder", loss)
 
     trial = toy_history(40_000, generator)
     with torch.no_grad():
