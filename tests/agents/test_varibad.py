@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -81,6 +82,7 @@ def toy_agent(kl_to):
     return agent
 
 
+@cache
 def best(kl_to):
     """The ELBO of each belief in expectation, their w and v, where the mean ELBO is largest.
 
