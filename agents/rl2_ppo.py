@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from meta_rl.core.checks import check_above_zero, check_at_least, check_within_unit
+from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution, Gaussian
-from meta_rl.core.episodes import episode_step
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import part_of, sum_over_ranks, world
@@ -27,28 +26,32 @@ from meta_rl.core.types import (
     MetaBatch,
     Metrics,
     Params,
-    Phase,
     Rollout,
     Tasks,
     TimeStep,
     map_tensors,
 )
-from meta_rl.learning.baseline import baseline_advantage, normalize_by_task, returns_vary
 from meta_rl.learning.critic import ValueHead
 from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
-from meta_rl.learning.returns import discounted_return, gae
-from meta_rl.learning.trials import clock, cut, handed_on, in_order, last_of_trial, packed
+from meta_rl.learning.trials import (
+    TrialConfig,
+    cut,
+    handed_on,
+    in_order,
+    memory_inputs,
+    packed,
+    to_go,
+    trial_advantage,
+)
 
 
 @dataclass(frozen=True)
-class Config(MinibatchConfig, MemoryConfig):
+class Config(MinibatchConfig, TrialConfig, MemoryConfig):
     """RL²: a policy with a memory of several episodes, trained by PPO (Duan et al. 2016)."""
 
-    episodes_per_trial: int = 2
-    """Episodes that the memory lasts for, at least 1; after them comes another task."""
     outer_lr: float = 5e-4
     """Step size of Adam, above 0."""
     entropy_coefficient: float = 5e-3
@@ -58,19 +61,11 @@ class Config(MinibatchConfig, MemoryConfig):
     bptt_steps: int = 250
     """Most steps that gradients flow back through, at least 1; trials are cut into equal pieces as
     long."""
-    gamma: float = 0.99
-    """Discount per environment step (γ), across the episodes of a trial, in [0, 1]."""
-    gae_lambda: float = 0.95
-    """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
-    bootstrap_at_horizon: bool = False
-    """Count the future beyond the trial by the baseline instead of ending the return there."""
     critic: bool = False
     """Learn what the rest of the trial brings from what is remembered, beside the policy. It takes
     the place of the linear baseline, which is fitted to each task's own episodes."""
     value_coefficient: float = 0.5
     """Weight of the critic's squared error in the objective, above 0."""
-    normalize_advantage: bool = True
-    """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
     normalize_inputs: bool = True
     """Scale observations and remembered rewards by their running moments."""
     encoder_sizes: tuple[int, ...] = (128, 128)
@@ -84,13 +79,12 @@ class Config(MinibatchConfig, MemoryConfig):
     """Ceiling of the standard deviation, in the actions' unit, at least min_std."""
 
     def __post_init__(self) -> None:
-        MinibatchConfig.__post_init__(self)
-        MemoryConfig.__post_init__(self)
-        check_at_least(1, self, "episodes_per_trial", "bptt_steps")
+        for part in (MinibatchConfig, TrialConfig, MemoryConfig):
+            part.__post_init__(self)
+        check_at_least(1, self, "bptt_steps")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
         check_above_zero(self, "max_gradient_norm", "min_std", "value_coefficient")
-        check_within_unit(self, "gamma", "gae_lambda")
         if not self.min_std <= self.initial_std <= self.max_std:
             raise UserError(
                 f"agent.initial_std must lie between min_std {self.min_std} and max_std "
@@ -208,7 +202,7 @@ class RL2PPO:
         self.config = config
         self.spec = spec
         self.device = device
-        self.phases = (Phase(episodes=1),) * config.episodes_per_trial
+        self.phases = config.phases
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
             torch.manual_seed(derive_seed(seed, "init"))
             self.policy = RecurrentPolicy(config, spec).to(device)
@@ -243,14 +237,9 @@ class RL2PPO:
 
     def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
         """What the policy sees: observation, last action, last reward, start of an episode."""
-        obs, reward = timestep.obs, timestep.prev_reward
-        if self.config.normalize_inputs:
-            obs = self.obs_moments.normalize(obs)
-            reward = (reward / self.reward_moments.std).clamp(-10, 10)
-        first = timestep.first.float()
-        return torch.cat(
-            [obs, timestep.prev_action, reward.unsqueeze(-1), first.unsqueeze(-1)], dim=-1
-        )
+        scaled = self.config.normalize_inputs
+        moments = (self.obs_moments, self.reward_moments) if scaled else (None, None)
+        return memory_inputs(timestep, *moments)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs of clipped policy gradients on whole trials, their memory recomputed.
@@ -420,51 +409,13 @@ class RL2PPO:
         none = torch.zeros_like(rollout.reward)
         columns = (inputs, rollout.action, rollout.log_prob, none, none, rollout.valid)
         trials = Trials(*(column.flatten(1, 2) for column in columns))
-        if policy.critic is None:
-            advantage, target = self.beyond_baseline(rollout), none
-        else:
+        value, target = None, none
+        if policy.critic is not None:
             value = policy.critic.unscaled(self.values(trials, policy))
-            advantage = self.beyond_value(rollout, value.unflatten(1, rollout.valid.shape[1:]))
-            target = policy.critic.scaled(self.to_go(rollout))
-        if self.config.normalize_advantage:
-            advantage = normalize_by_task(advantage, rollout.valid)
+            value = value.unflatten(1, rollout.valid.shape[1:])
+            target = policy.critic.scaled(to_go(rollout, self.config.gamma))
+        advantage = trial_advantage(rollout, self.config, value)
         return replace(trials, advantage=advantage.flatten(1, 2), target=target.flatten(1, 2))
-
-    def beyond_baseline(self, rollout: Rollout) -> Float[Tensor, "T M N"]:
-        """Return advantages over a linear baseline that is fitted to each task's own trials.
-
-        It knows the time in the trial, and in the episode as one more observation.
-        """
-        valid, end = rollout.valid, last_of_trial(rollout.valid)
-        failed = end & rollout.terminated
-        time = (episode_step(rollout.first) / 100).unsqueeze(-1)
-        return baseline_advantage(
-            torch.cat([rollout.obs, time], dim=-1),
-            torch.cat([rollout.next_obs, time + 0.01], dim=-1),
-            clock(rollout.valid),
-            rollout.reward,
-            failed,
-            end & ~failed,
-            valid,
-            self.config.gamma,
-            self.config.gae_lambda,
-            self.config.bootstrap_at_horizon,
-        )
-
-    def beyond_value(
-        self, rollout: Rollout, value: Float[Tensor, "T M N"]
-    ) -> Float[Tensor, "T M N"]:
-        """Return advantages over values of each step; none where all trials bring the same."""
-        valid, end = rollout.valid, last_of_trial(rollout.valid)
-        next_value = torch.cat([value[1:], value[-1:]])  # of the last step it does not count
-        gamma, lambda_ = self.config.gamma, self.config.gae_lambda
-        advantage = gae(rollout.reward, value, next_value, end, end, gamma, lambda_)
-        varies = returns_vary(self.to_go(rollout), rollout.reward, clock(valid), valid)
-        return torch.where(varies & valid, advantage, 0.0)
-
-    def to_go(self, rollout: Rollout) -> Float[Tensor, "T M N"]:
-        """Return what the rest of the trial brings from each step on, discounted."""
-        return discounted_return(rollout.reward, last_of_trial(rollout.valid), self.config.gamma)
 
     @torch.no_grad()
     def values(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "T B"]:
@@ -479,7 +430,7 @@ class RL2PPO:
         """Let a policy's critic, if it has any, know the size of the returns to go."""
         if policy.critic is not None:
             rollout = packed(rollout).masked()
-            policy.critic.rescale(self.to_go(rollout), rollout.valid)
+            policy.critic.rescale(to_go(rollout, self.config.gamma), rollout.valid)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, Adam's moments, the running moments and the shuffling's state."""

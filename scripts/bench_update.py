@@ -1,4 +1,4 @@
-"""Measures one update of each agent that learns by policy gradients, beside its own sampling.
+"""Measures one update of each agent, beside its own sampling.
 
     python scripts/bench_update.py [--tasks 20] [--episodes 10] [--steps 500] [--envs metaworld]
                                    [--only maml_trpo promp ...] [--output FILE] ...
@@ -7,8 +7,9 @@ Every agent plays one meta-batch (M tasks, so many episodes a task and phase) wi
 units, or RL² of an encoder and a memory of as many, and then updates itself from a copy of its
 state, so each repetition does the same work. It also acts once more in all worlds, at the end of
 what it has played: RL²'s trials have three episodes, so that a transformer then looks back on 1,500
-steps of 500-step episodes. Each runs in a process of its own, whose peak memory is its own. RL²'s
-whole iteration is measured by `bench_iteration.py`.
+steps of 500-step episodes. Agents that infer the task play two phases, the episodes of their
+trials. Each runs in a process of its own, whose peak memory is its own. RL²'s whole iteration is
+measured by `bench_iteration.py`.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -31,7 +32,7 @@ import torch
 import tyro
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.protocols import MetaAgent, Stored
 from meta_rl.core.seeding import Streams
 from meta_rl.core.threads import one_thread
 from meta_rl.core.types import TimeStep
@@ -65,13 +66,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rl2_ppo, gru, critic": ("rl2_ppo", {"episodes_per_trial": 3, "critic": True}),
     "rl2_ppo, lstm": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "lstm"}),
     "rl2_ppo, transformer": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "transformer"}),
+    "varibad": ("varibad", {}),
+    "metric": ("metric", {}),
 }
 """What is measured; early stopping is off, so that all epochs count."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One update of each agent that learns by policy gradients, and of its options."""
+    """One update of each agent, and of its options."""
 
     tasks: int = 20
     """Tasks of the meta-batch (M)."""
@@ -170,10 +173,13 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
     finally:
         collector.close()
     state = deepcopy(agent.state_dict())
+    stored = agent.mark() if isinstance(agent, Stored) else {}
     before_mb = peak_mb(device)
     each_s = []
     for _ in range(1 + bench.repeats):
         agent.load_state_dict(state)
+        if isinstance(agent, Stored):
+            agent.rewind(stored)
         started = time.perf_counter()
         agent.meta_update(batch)
         synchronize(device)

@@ -35,6 +35,8 @@ SMALL = {
     "memory_size": 8,
     "epochs": 2,
     "minibatches": 2,
+    "encoder_updates": 2,
+    "encoder_trials": 8,
 }
 """Settings that make an agent quick, where its Config has them."""
 

@@ -13,8 +13,11 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_file, check_folder
 
 if TYPE_CHECKING:
-    from meta_rl.evaluation.comparison import Group
+    from meta_rl.evaluation.comparison import Group, Run
+    from meta_rl.reports.beliefs import Beliefs
     from meta_rl.reports.page import Page, Video
+    from meta_rl.runs.folder import RunFolder
+    from meta_rl.runs.trained import TrainedAgent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,12 @@ class Arguments(SomeRuns):
     """File of the report."""
     videos: bool = False
     """Film the first run of each group on the first task, before and after adaptation."""
+    beliefs: bool = False
+    """Let the first run of each group play 20 tasks, and draw what it comes to believe of them; for
+    agents that tell it: varibad and metric."""
     device: Device = None
-    """Device of the policies in --videos: cpu, cuda or cuda:N. Without it, the device of each
-    run's config; if this machine lacks that one, its GPU, else its CPU."""
+    """Device of the policies in --videos and --beliefs: cpu, cuda or cuda:N. Without it, the device
+    of each run's config; if this machine lacks that one, its GPU, else its CPU."""
     wandb: bool = False
     """Also log figures, tables, videos and the page to Weights & Biases, in the project of the
     first run."""
@@ -52,8 +58,10 @@ def main(arguments: list[str]) -> int:
     for told in [*skipped, *warnings, *(remark for run in runs for remark in run.remarks)]:
         print(told)
     with tempfile.TemporaryDirectory() as spare:
-        films = _films(groups, given, Path(spare)) if given.videos else []
-        page = make_page(groups, Options(), [*skipped, *warnings], films)
+        loaded = _loaded(groups, given) if given.videos or given.beliefs else []
+        films = _films(loaded, groups, given, Path(spare)) if given.videos else []
+        beliefs = _beliefs(loaded, groups, given) if given.beliefs else []
+        page = make_page(groups, Options(), [*skipped, *warnings], films, beliefs)
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(page.html(), encoding="utf-8")
@@ -65,7 +73,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _films(groups: "Sequence[Group]", given: Arguments, spare: Path) -> "list[Video]":
+def _films(
+    loaded: "Sequence[tuple[Run, RunFolder, TrainedAgent]]",
+    groups: "Sequence[Group]",
+    given: Arguments,
+    spare: Path,
+) -> "list[Video]":
     """Film the first run of each group on the first task, before and after adaptation.
 
     Args:
@@ -74,11 +87,6 @@ def _films(groups: "Sequence[Group]", given: Arguments, spare: Path) -> "list[Vi
     from meta_rl.reports.film import film_adaptation, frames, title, write_film
     from meta_rl.reports.page import Video
 
-    loaded = []
-    for run in (group.runs[0] for group in groups):
-        checkpoint = "best" if run.result.checkpoint == "best" else "latest"
-        which = OneRun(run=str(run.path), checkpoint=checkpoint, device=given.device)
-        loaded.append((run, *load_agent(which)))
     films = []
     for number, (group, (run, folder, trained)) in enumerate(zip(groups, loaded, strict=True)):
         place = folder.videos
@@ -96,6 +104,37 @@ def _films(groups: "Sequence[Group]", given: Arguments, spare: Path) -> "list[Vi
         caption = f"{run.name} on {task.label}, return {ends}"
         films.append(Video(group.label, caption, path, frames(takes, name)[-1]))
     return films
+
+
+def _beliefs(
+    loaded: "Sequence[tuple[Run, RunFolder, TrainedAgent]]",
+    groups: "Sequence[Group]",
+    given: Arguments,
+) -> "list[Beliefs]":
+    """Watch what the first run of each group believes of the split's first tasks."""
+    from meta_rl.reports.beliefs import TASKS, watch_beliefs
+
+    watched = []
+    for group, (run, _, trained) in zip(groups, loaded, strict=True):
+        tasks = trained.distribution.tasks(given.split)[:TASKS]
+        found = watch_beliefs(trained, tasks, group.label)
+        if found is None:
+            print(f"note: {run.name} does not tell what it believes; --beliefs leaves it out")
+        else:
+            watched.append(found)
+    return watched
+
+
+def _loaded(
+    groups: "Sequence[Group]", given: Arguments
+) -> "list[tuple[Run, RunFolder, TrainedAgent]]":
+    """Load the policy of the first run of each group."""
+    loaded = []
+    for run in (group.runs[0] for group in groups):
+        checkpoint = "best" if run.result.checkpoint == "best" else "latest"
+        which = OneRun(run=str(run.path), checkpoint=checkpoint, device=given.device)
+        loaded.append((run, *load_agent(which)))
+    return loaded
 
 
 def _log(page: "Page", output: Path, groups: "Sequence[Group]") -> None:

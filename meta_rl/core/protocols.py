@@ -315,6 +315,24 @@ class TellsDistribution(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Belief:
+    """What an agent holds to be the task of each copy, in a space of its own."""
+
+    mean: Float[Tensor, "M N L"]
+    std: Float[Tensor, "M N L"] | None
+    """How uncertain it is of each dimension; None if it does not say."""
+
+
+@runtime_checkable
+class TellsBelief(Protocol):
+    """What an agent may offer beside `MetaAgent`: what it holds to be the task, for reports."""
+
+    def belief(self, context: Context) -> Belief:
+        """Return what is believed of the tasks, given what is known of them."""
+        ...
+
+
 @runtime_checkable
 class Stored(Protocol):
     """What an agent offers beside `MetaAgent` if it stores experience, which no checkpoint holds.

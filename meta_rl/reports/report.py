@@ -24,6 +24,7 @@ from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.statistics import performance_profile
 from meta_rl.experiment import strict_yaml
 from meta_rl.reports import comparison_tables, figures
+from meta_rl.reports.beliefs import Beliefs, beliefs_section
 from meta_rl.reports.comparison_tables import Options, told, told_time, training_metrics
 from meta_rl.reports.figures import stages_of
 from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
@@ -39,12 +40,14 @@ def make_page(
     options: Options,
     warnings: Sequence[str] = (),
     videos: Sequence[Video] = (),
+    beliefs: Sequence[Beliefs] = (),
 ) -> Page:
     """Return the report of groups of runs.
 
     Args:
         options: Which aggregates are shown.
         warnings: What readers must know before they compare the groups.
+        beliefs: What agents that tell it believed of held-out tasks.
     """
     protocol = groups[0].first.protocol
     where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
@@ -58,6 +61,7 @@ def make_page(
             *_streams(groups),
             _tasks(groups),
             _profile(groups),
+            *([beliefs_section(beliefs)] if beliefs else []),
             *([_videos(videos)] if videos else []),
             _settings(groups),
             _protocol(groups),

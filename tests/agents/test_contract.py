@@ -13,7 +13,7 @@ from playing import Player
 from torch.utils import _pytree as pytree
 
 from envs.point_navigation import Config, PointEnv, PointNavigation
-from meta_rl.core.protocols import Inspectable, MetaAgent
+from meta_rl.core.protocols import Inspectable, MetaAgent, Stored
 from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import MetaBatch, Phase, TimeStep, map_tensors
 from meta_rl.diagnosis.maths import compare, probe
@@ -112,6 +112,14 @@ def some_steps(seed=0, count=TASKS, device=CPU):
 
 def copied(state):
     return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, state)
+
+
+def hand_over(agent, other, folder):
+    """Let another agent read what this one stores, if it stores anything, from files."""
+    if isinstance(agent, Stored):
+        folder.mkdir()
+        agent.write_stored(folder, agent.mark())
+        other.read_stored(folder, agent.mark())
 
 
 def assert_close(ours, theirs):
@@ -221,11 +229,12 @@ def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
 
 
 @pytest.mark.parametrize("device", [CUDA])
-def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device):
+def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device, tmp_path):
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
     agent.meta_update(play(agent, worker, some_tasks())[0])  # so that optimizers have a state
     elsewhere = build_agent(name, FAMILY.spec, device)
     elsewhere.load_state_dict(agent.state_dict())
+    hand_over(agent, elsewhere, tmp_path / "replay")
     batch, before = play(agent, worker, some_tasks(1))[0], weights(agent)
 
     agent.meta_update(batch)
@@ -267,6 +276,8 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
     agent.meta_update(play(agent, worker, some_tasks())[0])
     checkpoint.save({"agent": agent.state_dict()}, tmp_path / "agent.pt")
+    restored = build_agent(name, FAMILY.spec, seed=9)
+    hand_over(agent, restored, tmp_path / "replay")
     noise = worker.streams.state_dict()
     expected = []
     for seed in (1, 2):
@@ -274,7 +285,7 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
         expected += [[vars(rollout) for rollout in batch.rollouts], agent.meta_update(batch)]
     expected.append(agent.state_dict())
 
-    restored, worker = build_agent(name, FAMILY.spec, seed=9), make_worker(9)
+    worker = make_worker(9)
     restored.load_state_dict(checkpoint.load(tmp_path / "agent.pt")["agent"])
     worker.streams.load_state_dict(noise)
     found = []

@@ -33,6 +33,8 @@ AGENTS = [
     *OPTIONS,
 ]
 """Those that adapt."""
+MEMORIES = ("metric", "rl2_ppo", "varibad")
+"""Those that learn while they act: each copy is a trial of its own."""
 
 LOOP = """
 import json, sys
@@ -178,7 +180,7 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     outcome = meta_rl("adapt", adapted / agent, *words).succeeds()
 
     note, *told, log, program, where = outcome.out.splitlines()
-    adapted_for = "6 episodes" if agent.startswith("rl2_ppo") else "2 rounds"
+    adapted_for = "6 episodes" if agent.startswith(MEMORIES) else "2 rounds"
     assert note == (
         f"note: adapting for {adapted_for}, beyond the 1 that the agent was trained for"
     )
@@ -190,7 +192,7 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     rows = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
     assert [row["learned_from"] for row in rows] == [0, 3, 6]
     # what a memory learned while executing is forgotten, so its rounds are single episodes
-    assert [len(row["returns"]) for row in rows] == [3, 3, 1 if agent.startswith("rl2_ppo") else 3]
+    assert [len(row["returns"]) for row in rows] == [3, 3, 1 if agent.startswith(MEMORIES) else 3]
     assert [row["return"] for row in rows] == [np.mean(row["returns"]) for row in rows]
     assert rows[0]["kl"] is None and all(row["kl"] > 0 for row in rows[1:])
     assert all(0 <= row["success"] <= 1 for row in rows)

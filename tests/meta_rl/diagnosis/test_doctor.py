@@ -10,7 +10,7 @@ from envs.point_navigation import PointEnv
 from meta_rl.core.types import Rollout
 from meta_rl.diagnosis.doctor import CHECKS
 from meta_rl.diagnosis.maths import gradient_error, returns_less_baseline
-from meta_rl.learning import inner_loop, samples
+from meta_rl.learning import inner_loop, samples, trials
 
 CONFIGS = ("point_navigation_maml_trpo", "point_navigation_maml_ppo", "point_navigation_rl2_ppo")
 TRPO, PPO, RL2 = CONFIGS
@@ -130,7 +130,7 @@ def test_a_baseline_of_too_few_steps_is_told(doctor):
     assert not any("features" in note for note in notes)
 
 
-@pytest.mark.parametrize(("config", "module"), [(TRPO, samples), (RL2, rl2_ppo)])
+@pytest.mark.parametrize(("config", "module"), [(TRPO, samples), (RL2, trials)])
 def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, module):
     right = module.baseline_advantage
     monkeypatch.setattr(module, "baseline_advantage", lambda *given: -right(*given))

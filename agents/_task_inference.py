@@ -1,0 +1,321 @@
+"""What agents that infer the task stand on: a memory tells the task, and a policy acts on that.
+
+The memory learns by a loss of its own. The policy learns by PPO over whole trials, and takes what
+the memory tells for a part of the state: no gradient of it reaches the memory.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.distributions import Distribution
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Surrogate
+from meta_rl.core.seeding import Noise, derive_seed, make_generator
+from meta_rl.core.spaces import choices
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
+from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.policy import MLPPolicy
+from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.task_encoder import TaskEncoder
+from meta_rl.learning.trials import (
+    History,
+    TrialConfig,
+    memory_inputs,
+    packed,
+    trial_advantage,
+)
+
+
+@dataclass(frozen=True)
+class TaskInferenceConfig(MinibatchConfig, TrialConfig):
+    """A memory that infers the task, and a policy on the state and what was inferred, by PPO."""
+
+    outer_lr: float = 7e-4
+    """Step size of the policy's Adam, above 0."""
+    entropy_coefficient: float = 5e-3
+    """Weight of the policy's entropy in the objective, at least 0."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients, of the policy or of the encoder, are scaled down to this norm, above 0."""
+    normalize_inputs: bool = True
+    """Scale observations, rewards and the task variable by their running moments."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer of the policy, each at least 1."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Nonlinearity of the policy's hidden layers."""
+    initial_std: float = 1.0
+    """Standard deviation of continuous actions at first (σ), in their own unit, at least min_std;
+    one for each dimension is learned."""
+    min_std: float = 0.05
+    """Floor of the standard deviation, in the actions' unit, above 0."""
+    encoder_sizes: tuple[int, ...] = (64,)
+    """Units of each layer of the encoder before its GRU, each at least 1."""
+    memory_size: int = 64
+    """Units of the encoder's GRU (H), at least 1."""
+    task_size: int = 5
+    """Dimensions of the space in which tasks are told apart (L), at least 1."""
+    encoder_lr: float = 3e-3
+    """Step size of the encoder's Adam, above 0."""
+    encoder_updates: int = 40
+    """Gradient steps of the encoder in each meta-update, at least 1."""
+    encoder_trials: int = 20
+    """Trials that each step of the encoder learns from, at least 2; fewer if there are no more."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        TrialConfig.__post_init__(self)
+        check_at_least(1, self, "memory_size", "task_size", "encoder_updates")
+        check_at_least(2, self, "encoder_trials")
+        check_at_least(0, self, "entropy_coefficient")
+        check_above_zero(self, "max_gradient_norm", "initial_std", "min_std", "encoder_lr")
+        check_layers(self, "hidden_sizes", "encoder_sizes")
+        if self.initial_std < self.min_std:
+            raise UserError(
+                f"agent.initial_std must be at least min_std, which is {self.min_std}, got "
+                f"{self.initial_std}: below it nothing is learned of it"
+            )
+
+
+def check_layers(config: object, *names: str) -> None:
+    """Refuse layers without units."""
+    for name in names:
+        if any(size < 1 for size in getattr(config, name)):
+            raise UserError(f"agent.{name} must all be at least 1, got {getattr(config, name)}")
+
+
+class TaskInference:
+    """Infers the task, and acts on the state and what it has inferred.
+
+    The context is the encoder's memory, (M, N, H): every copy is a trial of its own. An agent adds
+    `improve_encoder`, and what its task variable is.
+
+    Args:
+        outputs: Numbers that the encoder puts out.
+    """
+
+    copies_share_experience = False
+    config: TaskInferenceConfig
+
+    def __init__(
+        self,
+        config: TaskInferenceConfig,
+        spec: EnvSpec,
+        device: torch.device,
+        seed: int,
+        outputs: int,
+    ) -> None:
+        self.config = config
+        self.spec = spec
+        self.device = device
+        self.phases = config.phases
+        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
+            torch.manual_seed(derive_seed(seed, "init"))
+            self.inference = nn.ModuleDict(self.make_inference(outputs)).to(device)
+            self.policy = MLPPolicy(
+                spec.observation_size + outputs,
+                spec.action_size,
+                config.hidden_sizes,
+                config.activation,
+                config.initial_std,
+                config.min_std,
+                choices(spec.action_space),
+            ).to(device)
+        self.optimizers = {
+            "policy": torch.optim.Adam(self.policy.parameters(), lr=config.outer_lr, eps=1e-5),
+            "encoder": torch.optim.Adam(self.inference.parameters(), lr=config.encoder_lr),
+        }
+        self.generator = make_generator(seed, "update")
+        self.moments = {
+            "obs": RunningMoments.empty((spec.observation_size,), device),
+            "reward": RunningMoments.empty((), device),
+            "variable": RunningMoments.empty((outputs,), device),
+        }
+
+    def make_inference(self, outputs: int) -> dict[str, nn.Module]:
+        """Make the modules that learn by the encoder's loss, the encoder among them."""
+        inputs = self.spec.observation_size + self.spec.action_size + 2
+        sizes = self.config.encoder_sizes
+        return {"encoder": TaskEncoder(inputs, sizes, self.config.memory_size, outputs)}
+
+    @property
+    def encoder(self) -> TaskEncoder:
+        """What tells the task."""
+        encoder = self.inference["encoder"]
+        assert isinstance(encoder, TaskEncoder)
+        return encoder
+
+    def variable(self, output: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
+        """Return the task variable that an output of the encoder's head means."""
+        return output
+
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> Float[Tensor, "M N H"]:
+        """Start with an empty memory."""
+        return torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
+
+    def act(
+        self, context: Float[Tensor, "M N H"], timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Float[Tensor, "M N H"]]:
+        """Remember the step and draw actions."""
+        policy, hidden = self.distribution(context, timestep)
+        action = policy.sample(noise)
+        return action, policy.log_prob(action), hidden
+
+    def distribution(
+        self, context: Float[Tensor, "M N H"], timestep: TimeStep
+    ) -> tuple[Distribution, Float[Tensor, "M N H"]]:
+        """Return the policy of the step, and the memory of it; padding is not remembered."""
+        worlds = timestep.first.shape
+        inputs = self.inputs(timestep).flatten(0, 1).unsqueeze(0)
+        output, hidden = self.encoder(inputs, context.flatten(0, 1))
+        variable = self.variable(output.squeeze(0)).unflatten(0, worlds)
+        hidden = torch.where(timestep.valid.unsqueeze(-1), hidden.unflatten(0, worlds), context)
+        return self.policy(self.shown(timestep.obs, variable)), hidden
+
+    def adapt(self, context: Float[Tensor, "M N H"], rollout: Rollout) -> Float[Tensor, "M N H"]:
+        """Return the context: acting has already put the rollout into memory."""
+        return context
+
+    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
+        """What the encoder sees of a step."""
+        scaled = self.config.normalize_inputs
+        moments = (self.moments["obs"], self.moments["reward"]) if scaled else (None, None)
+        return memory_inputs(timestep, *moments)
+
+    def shown(
+        self, obs: Float[Tensor, "*B O"], variable: Float[Tensor, "*B V"]
+    ) -> Float[Tensor, "*B OV"]:
+        """What the policy sees: the state, and the task variable as a part of it."""
+        if self.config.normalize_inputs:
+            obs = self.moments["obs"].normalize(obs)
+            variable = self.moments["variable"].normalize(variable)
+        return torch.cat([obs, variable.to(obs.dtype)], dim=-1)
+
+    def outputs(self, history: History) -> Float[Tensor, "T1 B V"]:
+        """What the encoder puts out before each step of trials, and after the last."""
+        inputs = self.inputs(history.seen()).flatten(1, 2).to(self.encoder.head.weight.dtype)
+        nothing = inputs.new_zeros(inputs.shape[1], self.config.memory_size)
+        output: Tensor = self.encoder(inputs, nothing)[0]
+        return output
+
+    @torch.no_grad()
+    def variables(self, rollout: Rollout) -> Float[Tensor, "T M N V"]:
+        """Return the task variables that packed trials were played with."""
+        found = self.variable(self.outputs(History.played(rollout))[:-1])
+        by_world: Tensor = found.unflatten(1, rollout.reward.shape[1:])
+        return by_world
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Improve the policy by the trials as they were played, and then the encoder."""
+        rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
+        variable = self.variables(rollout)
+        metrics = self.improve_policy(rollout, variable)
+        metrics |= self.improve_encoder(History.played(rollout), batch.tasks)
+        if self.config.normalize_inputs:  # only now: the trials were played with the old moments
+            seen = {"obs": rollout.obs, "reward": rollout.reward, "variable": variable}
+            self.moments = {
+                name: moments.merge(seen[name], rollout.valid)
+                for name, moments in self.moments.items()
+            }
+        return metrics
+
+    def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
+        """Let the encoder learn from trials that were played just now, of M tasks."""
+        raise NotImplementedError
+
+    def improve_policy(self, rollout: Rollout, variable: Float[Tensor, "T M N V"]) -> Metrics:
+        """Epochs of clipped policy gradients on the steps of whole trials."""
+        valid = rollout.valid
+        state = self.shown(rollout.obs, variable)[valid]
+        columns = (rollout.action, rollout.log_prob, trial_advantage(rollout, self.config))
+        action, log_prob, advantage = (column[valid] for column in columns)
+
+        def step(which: Int[Tensor, "D"]) -> Metrics:
+            rows = which.to(self.device)
+            policy = self.policy(state[rows])
+            weight = torch.full_like(log_prob[rows], 1 / len(rows))
+            log_ratio = policy.log_prob(action[rows]) - log_prob[rows]
+            loss, metrics = self.policy_loss(log_ratio, advantage[rows], weight, policy)
+            norm = self.descend("policy", loss)
+            return metrics | {"outer/gradient_norm": norm}
+
+        return run_epochs(step, len(state), self.config, self.generator)
+
+    def policy_loss(
+        self,
+        log_ratio: Float[Tensor, "*B"],
+        advantage: Float[Tensor, "*B"],
+        weight: Float[Tensor, "*B"],
+        policy: Distribution,
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """PPO's loss less the entropy bonus, weighted, and what is logged of it."""
+        loss, metrics = clipped_loss(log_ratio, advantage, weight, self.config.clip)
+        entropy = (weight * policy.entropy()).sum()
+        metrics["policy/entropy"] = entropy.detach()
+        return loss - self.config.entropy_coefficient * entropy, metrics
+
+    def descend(self, name: str, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Take a step of an optimizer against a loss; return the norm of the gradient."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()
+        moved = optimizer.param_groups[0]["params"]
+        norm: Tensor = nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
+        optimizer.step()
+        return norm.detach()
+
+    def surrogate(self, batch: MetaBatch) -> Surrogate:
+        """Open the policy's objective on all trials for inspection."""
+        rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
+        state = self.shown(rollout.obs, self.variables(rollout))
+        advantage = trial_advantage(rollout, self.config).to(state.dtype)
+        weight = (rollout.valid / rollout.valid.sum()).to(state.dtype)
+        policy = deepcopy(self.policy).to(state.dtype)  # in the precision of the meta-batch
+
+        def played(theta: Params) -> tuple[Tensor, Distribution]:
+            acting: Distribution = functional_call(policy, theta, (state,))
+            return acting.log_prob(rollout.action) - rollout.log_prob, acting
+
+        def loss(theta: Params) -> Tensor:
+            log_ratio, acting = played(theta)
+            return self.policy_loss(log_ratio, advantage, weight, acting)[0]
+
+        return Surrogate(
+            theta={name: value.detach() for name, value in policy.named_parameters()},
+            loss=loss,
+            log_ratio=lambda theta: played(theta)[0],
+            advantage=advantage,
+            rollout=rollout,
+            gamma=self.config.gamma,
+            across_episodes=True,
+            approximation=None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all modules, the moments of Adam and of the inputs, and the shuffling's state."""
+        return {
+            "policy": self.policy.state_dict(),
+            "inference": self.inference.state_dict(),
+            "optimizer": {name: each.state_dict() for name, each in self.optimizers.items()},
+            "generator": self.generator.get_state(),
+            "moments": {name: vars(moments) for name, moments in self.moments.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.inference.load_state_dict(state["inference"])
+        if "optimizer" in state:  # a trimmed state is not trained on
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(deepcopy(state["optimizer"][name]))  # Adam keeps tensors
+            self.generator.set_state(state["generator"].cpu())
+        self.moments = {
+            name: RunningMoments(**{key: value.to(self.device) for key, value in each.items()})
+            for name, each in state["moments"].items()
+        }

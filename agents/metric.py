@@ -1,0 +1,105 @@
+"""Metric-based meta-RL: tasks are told apart in a learned metric space, and acted on there."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from agents._task_inference import TaskInference, TaskInferenceConfig
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Belief
+from meta_rl.core.types import EnvSpec, Metrics, Tasks
+from meta_rl.learning.contrastive import info_nce, nearest_task
+from meta_rl.learning.ppo import mean_of
+from meta_rl.learning.trials import History
+
+
+@dataclass(frozen=True)
+class Config(TaskInferenceConfig):
+    """Metric-based meta-RL: acts on a contrastive embedding (after CORRO, Yuan and Lu 2022)."""
+
+    encoder_updates: int = 20
+    """Gradient steps of the encoder in each meta-update, at least 1."""
+    encoder_trials: int = 50
+    """Trials that each step of the encoder contrasts, whole tasks of at least 2."""
+    temperature: float = 0.1
+    """Of the contrastive loss (τ), above 0: the lower, the more the nearest other tasks count."""
+    embeddings_per_trial: int = 4
+    """Steps of each trial, drawn at random, whose embeddings are contrasted, at least 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "temperature")
+        check_at_least(1, self, "embeddings_per_trial")
+
+
+class Metric(TaskInference):
+    """Embeds a trial so far in the unit sphere, near other trials of its task alone.
+
+    The task variable is the embedding, L numbers.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, spec, device, seed, outputs=config.task_size)
+
+    def variable(self, output: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
+        """Return the embedding: the direction of the encoder's output."""
+        return normalize(output, dim=-1)
+
+    def belief(self, context: Float[Tensor, "M N H"]) -> Belief:
+        """Return the embedding of each copy's trial so far."""
+        return Belief(self.variable(self.encoder.head(context)), None)
+
+    def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
+        """Descend the contrast of the trials that were played just now, some tasks at a time."""
+        copies = history.valid.shape[1] // len(tasks)
+        if copies < 2:
+            raise UserError(
+                "metric compares trials of one task with each other, so copies must be at least "
+                f"2, got {copies}"
+            )
+        task = labels_of(tasks).to(self.device).repeat_interleave(copies)
+        found = []
+        for _ in range(self.config.encoder_updates):
+            drawn = torch.randperm(len(tasks), generator=self.generator)
+            drawn = drawn[: max(2, self.config.encoder_trials // copies)].unsqueeze(1)
+            which = (drawn * copies + torch.arange(copies)).flatten().to(self.device)
+            loss = self.contrast(history.of(which), task[which])
+            norm = self.descend("encoder", loss)
+            found.append({"encoder/loss": loss.detach(), "encoder/gradient_norm": norm})
+        with torch.no_grad():
+            embedding = self.variable(self.outputs(history))
+            at_the_end = at(embedding, history.valid.sum(0, keepdim=True)).squeeze(0)
+            accuracy = nearest_task(at_the_end, task).float().mean()
+        return mean_of(found) | {"encoder/nearest_task": accuracy}
+
+    def contrast(self, history: History, task: Int[Tensor, "B"]) -> Float[Tensor, ""]:
+        """Return the contrastive loss of each trial's embeddings at a few random times."""
+        embedding = self.variable(self.outputs(history))
+        times, trials = self.config.embeddings_per_trial, len(task)
+        chance = torch.rand(times, trials, generator=self.generator).to(self.device)
+        some = at(embedding, (chance * (history.valid.sum(0) + 1)).long()).flatten(0, 1)
+        number = torch.arange(trials, device=self.device).repeat(times)
+        return info_nce(some, task.repeat(times), number, self.config.temperature)
+
+
+def labels_of(tasks: Tasks) -> Int[Tensor, "M"]:
+    """Return a number for each task, the same where a task is there more than once."""
+    numbers: dict[tuple[str, int], int] = {}
+    keys = zip(tasks.names, tasks.index.tolist(), strict=True)
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def at(columns: Float[Tensor, "T B E"], time: Int[Tensor, "K B"]) -> Float[Tensor, "K B E"]:
+    """Return what columns hold at times of their own."""
+    return columns.gather(0, time.unsqueeze(-1).expand(-1, -1, columns.shape[-1]))
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Metric:
+    """Make the agent with its initial parameters."""
+    return Metric(config, spec, device, seed)

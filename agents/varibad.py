@@ -1,0 +1,219 @@
+"""VariBAD: a belief over tasks, inferred by a recurrent variational autoencoder, is acted on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from agents._task_inference import TaskInference, TaskInferenceConfig, check_layers
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.distributions import Gaussian
+from meta_rl.core.protocols import Belief
+from meta_rl.core.types import EnvSpec, Metrics, Tasks
+from meta_rl.learning.ppo import mean_of
+from meta_rl.learning.replay import Replay
+from meta_rl.learning.trials import History
+
+
+@dataclass(frozen=True)
+class Config(TaskInferenceConfig):
+    """VariBAD: a belief over tasks by variational inference, acted on (Zintgraf et al. 2020)."""
+
+    buffer_trials: int = 1000
+    """Past trials that the belief is learned from, at least 2; older ones are forgotten."""
+    decoder_sizes: tuple[int, ...] = (64, 32)
+    """Units of each hidden layer of the decoders, each at least 1."""
+    decode_transitions: bool = False
+    """Predict next observations, too: for families whose tasks differ by their dynamics."""
+    reward_std: float = 0.3
+    """Standard deviation of rewards about the decoder's prediction, above 0; in units of the
+    rewards' own deviation, if inputs are normalized."""
+    transition_std: float = 0.3
+    """Likewise of each number of the next observation, above 0."""
+    kl_to: Literal["previous", "prior"] = "previous"
+    """What each belief is held to: the belief a step before, as in the paper, or N(0, I)."""
+    elbo_beliefs: int | None = 20
+    """Beliefs of each trial, drawn at random, whose predictions count in a step of the encoder, at
+    least 1; none counts all."""
+    elbo_steps: int | None = 50
+    """Steps of each trial, drawn at random, that those beliefs predict, at least 1; none means
+    all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(2, self, "buffer_trials")
+        check_layers(self, "decoder_sizes")
+        check_above_zero(self, "reward_std", "transition_std")
+        for name in ("elbo_beliefs", "elbo_steps"):
+            if getattr(self, name) is not None:
+                check_at_least(1, self, name)
+
+
+class Decoder(nn.Module):
+    """Predicts something of each step for each belief's sample of the task.
+
+    The first layer sees steps and tasks apart and adds them up: every task meets every step, so
+    that their inputs side by side would be as many rows as both multiplied.
+    """
+
+    def __init__(
+        self, step_size: int, task_size: int, sizes: tuple[int, ...], outputs: int
+    ) -> None:
+        super().__init__()
+        first, *rest = (*sizes, outputs)
+        self.of_step = nn.Linear(step_size, first)
+        self.of_task = nn.Linear(task_size, first, bias=False)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise((first, *rest)):
+            layers += [nn.ReLU(), nn.Linear(fan_in, fan_out)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(
+        self, step: Float[Tensor, "J B I"], task: Float[Tensor, "K B L"]
+    ) -> Float[Tensor, "K J B O"]:
+        """Return what each of K samples of the task predicts of each of J steps."""
+        predicted: Tensor = self.rest(self.of_step(step) + self.of_task(task).unsqueeze(1))
+        return predicted
+
+
+class VariBAD(TaskInference):
+    """Infers a Gaussian belief over the task, N(mean, std²), and acts on state and belief.
+
+    The task variable is the belief's mean and logarithmic deviation side by side, 2 L numbers.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config, spec, device, seed, outputs=2 * config.task_size)
+        self.replay = Replay(config.buffer_trials)
+
+    def make_inference(self, outputs: int) -> dict[str, nn.Module]:
+        """Make the encoder, and a decoder of rewards and maybe one of transitions."""
+        config, spec = self.config, self.spec
+        step, sizes = spec.observation_size + spec.action_size, config.decoder_sizes
+        made = super().make_inference(outputs)
+        made["reward"] = Decoder(step + spec.observation_size, config.task_size, sizes, 1)
+        if config.decode_transitions:
+            made["transition"] = Decoder(step, config.task_size, sizes, spec.observation_size)
+        return made
+
+    def belief(self, context: Float[Tensor, "M N H"]) -> Belief:
+        """Return what is believed of each copy's task."""
+        mean, log_std = self.encoder.head(context).chunk(2, dim=-1)
+        return Belief(mean, log_std.exp())
+
+    def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
+        """Ascend the ELBO of trials drawn from the buffer of past ones."""
+        self.replay.add(history.rows(self.config.episodes_per_trial * self.spec.horizon))
+        found = []
+        for _ in range(self.config.encoder_updates):
+            rows = self.replay.sample(self.config.encoder_trials, self.generator)
+            drawn = History.from_rows(rows, self.device)
+            elbo, metrics = self.elbo(drawn)
+            # A step's share of it, lest the gradient grows with the square of the trial's length.
+            loss = -elbo / drawn.valid.sum(0).float().mean()
+            norm = self.descend("encoder", loss)
+            found.append(metrics | {"encoder/gradient_norm": norm})
+        return mean_of(found)
+
+    def elbo(self, history: History) -> tuple[Float[Tensor, ""], Metrics]:
+        """Return the ELBO of each belief (Zintgraf et al. 2020, eq. 7 to 9), mean over them.
+
+        The belief at t has seen what came before step t; it predicts the rewards of all steps of
+        the trial, past and future:
+
+            ELBO_t = E_{m ~ q_t} [Σ_i log p(r_i | s_i, a_i, s_{i+1}, m)] - KL(q_t || q_{t-1})
+
+        with N(0, I) in place of the belief before the first. Predictions are of some beliefs and
+        some steps, drawn at random, scaled up to all: an unbiased estimate.
+        """
+        belief = Gaussian(*self.outputs(history).chunk(2, dim=-1))  # (T + 1, B, L)
+        known = torch.cat([torch.ones_like(history.valid[:1]), history.valid])
+        beliefs = known.sum()
+        kl = torch.where(known, belief.kl(self.held_to(belief)), 0.0).sum() / beliefs
+
+        at = self.some(len(known), self.config.elbo_beliefs)
+        of = self.some(len(history.valid), self.config.elbo_steps)
+        drawn = Gaussian(belief.mean[at], belief.log_std[at])
+        noise = torch.randn(drawn.mean.shape, generator=self.generator).to(drawn.mean)
+        likelihood = self.log_likelihood(history, of, drawn.mean + drawn.log_std.exp() * noise)
+        counted = known[at].unsqueeze(1) & history.valid[of]  # (K, J, B)
+        scale = len(known) / len(at) * len(history.valid) / len(of)
+        predicted = scale * torch.where(counted, likelihood, 0.0).sum() / beliefs
+
+        steps = history.valid.sum(0).float().mean()
+        return predicted - kl, {
+            "encoder/elbo": ((predicted - kl) / steps).detach(),
+            "encoder/log_likelihood": (predicted / steps).detach(),
+            "encoder/kl": kl.detach(),
+            "encoder/std": belief.log_std[known].exp().mean().detach(),
+        }
+
+    def held_to(self, belief: Gaussian) -> Gaussian:
+        """Return what each belief's divergence is taken from."""
+        nothing = torch.zeros_like(belief.mean)
+        if self.config.kl_to == "prior":
+            return Gaussian(nothing, nothing)
+        before = (torch.cat([nothing[:1], each[:-1]]) for each in belief)
+        return Gaussian(*before)
+
+    def some(self, count: int, wanted: int | None) -> Int[Tensor, "K"]:
+        """Draw some of so many places."""
+        if wanted is None or wanted >= count:
+            return torch.arange(count, device=self.device)
+        return torch.randperm(count, generator=self.generator)[:wanted].to(self.device)
+
+    def log_likelihood(
+        self, history: History, of: Int[Tensor, "J"], task: Float[Tensor, "K B L"]
+    ) -> Float[Tensor, "K J B"]:
+        """Return log p of steps' rewards, and of next observations if decoded, given the task."""
+        obs, next_obs, action = history.obs[of], history.next_obs[of], history.action[of]
+        reward = history.reward[of]
+        if self.config.normalize_inputs:
+            obs, next_obs = (self.moments["obs"].normalize(each) for each in (obs, next_obs))
+            reward = reward / self.moments["reward"].std
+        step = torch.cat([obs, action], dim=-1)
+        found = self.density(
+            self.inference["reward"](torch.cat([step, next_obs], dim=-1), task),
+            reward.unsqueeze(-1),
+            self.config.reward_std,
+        )
+        if self.config.decode_transitions:
+            following = self.inference["transition"](step, task)
+            found = found + self.density(following, next_obs, self.config.transition_std)
+        return found
+
+    def density(
+        self, mean: Float[Tensor, "K J B O"], value: Float[Tensor, "J B O"], std: float
+    ) -> Float[Tensor, "K J B"]:
+        """Return the log-density of a value about predictions of it."""
+        spread = Gaussian(mean, torch.full_like(mean[:1, :1, :1], log(std)))
+        return spread.log_prob(value.expand_as(mean))
+
+    def mark(self) -> dict[str, Any]:
+        """Return plain data that names the trials in the buffer."""
+        return self.replay.mark()
+
+    def rewind(self, mark: Mapping[str, Any]) -> None:
+        """Forget the trials that came after the last mark."""
+        self.replay.rewind(mark)
+
+    def write_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
+        """Write the trials that the last mark names."""
+        self.replay.write(folder, mark)
+
+    def read_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
+        """Read the trials that a mark names."""
+        self.replay.read(folder, mark)
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> VariBAD:
+    """Make the agent with its initial parameters."""
+    return VariBAD(config, spec, device, seed)
