@@ -294,6 +294,10 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.query_key_value = nn.Linear(size, sum(self.sizes), bias=False)
         self.merge = nn.Linear(size, size)
+        for layer in (self.query_key_value, self.merge):
+            # As `nn.MultiheadAttention`: with `nn.Linear`'s own, smaller weights all steps would be
+            # attended to alike at first, and a single one among a hundred would hardly count.
+            nn.init.xavier_uniform_(layer.weight)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)
         )
