@@ -29,6 +29,9 @@ SMALL = {
     "memory_size": 8,
     "epochs": 2,
     "minibatches": 2,
+    "gradient_steps": 2,
+    "batch_size": 8,
+    "context_size": 8,
 }
 """Settings that make an agent quick, where its Config has them."""
 

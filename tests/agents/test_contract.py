@@ -13,7 +13,7 @@ from playing import Player
 from torch.utils import _pytree as pytree
 
 from envs.point_navigation import Config, PointEnv, PointNavigation
-from meta_rl.core.protocols import Inspectable, MetaAgent
+from meta_rl.core.protocols import Inspectable, MetaAgent, Stored
 from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import MetaBatch, Phase, TimeStep, map_tensors
 from meta_rl.diagnosis.maths import compare, probe
@@ -219,11 +219,12 @@ def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
 
 
 @pytest.mark.parametrize("device", [CUDA])
-def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device):
+def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device, tmp_path):
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
     agent.meta_update(play(agent, worker, some_tasks())[0])  # so that optimizers have a state
     elsewhere = build_agent(name, FAMILY.spec, device)
-    elsewhere.load_state_dict(agent.state_dict())
+    save(agent, tmp_path)
+    load(elsewhere, tmp_path)
     batch, before = play(agent, worker, some_tasks(1))[0], weights(agent)
 
     agent.meta_update(batch)
@@ -264,7 +265,7 @@ def test_tasks_without_any_reward_do_no_harm(name, build_agent):
 def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, identical, tmp_path):
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
     agent.meta_update(play(agent, worker, some_tasks())[0])
-    checkpoint.save({"agent": agent.state_dict()}, tmp_path / "agent.pt")
+    save(agent, tmp_path)
     noise = worker.streams.state_dict()
     expected = []
     for seed in (1, 2):
@@ -273,7 +274,7 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
     expected.append(agent.state_dict())
 
     restored, worker = build_agent(name, FAMILY.spec, seed=9), make_worker(9)
-    restored.load_state_dict(checkpoint.load(tmp_path / "agent.pt")["agent"])
+    load(restored, tmp_path)
     worker.streams.load_state_dict(noise)
     found = []
     for seed in (1, 2):
@@ -282,6 +283,22 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
     found.append(restored.state_dict())
 
     assert identical(found, expected)
+
+
+def save(agent, folder):
+    """Write what a run's checkpoint holds of an agent, and what it stores beside it."""
+    mark = agent.mark() if isinstance(agent, Stored) else None
+    if mark is not None:
+        agent.write_stored(folder, mark)
+    checkpoint.save({"agent": agent.state_dict(), "stored": mark}, folder / "agent.pt")
+
+
+def load(agent, folder):
+    """Read what `save` wrote."""
+    state = checkpoint.load(folder / "agent.pt")
+    agent.load_state_dict(state["agent"])
+    if isinstance(agent, Stored):
+        agent.read_stored(folder, state["stored"])
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
