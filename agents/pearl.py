@@ -31,8 +31,8 @@ class Config(SACConfig):
     """Episodes of each copy with z from the posterior, in training, at least 0; adaptation refines
     the posterior after each."""
     posterior_context: bool = False
-    """Learn to encode also the episodes with z from the posterior, not only those from the
-    prior."""
+    """Learn to encode episodes with z from the posterior too: each gradient step draws how many of
+    the tasks' first phases the encoder sees. Otherwise it sees those from the prior alone."""
     encode_next_obs: bool = False
     """Show the encoder also what followed each step: where the dynamics tell tasks apart."""
     latent_size: int = 5
@@ -111,7 +111,7 @@ class PEARL:
             {
                 "task": torch.zeros(0, dtype=torch.long),
                 "meta_update": torch.zeros(0, dtype=torch.long),
-                "is_context": torch.zeros(0, dtype=torch.bool),
+                "phase": torch.zeros(0, dtype=torch.long),
                 "obs": torch.zeros(0, spec.observation_size),
                 "action": torch.zeros(0, spec.action_size),
                 "reward": torch.zeros(0),
@@ -183,13 +183,13 @@ class PEARL:
         if len(self.replay) < max(self.config.initial_steps, 1):
             return metrics
         stored = self.replay.last
-        context, steps = drawing(stored)
-        metrics["replay/tasks"] = torch.tensor(float(len(context)))
+        phases = len(self.phases) if self.config.posterior_context else 1
+        contexts, steps = drawing(stored, phases)
+        metrics["replay/tasks"] = torch.tensor(float(len(steps)))
         taken = []
         for _ in range(self.config.gradient_steps):
-            which = torch.randint(
-                len(context), (self.config.update_tasks,), generator=self.generator
-            )
+            which = torch.randint(len(steps), (self.config.update_tasks,), generator=self.generator)
+            context = contexts[int(torch.randint(phases, (), generator=self.generator))]
             seen = context.sample(which, self.config.context_size, self.generator)
             rows = steps.sample(which, self.config.batch_size, self.generator)
             taken.append(self.gradient_step(self.part(stored, seen), self.part(stored, rows)))
@@ -223,15 +223,14 @@ class PEARL:
 
     def store(self, batch: MetaBatch) -> None:
         """Put all steps of a meta-batch into the replay."""
-        for number, rollout in enumerate(batch.rollouts):
+        for phase, rollout in enumerate(batch.rollouts):
             valid = rollout.valid
-            is_context = number == 0 or self.config.posterior_context
             keys = task_keys(batch.tasks).to(valid.device).view(1, -1, 1).expand_as(valid)
             count = int(valid.sum())
             marks = {
                 "task": keys[valid],
                 "meta_update": torch.full((count,), self.meta_updates),
-                "is_context": torch.full((count,), is_context),
+                "phase": torch.full((count,), phase),
             }
             self.replay.add(marks | {name: getattr(rollout, name)[valid] for name in STEP})
 
@@ -284,17 +283,22 @@ STEP = ("obs", "action", "reward", "terminated", "next_obs")
 """What is learned from of each step."""
 
 
-def drawing(stored: Mapping[str, Tensor]) -> tuple[RowsByTask, RowsByTask]:
-    """Return what draws context, and steps, of the tasks that have both.
+def drawing(stored: Mapping[str, Tensor], phases: int) -> tuple[list[RowsByTask], RowsByTask]:
+    """Return what draws the stored tasks' steps: of context up to each phase, and of all there are.
 
-    A task's context is what was stored of it last, since it must tell of the present policy.
+    A task's context is of the last meta-batch that it was in, since it must tell of the present
+    policy. Tasks that have lost the first phase of that are left out.
     """
-    key = stored["task"]
+    key, phase = stored["task"], stored["phase"]
     tasks, whose = torch.unique(key, return_inverse=True)
     newest = torch.zeros_like(tasks).scatter_reduce(0, whose, stored["meta_update"], "amax")
-    recent = stored["is_context"] & (stored["meta_update"] == newest[whose])
-    context = RowsByTask(key, recent.nonzero().squeeze(1))
-    return context, RowsByTask(key, torch.isin(key, context.keys).nonzero().squeeze(1))
+    recent = stored["meta_update"] == newest[whose]
+    kept = torch.isin(key, key[recent & (phase == 0)])
+
+    def rows(which: Bool[Tensor, "R"]) -> RowsByTask:
+        return RowsByTask(key, (which & kept).nonzero().squeeze(1))
+
+    return [rows(recent & (phase <= last)) for last in range(phases)], rows(kept)
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> PEARL:

@@ -89,6 +89,11 @@ class SoftActorCritic(nn.Module):
         self.register_buffer("high", torch.tensor(high), persistent=False)
         actions = spec.action_size
         self.actor = mlp(state_size, config.hidden_sizes, 2 * actions)
+        head = self.actor[-1]
+        assert isinstance(head, nn.Linear)
+        with torch.no_grad():  # begin with the same wide distribution everywhere
+            head.weight.mul_(0.01)
+            head.bias.zero_()
         self.critics, self.targets = (
             nn.ModuleList(mlp(state_size + actions, config.hidden_sizes, 1) for _ in range(2))
             for _ in range(2)

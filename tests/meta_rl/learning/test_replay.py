@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from meta_rl.core.errors import UserError
-from meta_rl.learning.replay import Replay
+from meta_rl.core.types import Task, Tasks
+from meta_rl.learning.replay import Replay, RowsByTask, task_keys
 
 
 def rows(first, count):
@@ -73,3 +74,28 @@ def test_a_segment_that_is_missing_is_told(tmp_path):
     next(tmp_path.iterdir()).unlink()
     with pytest.raises(UserError, match="lacks the rows 0 to 3"):
         replay_of(10).read(tmp_path, replay.mark())
+
+
+def test_the_room_of_a_full_replay_is_told_before_it_holds_anything():
+    replay = replay_of(10)
+    told = replay.room
+    replay.add(rows(0, 25))
+    assert told == 10 * (8 + 2 * 4) == sum(each.nbytes for each in replay.last.values())
+
+
+def test_rows_are_drawn_evenly_from_each_task_that_is_asked_for():
+    key = torch.tensor([7, 3, 7, 9, 7, 3, 7, 7])
+    by_task = RowsByTask(key, torch.tensor([0, 1, 2, 3, 4, 5, 6]))  # the last one may not be drawn
+    assert by_task.keys.tolist() == [3, 7, 9] and len(by_task) == 3
+    drawn = by_task.sample(torch.tensor([1, 0, 2, 1]), 4000, torch.Generator().manual_seed(0))
+    assert key[drawn].float().std(dim=1).eq(0).all() and key[drawn[:, 0]].tolist() == [7, 3, 9, 7]
+    shares = drawn[0].bincount(minlength=8) / 4000
+    expected = torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0]) / 4
+    torch.testing.assert_close(shares, expected, atol=0.04, rtol=0)  # 5 σ
+
+
+def test_a_tasks_key_is_its_own_wherever_it_is_played():
+    tasks = [Task("f", name, index, (0.0,)) for name in ("reach", "push") for index in range(50)]
+    keys = task_keys(Tasks.stack(tasks))
+    assert len(set(keys.tolist())) == 100 and (keys >= 0).all()
+    assert task_keys(Tasks.stack(tasks[70:71])) == keys[70]
