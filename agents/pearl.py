@@ -81,9 +81,10 @@ class PEARL:
     each copy acts by. All copies of a task are experience of the same task.
 
     The replay knows tasks by their names and indices. The paper has 100 fixed training tasks, whose
-    context is replaced whenever they are played again. So it is here for a family with fixed
-    training tasks. A family that draws new ones for each meta-batch plays each once; `capacity`
-    then says how many of the last are learned from.
+    experience grows and whose context is replaced whenever they are played again. The setting
+    `train_tasks` fixes as many of a family that would draw new ones for each meta-batch. Otherwise
+    each is played once, so the critics learn from the very episodes that z is inferred from, which
+    asks for less than where the goal is.
 
     Differs from the authors' code (katerakelly/oyster): the critics have targets themselves, in
     place of a network for the state's value (Haarnoja et al. 2019), and the policy's outputs are
