@@ -92,7 +92,8 @@ class VariBAD(TaskInference):
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed, outputs=2 * config.task_size)
-        self.replay = Replay(config.buffer_trials)
+        steps = config.episodes_per_trial * spec.horizon
+        self.replay = Replay(config.buffer_trials, History.none(spec).rows(steps))
 
     def make_inference(self, outputs: int) -> dict[str, nn.Module]:
         """Make the encoder, and a decoder of rewards and maybe one of transitions."""
@@ -196,6 +197,11 @@ class VariBAD(TaskInference):
         """Return the log-density of a value about predictions of it."""
         spread = Gaussian(mean, torch.full_like(mean[:1, :1, :1], log(std)))
         return spread.log_prob(value.expand_as(mean))
+
+    @property
+    def room(self) -> int:
+        """Bytes that the full buffer takes in memory."""
+        return self.replay.room
 
     def mark(self) -> dict[str, Any]:
         """Return plain data that names the trials in the buffer."""

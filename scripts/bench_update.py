@@ -1,4 +1,4 @@
-"""Measures one update of each agent, beside its own sampling.
+"""Measures one update of each agent, beside its own sampling or beside its plain matrix products.
 
     python scripts/bench_update.py [--tasks 20] [--episodes 10] [--steps 500] [--envs metaworld]
                                    [--only maml_trpo promp ...] [--output FILE] ...
@@ -10,6 +10,10 @@ what it has played: RL²'s trials have three episodes, so that a transformer the
 steps of 500-step episodes. Agents that infer the task play two phases, the episodes of their
 trials. Each runs in a process of its own, whose peak memory is its own. RL²'s whole iteration is
 measured by `bench_iteration.py`.
+
+An off-policy agent's update is as many gradient steps as one asks for. So of PEARL one step is
+measured, on 16 tasks × 256 steps with its paper's networks, beside the matrix products that no
+implementation can do without.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -21,7 +25,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,9 +34,10 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.core.protocols import MetaAgent, Stored
+from meta_rl.core.protocols import EnvDistribution, MetaAgent, Stored
 from meta_rl.core.seeding import Streams
 from meta_rl.core.threads import one_thread
 from meta_rl.core.types import TimeStep
@@ -72,9 +77,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """What is measured; early stopping is off, so that all epochs count."""
 
 
+OFF_POLICY = "pearl, one gradient step"
+
+
 @dataclass(frozen=True)
 class Bench:
-    """One update of each agent, and of its options."""
+    """One update of each agent and of its options."""
 
     tasks: int = 20
     """Tasks of the meta-batch (M)."""
@@ -100,9 +108,10 @@ class Bench:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in self.only:
-            if name not in VARIANTS:
-                hint = did_you_mean(name, list(VARIANTS))
-                raise UserError(f"no variant {name!r}; {hint}There are: {'; '.join(VARIANTS)}")
+            known = [*VARIANTS, OFF_POLICY]
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise UserError(f"no variant {name!r}; {hint}There are: {'; '.join(known)}")
 
 
 def main(bench: Bench) -> None:
@@ -120,7 +129,8 @@ def main(bench: Bench) -> None:
     )
     rows = {}
     context = multiprocessing.get_context("spawn")
-    for name in bench.only or VARIANTS:
+    wanted = bench.only or (*VARIANTS, OFF_POLICY)
+    for name in [name for name in wanted if name != OFF_POLICY]:
         with context.Pool(1) as pool:
             row = rows[name] = pool.apply(measure, (name, bench))
         print(
@@ -135,6 +145,14 @@ def main(bench: Bench) -> None:
         f"and peak: {'resident' if bench.device == 'cpu' else 'GPU'} memory at most, before the "
         "first update and with it"
     )
+    if OFF_POLICY in wanted:
+        with context.Pool(1) as pool:
+            row = rows[OFF_POLICY] = pool.apply(measure_gradient_step, (bench,))
+        print(
+            f"{OFF_POLICY}: {1e3 * row['update_s']:,.0f} ms, its matrix products alone "
+            f"{1e3 * row['products_s']:,.0f} ms, ratio {row['update_s'] / row['products_s']:.2f}; "
+            f"peak {row['peak_mb']:,.0f} MB"
+        )
     if bench.output is not None:
         settings = vars(bench) | {"output": str(bench.output), "load_average": load}
         bench.output.parent.mkdir(parents=True, exist_ok=True)
@@ -146,12 +164,7 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
     torch.set_num_threads(bench.threads)
     device = torch.device(bench.device)
     agent_name, settings = VARIANTS[name]
-    families: Mapping[str, dict[str, Any]] = {
-        "metaworld": {"benchmark": "ML1", "task": "reach-v3"},
-        "point_navigation": {},
-    }
-    family = catalog.load("envs", bench.envs)
-    distribution = family.build(family.Config(horizon=bench.steps, **families[bench.envs]))
+    distribution = build_family(bench)
     module = catalog.load("agents", agent_name)
     defaults: dict[str, Any] = {"target_kl": None, "hidden_sizes": (128, 128)}
     known = vars(module.Config())
@@ -175,18 +188,15 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
     state = deepcopy(agent.state_dict())
     stored = agent.mark() if isinstance(agent, Stored) else {}
     before_mb = peak_mb(device)
-    each_s = []
-    for _ in range(1 + bench.repeats):
+
+    def restore() -> None:
         agent.load_state_dict(state)
         if isinstance(agent, Stored):
             agent.rewind(stored)
-        started = time.perf_counter()
-        agent.meta_update(batch)
-        synchronize(device)
-        each_s.append(time.perf_counter() - started)
+
     return {
         "sampling_s": sampling_s,
-        "update_s": min(each_s[1:]),
+        "update_s": fastest(lambda: agent.meta_update(batch), bench, device, before=restore),
         "acting_ms": acting_ms(agent, adaptation, device),
         "before_mb": before_mb,
         "peak_mb": peak_mb(device),
@@ -208,6 +218,98 @@ def acting_ms(agent: MetaAgent, adaptation: Adaptation, device: torch.device) ->
             synchronize(device)
             each_s.append(time.perf_counter() - started)
     return 1000 * median(each_s)
+
+
+def build_family(bench: Bench) -> EnvDistribution:
+    """Return the family that is played."""
+    families: Mapping[str, dict[str, Any]] = {
+        "metaworld": {"benchmark": "ML1", "task": "reach-v3"},
+        "point_navigation": {},
+    }
+    module = catalog.load("envs", bench.envs)
+    family: EnvDistribution = module.build(
+        module.Config(horizon=bench.steps, **families[bench.envs])
+    )
+    return family
+
+
+def measure_gradient_step(bench: Bench) -> dict[str, float]:
+    """Return the seconds of one gradient step of PEARL, and of its matrix products alone."""
+    torch.set_num_threads(bench.threads)
+    device = torch.device(bench.device)
+    spec = build_family(bench).spec
+    module = catalog.load("agents", "pearl")
+    config = module.Config()
+    agent = module.build(config, spec, device, 0)
+
+    def steps(count: int) -> dict[str, Tensor]:
+        shape = (config.update_tasks, count)
+        obs, next_obs = (torch.randn(*shape, spec.observation_size, device=device) for _ in "on")
+        return {
+            "obs": obs,
+            "action": torch.rand(*shape, spec.action_size, device=device),
+            "reward": torch.randn(shape, device=device),
+            "terminated": torch.zeros(shape, dtype=torch.bool, device=device),
+            "next_obs": next_obs,
+        }
+
+    context, batch = steps(config.context_size), steps(config.batch_size)
+    products = matrix_products(agent, config.update_tasks, config)
+
+    def multiply() -> None:
+        for rows, weight, times in products:
+            for _ in range(times):
+                torch.mm(rows, weight)
+
+    return {
+        "update_s": fastest(lambda: agent.gradient_step(context, batch), bench, device),
+        "products_s": fastest(multiply, bench, device),
+        "peak_mb": peak_mb(device),
+    }
+
+
+def matrix_products(agent: Any, tasks: int, config: Any) -> list[tuple[Tensor, Tensor, int]]:
+    """Return factors of the products that a gradient step cannot do without, and how often each.
+
+    A layer's output is one product with its weights, and so is each of the slopes in its input and
+    in its weights. The slope in the input of the encoder and of the actor is not needed. Both
+    critics and the actor see a step twice: to learn from it, and to tell or take an action.
+    """
+    products = []
+    networks = [
+        (agent.encoder.layers, config.context_size, (2, 3)),
+        (agent.sac.actor, config.batch_size, (3, 4)),  # the next action, and 2 or 3 to learn
+        *((critic, config.batch_size, (5, 5)) for critic in agent.sac.critics),
+        *((target, config.batch_size, (1, 1)) for target in agent.sac.targets),
+    ]
+    for network, steps, (first, others) in networks:
+        layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+        for i, layer in enumerate(layers):
+            weight = layer.weight.detach().mT
+            rows = torch.randn(tasks * steps, layer.in_features, device=weight.device)
+            products.append((rows, weight, first if i == 0 else others))
+    return products
+
+
+def fastest(
+    function: Callable[[], object],
+    bench: Bench,
+    device: torch.device,
+    before: Callable[[], object] = lambda: None,
+) -> float:
+    """Return the seconds of the fastest call, after one that is not counted.
+
+    Args:
+        before: Called before each, and not timed.
+    """
+    each_s = []
+    for _ in range(1 + bench.repeats):
+        before()
+        started = time.perf_counter()
+        function()
+        synchronize(device)
+        each_s.append(time.perf_counter() - started)
+    return min(each_s[1:])
 
 
 def peak_mb(device: torch.device) -> float:

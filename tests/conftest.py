@@ -37,6 +37,9 @@ SMALL = {
     "minibatches": 2,
     "encoder_updates": 2,
     "encoder_trials": 8,
+    "gradient_steps": 2,
+    "batch_size": 8,
+    "context_size": 8,
 }
 """Settings that make an agent quick, where its Config has them."""
 

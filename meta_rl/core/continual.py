@@ -14,6 +14,7 @@ from meta_rl.core.protocols import (
     TaskDistribution,
     TaskEnv,
 )
+from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import Tasks
 
 
@@ -97,20 +98,36 @@ def simulated(distribution: TaskDistribution) -> EnvDistribution:
     return distribution
 
 
+def fixed_pool(distribution: TaskDistribution, count: int | None, seed: int) -> Tasks | None:
+    """Return the training tasks that a run has fixed, or None if it draws from the whole family."""
+    if count is None:
+        return None
+    if isinstance(distribution, Stream):
+        raise UserError(
+            f"train_tasks {count} fixes tasks of all names, but change.every goes through one name "
+            f"after the other; leave out one of them"
+        )
+    return distribution.sample(count, "train", make_generator(seed, "train/pool"))
+
+
 def sample_to_train(
     distribution: TaskDistribution,
     meta_iteration: int,
     count: int,
     trials: int,
     generator: torch.Generator,
+    pool: Tasks | None = None,
 ) -> Tasks:
     """Draw the tasks of a meta-iteration, of a stream those of the name whose turn it is.
 
     Args:
         count: How many tasks to draw.
         trials: How often each is there, one after another.
+        pool: The tasks to draw from, without repetition, if these are fixed for the run.
     """
-    if isinstance(distribution, Stream):
+    if pool is not None:
+        tasks = pool[torch.randperm(len(pool), generator=generator)[:count].tolist()]
+    elif isinstance(distribution, Stream):
         tasks = distribution.sample_at(meta_iteration, count, generator)
     else:
         tasks = distribution.sample(count, "train", generator)

@@ -4,9 +4,10 @@
 their Fisher information.
 """
 
-from math import log, pi
+from math import log, pi, sqrt
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -94,6 +95,82 @@ class Gaussian(NamedTuple):
         shared = tangent.log_std.shape != tangent.mean.shape
         on_log_std = 2 * (total if shared else weight.unsqueeze(-1)) * tangent.log_std
         return Gaussian(on_mean, on_log_std)
+
+
+QUADRATURE_NODES = 32
+"""Nodes of Gauss-Hermite quadrature; error below 1e-3 nats a dimension up to σ = 2."""
+
+
+class TanhGaussian(NamedTuple):
+    """A Gaussian u squashed between bounds, a = centre + scale · tanh u (Haarnoja et al. 2018, C).
+
+    `mean` and `log_std` are of u. Maps of u that lose nothing leave divergences as they are, so KL
+    and Fisher information are those of the Gaussian.
+    """
+
+    mean: Float[Tensor, "*B A"]
+    log_std: Float[Tensor, "*#B A"]
+    low: Float[Tensor, "A"]
+    high: Float[Tensor, "A"]
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """The distribution of u."""
+        return Gaussian(self.mean, self.log_std)
+
+    @property
+    def mode(self) -> Float[Tensor, "*B A"]:
+        """The squashed mean: the median, since the most likely action may lie at a bound."""
+        return self.squashed(self.mean)
+
+    def squashed(self, u: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+        """Return the action that u is squashed to."""
+        return self.low + 0.5 * (self.high - self.low) * (1 + u.tanh())
+
+    def sample(self, noise: Noise | None) -> Float[Tensor, "*B A"]:
+        """Draw actions; without noise, return the mode."""
+        return self.squashed(self.gaussian.sample(noise))
+
+    def sample_with_log_prob(
+        self, noise: Noise | None
+    ) -> tuple[Float[Tensor, "*B A"], Float[Tensor, "*B"]]:
+        """Draw actions with their log-density, both differentiable in the parameters."""
+        u = self.gaussian.sample(noise)
+        return self.squashed(u), self.gaussian.log_prob(u) - self._log_slope(u).sum(-1)
+
+    def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        """Joint log-density; an action at a bound counts as just inside of it."""
+        unit = 2 * (action - self.low) / (self.high - self.low) - 1
+        inside = 1 - torch.finfo(unit.dtype).eps
+        u = unit.clamp(-inside, inside).atanh()
+        return self.gaussian.log_prob(u) - self._log_slope(u).sum(-1)
+
+    def kl(self, other: "TanhGaussian") -> Float[Tensor, "*B"]:
+        """KL(self || other), in nats, between the same bounds."""
+        return self.gaussian.kl(other.gaussian)
+
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """Differential entropy, in nats: H(u) + E[log da/du], by Gauss-Hermite quadrature."""
+        nodes, weights = (
+            torch.tensor(row, dtype=self.mean.dtype, device=self.mean.device)
+            for row in np.polynomial.hermite.hermgauss(QUADRATURE_NODES)
+        )
+        spread = sqrt(2) * self.log_std.exp().unsqueeze(-1)
+        slope = self._log_slope((self.mean.unsqueeze(-1) + spread * nodes).movedim(-1, 0))
+        expected = torch.einsum("k,k...->...", weights, slope) / sqrt(pi)
+        return self.gaussian.entropy() + expected.sum(-1)
+
+    def fisher(
+        self, tangent: "TanhGaussian", weight: Float[Tensor, "*B"], total: float
+    ) -> "TanhGaussian":
+        """Those of the Gaussian; the bounds are no parameters."""
+        product = self.gaussian.fisher(tangent.gaussian, weight, total)
+        return TanhGaussian(*product, torch.zeros_like(self.low), torch.zeros_like(self.high))
+
+    def _log_slope(self, u: Float[Tensor, "*K A"]) -> Float[Tensor, "*K A"]:
+        """Log da/du, where log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)) loses no digits."""
+        softplus = torch.nn.functional.softplus(-2 * u)
+        return (0.5 * (self.high - self.low)).log() + 2 * (log(2) - u - softplus)
 
 
 class Categorical(NamedTuple):

@@ -340,6 +340,11 @@ class Stored(Protocol):
     Only `meta_update` stores. `learning.replay.Replay` does all of this.
     """
 
+    @property
+    def room(self) -> int:
+        """Bytes that a full store takes in memory; told, and found, before a run begins."""
+        ...
+
     def mark(self) -> dict[str, Any]:
         """Return plain data that names what is stored now; cheap, for it is asked each iteration.
 

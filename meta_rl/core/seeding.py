@@ -58,22 +58,37 @@ class Noise(Protocol):
         """Draw numbers uniform in [0, 1); the task axis M comes first."""
         ...
 
+    def latent(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers for what a policy supposes of its task, not for actions."""
+        ...
+
 
 class SharedNoise:
-    """Noise of all tasks from one generator, on its device."""
+    """Noise of all tasks from one generator.
 
-    def __init__(self, generator: torch.Generator) -> None:
+    Args:
+        device: Where the numbers are wanted; without it, on the generator's device.
+    """
+
+    def __init__(self, generator: torch.Generator, device: torch.device | None = None) -> None:
         self.generator = generator
+        self.device = device or generator.device
 
     def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers."""
-        device = self.generator.device
-        return torch.randn(shape, generator=self.generator, device=device, dtype=dtype)
+        return self._drawn(torch.randn, shape, dtype)
 
     def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw numbers uniform in [0, 1)."""
-        device = self.generator.device
-        return torch.rand(shape, generator=self.generator, device=device, dtype=dtype)
+        return self._drawn(torch.rand, shape, dtype)
+
+    def latent(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers."""
+        return self.normal(shape, dtype)
+
+    def _drawn(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
+        own = self.generator
+        return draw(shape, generator=own, device=own.device, dtype=dtype).to(self.device)
 
 
 class SharedOutNoise:
@@ -99,6 +114,10 @@ class SharedOutNoise:
         """Draw numbers uniform in [0, 1) for all tasks; return those of the process's own."""
         return self._own(self._of_all.uniform, shape, dtype)
 
+    def latent(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers for all tasks; return those of the process's own."""
+        return self.normal(shape, dtype)
+
     def _own(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         return draw((self._count, *shape[1:]), dtype)[self._own_rows]
 
@@ -119,6 +138,10 @@ class TaskNoise:
         """Draw numbers uniform in [0, 1), task by task."""
         return self._drawn(torch.rand, shape, dtype)
 
+    def latent(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers, task by task."""
+        return self.normal(shape, dtype)
+
     def _drawn(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         assert shape[0] == len(self.by_task), "the first axis of noise is the tasks'"
         rows = [draw(shape[1:], generator=own, dtype=dtype) for own in self.by_task]
@@ -126,7 +149,10 @@ class TaskNoise:
 
 
 class GivenNoise:
-    """Numbers that the caller has drawn, standard normal, or zeros for the most likely action."""
+    """Numbers that the caller has drawn, standard normal, or zeros for the most likely action.
+
+    They are for actions alone: what a policy supposes of its task is the most likely.
+    """
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
@@ -139,6 +165,10 @@ class GivenNoise:
         """Return the numbers' normal distribution function, which is uniform in (0, 1)."""
         uniform: Tensor = torch.special.ndtr(self.numbers.to(dtype))
         return uniform
+
+    def latent(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return zeros."""
+        return torch.zeros(shape, dtype=dtype, device=self.numbers.device)
 
 
 class Streams:

@@ -135,6 +135,9 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Meta-updates of the whole run, at least 1."""
     meta_batch_size: int = 20
     """Tasks that are drawn for each meta-batch, at least 1."""
+    train_tasks: int | None = None
+    """Tasks that meta-batches are drawn from, fixed by the run's seed, at least meta_batch_size.
+    Without it, each meta-batch is drawn from all of the family's, which may never come again."""
     trials: int = 1
     """How often each drawn task is in the meta-batch, at least 1, to adapt by itself from copies of
     its own: M is meta_batch_size times this. More than one is for a GPU's many worlds, where more
@@ -184,6 +187,11 @@ class Experiment(Generic[AgentT, EnvsT]):
             _at_least(name, getattr(self, name), 1)
         for name in ("threads", "workers", "max_rejected", "seed"):
             _at_least(name, getattr(self, name), 0)
+        if self.train_tasks is not None and self.train_tasks < self.meta_batch_size:
+            raise UserError(
+                f"train_tasks must be at least meta_batch_size, which is {self.meta_batch_size}, "
+                f"got {self.train_tasks}"
+            )
         if self.device != "cpu" and self.device.partition(":")[0] != "cuda":
             raise UserError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         if "/" in self.name or self.name.startswith("."):

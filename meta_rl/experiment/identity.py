@@ -50,7 +50,9 @@ def check_same_run(
 def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields, as plain data, that seeds of one agent have in common."""
     learning = {name: value for name, value in experiment.items() if name not in NOT_LEARNING}
-    if origin := learning.pop("start_from", ""):  # which older runs do not know
+    if learning.get("train_tasks") is None:  # which older runs do not know
+        learning.pop("train_tasks", None)
+    if origin := learning.pop("start_from", ""):  # nor this
         # Seeds of one agent start from seeds of another.
         learning["start_from"] = re.sub(r"-seed\d+$", "", origin)
     return learning

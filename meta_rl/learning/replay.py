@@ -4,16 +4,18 @@ A checkpoint stays small: it holds a mark, which names the rows that were stored
 themselves are in segments, written before the checkpoint that names them.
 """
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
+from meta_rl.core.types import Tasks
 
 
 class Replay:
@@ -21,11 +23,14 @@ class Replay:
 
     Rows have numbers, in order, for the whole life of a run. What a mark names stays in memory
     until the next mark, so that an update can be taken back.
+
+    Args:
+        columns: What a row holds: each column without any row, (0, ...).
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, columns: Mapping[str, Shaped[Tensor, "0 ..."]]) -> None:
         self.capacity = capacity
-        self.columns: dict[str, Tensor] = {}
+        self.columns = dict(columns)
         self._first = 0
         """Number of the first row in memory."""
         self._written = 0
@@ -34,33 +39,36 @@ class Replay:
     @property
     def added(self) -> int:
         """Rows ever added."""
-        return self._first + (len(next(iter(self.columns.values()))) if self.columns else 0)
+        return self._first + len(next(iter(self.columns.values())))
+
+    @property
+    def room(self) -> int:
+        """Bytes that it takes in memory once it is full."""
+        numbers = ((column.shape[1:].numel(), column) for column in self.columns.values())
+        return self.capacity * sum(count * column.element_size() for count, column in numbers)
 
     def __len__(self) -> int:
         return min(self.added - self._first, self.capacity)
 
     def add(self, rows: Mapping[str, Tensor]) -> None:
         """Append rows, (B, ...) in each column; kept on the CPU."""
-        own = {name: column.detach().cpu() for name, column in rows.items()}
-        if self.columns:
-            own = {name: torch.cat([column, own[name]]) for name, column in self.columns.items()}
-        self.columns = own
+        for name, column in self.columns.items():  # one by one: less memory is held twice
+            self.columns[name] = torch.cat([column, rows[name].detach().to(column)])
+
+    @property
+    def last(self) -> dict[str, Tensor]:
+        """The last rows, at most `capacity` of them: what updates may learn from."""
+        surplus = self.added - self._first - len(self)
+        return {name: column[surplus:] for name, column in self.columns.items()}
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw so many of the last rows, with repetition."""
         drawn = torch.randint(len(self), (count,), generator=generator)
-        return self.rows(drawn + (self.added - self._first - len(self)))
-
-    def rows(self, which: Int[Tensor, "B"]) -> dict[str, Tensor]:
-        """Return rows by their place in memory."""
-        return {name: column[which] for name, column in self.columns.items()}
+        return {name: column[drawn] for name, column in self.last.items()}
 
     def mark(self) -> dict[str, int]:
         """Forget the rows beyond the capacity, and return what names the others."""
-        surplus = self.added - self._first - len(self)
-        if surplus:
-            self.columns = {name: column[surplus:] for name, column in self.columns.items()}
-            self._first += surplus
+        self._first, self.columns = self.added - len(self), self.last
         return {"first": self._first, "added": self.added}
 
     def rewind(self, mark: Mapping[str, int]) -> None:
@@ -107,10 +115,49 @@ class Replay:
                 f"{folder} lacks the rows {expected} to {mark['added']} of the checkpoint's "
                 f"replayed experience; put the folder back as it was, or start the run again"
             )
-        names = pieces[0] if pieces else {}
-        self.columns = {name: torch.cat([piece[name] for piece in pieces]) for name in names}
+        self.columns = {
+            name: torch.cat([column[:0], *(piece[name] for piece in pieces)])
+            for name, column in self.columns.items()
+        }
         self._first, self._written = mark["first"], mark["added"]
         self._named_before = mark["first"]
+
+
+def task_keys(tasks: Tasks) -> Int[Tensor, "M"]:
+    """Return a number for each task that is the same whenever it is played: 63 bits of a hash."""
+    digests = [hashlib.blake2b(task.label.encode(), digest_size=8).digest() for task in tasks]
+    return torch.tensor([int.from_bytes(each, "little") >> 1 for each in digests])
+
+
+class RowsByTask:
+    """Draws rows of each task, whichever way tasks are mixed among the rows.
+
+    Args:
+        key: Whose each row is.
+        rows: The places of the rows that may be drawn.
+    """
+
+    def __init__(self, key: Int[Tensor, "R"], rows: Int[Tensor, "D"]) -> None:
+        self.keys, whose, self.count = torch.unique(
+            key[rows], return_inverse=True, return_counts=True
+        )
+        self._rows = rows[whose.argsort(stable=True)]
+        self._start = self.count.cumsum(0) - self.count
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def sample(
+        self, which: Int[Tensor, "M"], count: int, generator: torch.Generator
+    ) -> Int[Tensor, "M B"]:
+        """Draw the places of so many rows of each of some tasks, with repetition.
+
+        Args:
+            which: The tasks' places in `keys`.
+        """
+        share = torch.rand(len(which), count, generator=generator, dtype=torch.float64)
+        drawn = (share * self.count[which].unsqueeze(1)).long()
+        return self._rows[self._start[which].unsqueeze(1) + drawn]
 
 
 def _segments(folder: Path) -> list[tuple[Path, int, int]]:

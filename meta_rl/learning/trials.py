@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from meta_rl.core.checks import check_at_least, check_within_unit
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.ranks import gathered
-from meta_rl.core.types import Phase, Rollout, TimeStep, map_tensors
+from meta_rl.core.types import EnvSpec, Phase, Rollout, TimeStep, map_tensors
 from meta_rl.learning.baseline import baseline_advantage, normalize_by_task, returns_vary
 from meta_rl.learning.memory import State
 from meta_rl.learning.normalization import RunningMoments
@@ -191,6 +191,13 @@ class History:
     next_obs: Float[Tensor, "T B O"]
     first: Bool[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
+
+    @classmethod
+    def none(cls, spec: EnvSpec) -> "History":
+        """Return no trials, of no steps."""
+        obs, nothing = torch.zeros(0, 0, spec.observation_size), torch.zeros(0, 0)
+        action, never = torch.zeros(0, 0, spec.action_size), torch.zeros(0, 0, dtype=torch.bool)
+        return cls(obs, action, nothing, obs, never, never)
 
     @classmethod
     def played(cls, rollout: Rollout) -> "History":

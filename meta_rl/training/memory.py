@@ -1,14 +1,14 @@
-"""Whether the rollouts of a run fit into memory."""
+"""Whether the rollouts of a run, and what its agent stores, fit into memory."""
 
 from typing import Any
 
 import torch
 
-from meta_rl.core.protocols import MetaAgent, TaskDistribution
+from meta_rl.core.protocols import MetaAgent, Stored, TaskDistribution
 from meta_rl.core.ranks import world
 from meta_rl.evaluation.measuring import check_evaluation_memory
 from meta_rl.experiment.config import Experiment
-from meta_rl.rollouts.footprint import check_memory
+from meta_rl.rollouts.footprint import check_memory, check_store
 
 
 def check_run_memory(
@@ -17,7 +17,7 @@ def check_run_memory(
     distribution: TaskDistribution,
     device: torch.device,
 ) -> list[str]:
-    """Refuse rollouts that do not fit; return what to say of those that are large.
+    """Refuse what does not fit; return what to say of large rollouts, and of every store.
 
     All phases of a meta-iteration are held together; evaluations play as many tasks as fit. What
     the simulator's worlds and the agent's gradients take comes on top. Ranks hold their own tasks
@@ -39,5 +39,6 @@ def check_run_memory(
     notes = (
         check_memory("one meta-iteration", factors, distribution.spec, device),
         check_evaluation_memory(agent, distribution, device, experiment.evaluation, copies),
+        check_store(agent.room) if isinstance(agent, Stored) else None,
     )
     return [note for note in notes if note is not None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.continual import sample_to_train
+from meta_rl.core.continual import fixed_pool, sample_to_train
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.protocols import MetaAgent, Split, Stored, TellingCollector
 from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered, use, world
@@ -110,6 +110,7 @@ class Trainer:
             notes = check_run_memory(experiment, self.agent, self.distribution, self.device)
             scratch = torch.Generator().manual_seed(0)
             self.distribution.sample(experiment.meta_batch_size, "train", scratch)
+            self.pool = fixed_pool(self.distribution, experiment.train_tasks, experiment.seed)
             if experiment.evaluation.every:
                 check_choosing(self.distribution, experiment.evaluation.choose_on)
             self.protocol = self._protocol()
@@ -279,6 +280,7 @@ class Trainer:
             experiment.meta_batch_size,
             experiment.trials,
             streams.tasks,
+            self.pool,
         )
         if self.ranks.size > 1:
             tasks = tasks.part(self.share)

@@ -114,14 +114,6 @@ def copied(state):
     return pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, state)
 
 
-def hand_over(agent, other, folder):
-    """Let another agent read what this one stores, if it stores anything, from files."""
-    if isinstance(agent, Stored):
-        folder.mkdir()
-        agent.write_stored(folder, agent.mark())
-        other.read_stored(folder, agent.mark())
-
-
 def assert_close(ours, theirs):
     for mine, other in zip(pytree.tree_leaves(ours), pytree.tree_leaves(theirs), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
@@ -233,8 +225,8 @@ def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device, tmp_
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
     agent.meta_update(play(agent, worker, some_tasks())[0])  # so that optimizers have a state
     elsewhere = build_agent(name, FAMILY.spec, device)
-    elsewhere.load_state_dict(agent.state_dict())
-    hand_over(agent, elsewhere, tmp_path / "replay")
+    save(agent, tmp_path)
+    load(elsewhere, tmp_path)
     batch, before = play(agent, worker, some_tasks(1))[0], weights(agent)
 
     agent.meta_update(batch)
@@ -275,9 +267,7 @@ def test_tasks_without_any_reward_do_no_harm(name, build_agent):
 def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, identical, tmp_path):
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
     agent.meta_update(play(agent, worker, some_tasks())[0])
-    checkpoint.save({"agent": agent.state_dict()}, tmp_path / "agent.pt")
-    restored = build_agent(name, FAMILY.spec, seed=9)
-    hand_over(agent, restored, tmp_path / "replay")
+    save(agent, tmp_path)
     noise = worker.streams.state_dict()
     expected = []
     for seed in (1, 2):
@@ -285,8 +275,8 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
         expected += [[vars(rollout) for rollout in batch.rollouts], agent.meta_update(batch)]
     expected.append(agent.state_dict())
 
-    worker = make_worker(9)
-    restored.load_state_dict(checkpoint.load(tmp_path / "agent.pt")["agent"])
+    restored, worker = build_agent(name, FAMILY.spec, seed=9), make_worker(9)
+    load(restored, tmp_path)
     worker.streams.load_state_dict(noise)
     found = []
     for seed in (1, 2):
@@ -295,6 +285,22 @@ def test_what_it_saves_is_all_that_its_future_depends_on(name, build_agent, iden
     found.append(restored.state_dict())
 
     assert identical(found, expected)
+
+
+def save(agent, folder):
+    """Write what a run's checkpoint holds of an agent, and what it stores beside it."""
+    mark = agent.mark() if isinstance(agent, Stored) else None
+    if mark is not None:
+        agent.write_stored(folder, mark)
+    checkpoint.save({"agent": agent.state_dict(), "stored": mark}, folder / "agent.pt")
+
+
+def load(agent, folder):
+    """Read what `save` wrote."""
+    state = checkpoint.load(folder / "agent.pt")
+    agent.load_state_dict(state["agent"])
+    if isinstance(agent, Stored):
+        agent.read_stored(folder, state["stored"])
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

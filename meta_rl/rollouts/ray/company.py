@@ -104,17 +104,15 @@ class _RepeatedNoise:
 
     def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers."""
-        own: Tensor = self._company.grown(
-            self._noise.normal((self._company.own, *shape[1:]), dtype)
-        )
-        return own
+        return self._repeated(self._noise.normal, shape, dtype)
 
     def uniform(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw numbers uniform in [0, 1)."""
-        own: Tensor = self._company.grown(
-            self._noise.uniform((self._company.own, *shape[1:]), dtype)
-        )
-        return own
+        return self._repeated(self._noise.uniform, shape, dtype)
+
+    def latent(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw standard normal numbers for what a policy supposes of its task."""
+        return self._repeated(self._noise.latent, shape, dtype)
 
     def _repeated(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         repeated: Tensor = self._company.grown(draw((self._company.own, *shape[1:]), dtype))

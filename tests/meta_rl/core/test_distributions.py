@@ -1,13 +1,15 @@
 import pytest
 import torch
 from torch.distributions import Categorical as TorchCategorical
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
+from torch.distributions.transforms import AffineTransform, TanhTransform
 from torch.func import jacfwd, jacrev
 
-from meta_rl.core.distributions import Categorical, Gaussian, Product, one_hot
+from meta_rl.core.distributions import Categorical, Gaussian, Product, TanhGaussian, one_hot
 from meta_rl.core.seeding import GivenNoise, SharedNoise
 
 B = 6
+LOW, HIGH = torch.tensor([[-1.0, -2.0], [1.0, 0.5]], dtype=torch.float64)
 
 
 def normal(*shape, seed=0):
@@ -18,6 +20,8 @@ def made(kind, seed=0):
     logits = normal(B, 5, seed=seed)
     if kind == "gaussian":
         return Gaussian(normal(B, 2, seed=seed), 0.3 * normal(B, 2, seed=seed + 1))
+    if kind == "tanh":
+        return TanhGaussian(*made("gaussian", seed), LOW, HIGH)
     if kind == "categorical":
         return Categorical(logits)
     return Product((Categorical(logits[:, :2]), Categorical(logits[:, 2:])))
@@ -30,10 +34,11 @@ def of_torch(distribution):
     return [TorchCategorical(logits=part.logits) for part in parts]
 
 
-KINDS = pytest.mark.parametrize("kind", ["gaussian", "categorical", "product"])
+UNBOUNDED = ["gaussian", "categorical", "product"]
+KINDS = pytest.mark.parametrize("kind", [*UNBOUNDED, "tanh"])
 
 
-@KINDS
+@pytest.mark.parametrize("kind", UNBOUNDED)
 def test_densities_divergences_and_entropies_are_torch_s(kind):
     ours, other = made(kind), made(kind, seed=9)
     theirs, their_other = of_torch(ours), of_torch(other)
@@ -92,3 +97,33 @@ def test_the_fisher_information_is_the_hessian_of_the_divergence(kind):
 
 def test_of_equal_options_the_first_is_the_mode():
     assert one_hot(torch.zeros(2, 3)).tolist() == [[1, 0, 0]] * 2
+
+
+def test_the_density_of_squashed_actions_is_torch_s():
+    ours, noise = made("tanh"), SharedNoise(torch.Generator().manual_seed(1))
+    squash = [TanhTransform(), AffineTransform((LOW + HIGH) / 2, (HIGH - LOW) / 2)]
+    theirs = TransformedDistribution(Normal(ours.mean, ours.log_std.exp()), squash)
+    action, log_prob = ours.sample_with_log_prob(noise)
+    assert ((action > LOW) & (action < HIGH)).all()
+    torch.testing.assert_close(log_prob, theirs.log_prob(action).sum(-1))
+    torch.testing.assert_close(ours.log_prob(action), log_prob)
+    torch.testing.assert_close(ours.kl(made("tanh", 9)), made("gaussian").kl(made("gaussian", 9)))
+
+
+@pytest.mark.parametrize("std", [0.1, 0.5, 2.0])
+def test_the_entropy_of_squashed_actions_is_their_mean_surprise(std):
+    mean = torch.tensor([[-3.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
+    policy = TanhGaussian(mean, torch.full_like(mean, std).log(), LOW, HIGH)
+    u = mean + std * torch.linspace(-9, 9, 20001, dtype=torch.float64).view(-1, 1, 1)
+    density = Normal(mean, std).log_prob(u).exp()
+    slope = ((HIGH - LOW) / 2).log() - 2 * u.abs() - 2 * ((1 + (-2 * u.abs()).exp()) / 2).log()
+    surprise = density * (slope - Normal(mean, std).log_prob(u))  # p log (a' / p), p being u's
+    expected = torch.trapezoid(surprise, u, dim=0).sum(-1)
+    torch.testing.assert_close(policy.entropy(), expected, atol=2e-3, rtol=0)
+
+
+def test_an_action_that_single_precision_rounds_to_its_bound_has_a_finite_density():
+    low, high = torch.tensor([-1.0]), torch.tensor([1.0])
+    policy = TanhGaussian(torch.tensor([[20.0]]), torch.zeros(1, 1), low, high)
+    action, log_prob = policy.sample_with_log_prob(None)
+    assert action == 1 and log_prob.isfinite() and policy.log_prob(action).isfinite()

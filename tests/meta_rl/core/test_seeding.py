@@ -100,3 +100,11 @@ def test_given_noise_is_uniform_by_its_own_distribution_function():
     shares = noise.uniform((4000,)).histc(4, 0, 1) / 4000
     torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.03, rtol=0)
     assert (GivenNoise(torch.zeros(3)).uniform((3,)) == 0.5).all()
+
+
+def test_given_noise_leaves_what_a_policy_supposes_at_its_mode():
+    noise = GivenNoise(torch.ones(1, 3, 2))
+    assert torch.equal(noise.latent((1, 3, 2)), torch.zeros(1, 3, 2))
+    shared = (SharedNoise(torch.Generator().manual_seed(3)) for _ in range(2))
+    latent, normal = (draw((4, 2)) for draw in (next(shared).latent, next(shared).normal))
+    assert torch.equal(latent, normal)

@@ -2,11 +2,16 @@ import pytest
 import torch
 
 from meta_rl.core.errors import UserError
-from meta_rl.learning.replay import Replay
+from meta_rl.core.types import Task, Tasks
+from meta_rl.learning.replay import Replay, RowsByTask, task_keys
 
 
 def rows(first, count):
     return {"n": torch.arange(first, first + count), "x": torch.rand(count, 2)}
+
+
+def replay_of(capacity):
+    return Replay(capacity, rows(0, 0))
 
 
 def numbers(replay):
@@ -14,7 +19,7 @@ def numbers(replay):
 
 
 def test_the_last_rows_are_kept_and_drawn():
-    replay = Replay(10)
+    replay = replay_of(10)
     for first in range(0, 30, 5):
         replay.add(rows(first, 5))
     replay.mark()
@@ -24,7 +29,7 @@ def test_the_last_rows_are_kept_and_drawn():
 
 
 def test_before_a_mark_only_the_last_are_drawn_and_the_rest_can_come_back():
-    replay = Replay(4)
+    replay = replay_of(4)
     replay.add(rows(0, 4))
     mark = replay.mark()
     replay.add(rows(4, 4))
@@ -34,7 +39,7 @@ def test_before_a_mark_only_the_last_are_drawn_and_the_rest_can_come_back():
 
 
 def test_a_mark_is_read_back_whatever_was_written_after_it(tmp_path):
-    replay = Replay(10)
+    replay = replay_of(10)
     replay.add(rows(0, 6))
     replay.write(tmp_path, replay.mark())
     replay.add(rows(6, 6))
@@ -43,19 +48,19 @@ def test_a_mark_is_read_back_whatever_was_written_after_it(tmp_path):
     replay.add(rows(12, 3))
     replay.write(tmp_path, replay.mark())  # and then the process is killed
 
-    again = Replay(10)
+    again = replay_of(10)
     again.read(tmp_path, kept)
     assert numbers(again) == list(range(2, 12))
     assert not list(tmp_path.glob("*12-*15.pt"))
     again.add(rows(12, 2))
     again.write(tmp_path, again.mark())
-    once_more = Replay(10)
+    once_more = replay_of(10)
     once_more.read(tmp_path, again.mark())
     assert numbers(once_more) == numbers(again)
 
 
 def test_files_that_no_checkpoint_names_are_deleted_one_checkpoint_later(tmp_path):
-    replay = Replay(4)
+    replay = replay_of(4)
     for first in range(0, 20, 4):
         replay.add(rows(first, 4))
         replay.write(tmp_path, replay.mark())
@@ -63,9 +68,34 @@ def test_files_that_no_checkpoint_names_are_deleted_one_checkpoint_later(tmp_pat
 
 
 def test_a_segment_that_is_missing_is_told(tmp_path):
-    replay = Replay(10)
+    replay = replay_of(10)
     replay.add(rows(0, 3))
     replay.write(tmp_path, replay.mark())
     next(tmp_path.iterdir()).unlink()
     with pytest.raises(UserError, match="lacks the rows 0 to 3"):
-        Replay(10).read(tmp_path, replay.mark())
+        replay_of(10).read(tmp_path, replay.mark())
+
+
+def test_the_room_of_a_full_replay_is_told_before_it_holds_anything():
+    replay = replay_of(10)
+    told = replay.room
+    replay.add(rows(0, 25))
+    assert told == 10 * (8 + 2 * 4) == sum(each.nbytes for each in replay.last.values())
+
+
+def test_rows_are_drawn_evenly_from_each_task_that_is_asked_for():
+    key = torch.tensor([7, 3, 7, 9, 7, 3, 7, 7])
+    by_task = RowsByTask(key, torch.tensor([0, 1, 2, 3, 4, 5, 6]))  # the last one may not be drawn
+    assert by_task.keys.tolist() == [3, 7, 9] and len(by_task) == 3
+    drawn = by_task.sample(torch.tensor([1, 0, 2, 1]), 4000, torch.Generator().manual_seed(0))
+    assert key[drawn].float().std(dim=1).eq(0).all() and key[drawn[:, 0]].tolist() == [7, 3, 9, 7]
+    shares = drawn[0].bincount(minlength=8) / 4000
+    expected = torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0]) / 4
+    torch.testing.assert_close(shares, expected, atol=0.04, rtol=0)  # 5 σ
+
+
+def test_a_tasks_key_is_its_own_wherever_it_is_played():
+    tasks = [Task("f", name, index, (0.0,)) for name in ("reach", "push") for index in range(50)]
+    keys = task_keys(Tasks.stack(tasks))
+    assert len(set(keys.tolist())) == 100 and (keys >= 0).all()
+    assert task_keys(Tasks.stack(tasks[70:71])) == keys[70]

@@ -30,7 +30,8 @@ class QLearning:
         self.config, self.device = config, device
         self.generator = make_generator(seed, "update")
         self.q = torch.zeros(spec.observation_size, spec.action_size, device=device)
-        self.replay = Replay(config.capacity)
+        sizes = {"obs": (0, spec.observation_size), "action": (0, spec.action_size), "reward": (0,)}
+        self.replay = Replay(config.capacity, {name: torch.zeros(s) for name, s in sizes.items()})
 
     def begin(self, tasks, copies, training):
         return {"q": self.q.expand(len(tasks), -1, -1)}
@@ -71,6 +72,10 @@ class QLearning:
     def load_state_dict(self, state):
         self.q = state["q"].to(self.device)
         self.generator.set_state(state["generator"].cpu())
+
+    @property
+    def room(self):
+        return self.replay.room
 
     def mark(self):
         return self.replay.mark()

@@ -1,0 +1,220 @@
+"""Soft actor-critic (Haarnoja et al. 2018, 2019): what off-policy agents put on their features.
+
+A state is whatever an agent makes of its observations: PEARL's is (s, z). Gradients of the critics'
+loss flow into it, those of the actor's do not.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from meta_rl.core.checks import check_above_zero, check_within_unit
+from meta_rl.core.distributions import TanhGaussian
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Noise
+from meta_rl.core.spaces import choices
+from meta_rl.core.types import EnvSpec, Metrics
+from meta_rl.learning.networks import mlp
+
+LOG_STD_BOUNDS = (-20.0, 2.0)
+"""Of the Gaussian before it is squashed, as in the authors' code."""
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """An actor, two critics, and how much entropy counts."""
+
+    outer_lr: float = 3e-4
+    """Step size of Adam for all networks, above 0."""
+    gamma: float = 0.99
+    """Discount per environment step (γ), in [0, 1]."""
+    polyak: float = 0.005
+    """How far the target critics follow the critics with each gradient step (τ), in [0, 1]."""
+    reward_scale: float = 5.0
+    """Rewards are multiplied by this for the critics, above 0. The larger, the less entropy counts
+    beside them."""
+    temperature: float = 1.0
+    """Weight of the policy's entropy beside the scaled rewards (α), above 0; the first value if it
+    is learned."""
+    learn_temperature: bool = False
+    """Adjust the temperature so that the policy's entropy comes to target_entropy."""
+    target_entropy: float | None = None
+    """Entropy in nats of actions scaled to [-1, 1], if the temperature is learned. Without it,
+    minus the number of action dimensions."""
+    hidden_sizes: tuple[int, ...] = (300, 300, 300)
+    """Units of each hidden layer of the actor and of each critic, each at least 1."""
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "outer_lr", "reward_scale", "temperature")
+        check_within_unit(self, "gamma", "polyak")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
+        if self.target_entropy is not None and not self.learn_temperature:
+            raise UserError(
+                "agent.target_entropy has no effect on a temperature that is not learned; set "
+                "agent.learn_temperature, or leave it out"
+            )
+
+
+class SoftActorCritic(nn.Module):
+    """An actor, twin critics with targets, and a temperature; the caller takes the steps.
+
+    Args:
+        state_size: Numbers of a state (S).
+
+    Raises:
+        UserError: Actions are choices, or have no bounds.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, config: SACConfig, state_size: int, spec: EnvSpec) -> None:
+        super().__init__()
+        low, high = spec.action_bounds
+        if choices(spec.action_space) or not all(map(isfinite, (*low, *high))):
+            raise UserError(
+                f"soft actor-critic needs continuous actions within finite bounds, but "
+                f"{spec.family or 'the environment'} takes {spec.action_space}; use an agent such "
+                f"as rl2_ppo, or bound the actions"
+            )
+        self.config = config
+        self.register_buffer("low", torch.tensor(low), persistent=False)
+        self.register_buffer("high", torch.tensor(high), persistent=False)
+        actions = spec.action_size
+        self.actor = mlp(state_size, config.hidden_sizes, 2 * actions)
+        head = self.actor[-1]
+        assert isinstance(head, nn.Linear)
+        with torch.no_grad():  # begin with the same wide distribution everywhere
+            head.weight.mul_(0.01)
+            head.bias.zero_()
+        self.critics, self.targets = (
+            nn.ModuleList(mlp(state_size + actions, config.hidden_sizes, 1) for _ in range(2))
+            for _ in range(2)
+        )
+        self.targets.load_state_dict(self.critics.state_dict())
+        self.targets.requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
+        wanted = -actions if config.target_entropy is None else config.target_entropy
+        # A density of actions is that of actions in [-1, 1], over the volume that they fill.
+        self.target_entropy = wanted + float((0.5 * (self.high - self.low)).log().sum())
+
+    @property
+    def temperature(self) -> Float[Tensor, ""]:
+        """α, as a constant."""
+        return self.log_temperature.detach().exp()
+
+    def policy(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
+        """π(·|s)."""
+        mean, log_std = self.actor(state).chunk(2, dim=-1)
+        return TanhGaussian(mean, log_std.clamp(*LOG_STD_BOUNDS), self.low, self.high)
+
+    def critic_loss(
+        self,
+        state: Float[Tensor, "*B S"],
+        action: Float[Tensor, "*B A"],
+        reward: Float[Tensor, "*B"],
+        terminated: Bool[Tensor, "*B"],
+        next_state: Float[Tensor, "*B S"],
+        noise: Noise,
+    ) -> Float[Tensor, ""]:
+        """Mean squared soft Bellman error, summed over both critics (2019, eq. 5-6).
+
+        Only a failure ends the return; beyond a truncation it goes on.
+        """
+        with torch.no_grad():
+            next_action, log_prob = self.policy(next_state).sample_with_log_prob(noise)
+            value = self.least(self.targets, next_state, next_action) - self.temperature * log_prob
+            target = self.config.reward_scale * reward + self.config.gamma * ~terminated * value
+        return (self.values(self.critics, state, action) - target).square().flatten(1).mean(1).sum()
+
+    def actor_loss(
+        self, state: Float[Tensor, "*B S"], noise: Noise
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """E[α log π(a|s) - min Q(s, a)] (2019, eq. 7), and E[log π(a|s)]."""
+        action, log_prob = self.policy(state).sample_with_log_prob(noise)
+        value = self.least(self.critics, state, action)
+        return (self.temperature * log_prob - value).mean(), log_prob.mean()
+
+    def temperature_loss(self, log_prob: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Its slope in log α raises α where the entropy is below its target (2019, eq. 18)."""
+        return -self.log_temperature * (log_prob.detach() + self.target_entropy)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the target critics towards the critics: θ' ← θ' + τ (θ - θ')."""
+        for target, critic in zip(
+            self.targets.parameters(), self.critics.parameters(), strict=True
+        ):
+            target.lerp_(critic, self.config.polyak)
+
+    def least(
+        self, critics: nn.ModuleList, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B"]:
+        """The smaller of both critics' values, which errs less upwards (Fujimoto et al. 2018)."""
+        return self.values(critics, state, action).amin(0)
+
+    @staticmethod
+    def values(
+        critics: nn.ModuleList, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "2 *B"]:
+        """Q(s, a) of each critic."""
+        pair = torch.cat([state, action], dim=-1)
+        return torch.stack([critic(pair).squeeze(-1) for critic in critics])
+
+
+class SACOptimizer:
+    """Adam for each part of a soft actor-critic, in the order of its gradient step.
+
+    Args:
+        features: What makes states of observations; it learns with the critics.
+    """
+
+    def __init__(self, sac: SoftActorCritic, features: nn.Module) -> None:
+        self.sac = sac
+        self.parts = {
+            "critics": [*sac.critics.parameters(), *features.parameters()],
+            "actor": list(sac.actor.parameters()),
+            "temperature": [sac.log_temperature],
+        }
+        self.optimizers = {
+            name: torch.optim.Adam(part, lr=sac.config.outer_lr, fused=True)
+            for name, part in self.parts.items()
+        }
+
+    def step(self, critic_loss: Tensor, state: Float[Tensor, "*B S"], noise: Noise) -> Metrics:
+        """Take one step on the critics' loss, then on the actor's in the same states."""
+        self.descend("critics", critic_loss)
+        actor_loss, log_prob = self.sac.actor_loss(state.detach(), noise)
+        self.descend("actor", actor_loss)
+        if self.sac.config.learn_temperature:
+            self.descend("temperature", self.sac.temperature_loss(log_prob))
+        self.sac.follow()
+        return {
+            "outer/actor_loss": actor_loss.detach(),
+            "policy/entropy": -log_prob.detach(),
+            "policy/temperature": self.sac.temperature,
+        }
+
+    def descend(self, name: str, loss: Tensor) -> None:
+        """Take one step of a part against the gradient of a loss."""
+        part = self.parts[name]
+        # Not `backward`, which would also differentiate the critics on the actor's way.
+        for parameter, slope in zip(part, torch.autograd.grad(loss, part), strict=True):
+            parameter.grad = slope
+        self.optimizers[name].step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments of all parts."""
+        return {name: each.state_dict() for name, each in self.optimizers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the moments, as a copy: Adam writes into them."""
+        for name, each in self.optimizers.items():
+            each.load_state_dict(deepcopy(state[name]))
