@@ -37,6 +37,8 @@ SMALL = {
     "minibatches": 2,
     "encoder_updates": 2,
     "encoder_trials": 8,
+    "prior_episodes": 1,
+    "posterior_episodes": 1,
     "gradient_steps": 2,
     "batch_size": 8,
     "context_size": 8,

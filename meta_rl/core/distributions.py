@@ -147,7 +147,11 @@ class TanhGaussian(NamedTuple):
 
     def kl(self, other: "TanhGaussian") -> Float[Tensor, "*B"]:
         """KL(self || other), in nats, between the same bounds."""
-        return self.gaussian.kl(other.gaussian)
+        # In double precision, since single leaves nothing but rounding of policies that are close.
+        ours, theirs = (
+            Gaussian(each.mean.double(), each.log_std.double()) for each in (self, other)
+        )
+        return ours.kl(theirs).to(self.mean.dtype)
 
     def entropy(self) -> Float[Tensor, "*B"]:
         """Differential entropy, in nats: H(u) + E[log da/du], by Gauss-Hermite quadrature."""

@@ -76,6 +76,20 @@ def inner_movement(evidence: Evidence) -> Finding:
     )
 
 
+def posterior_divergence(evidence: Evidence) -> Finding:
+    """The posterior of a task says something of it."""
+    check = "KL of the task's posterior to the prior, nats"
+    found = _of_metric(check, "above 0.1", evidence, "encoder/kl")
+    # It bounds the information that z has of the task; telling two tasks apart takes log 2 = 0.7.
+    if found.measured is not None and found.measured <= 0.1:
+        return found.alarm(
+            f"The posterior is the prior but for {found.measured:.1g} nats, so the policy knows "
+            f"nothing of its task.",
+            "Lower agent.kl_weight, or raise agent.reward_scale, which it is weighed against.",
+        )
+    return found
+
+
 def adaptation_gain(evidence: Evidence) -> Finding:
     """Adaptation raises the return, paired over tasks."""
     gains = evidence.gains()

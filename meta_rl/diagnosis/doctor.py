@@ -34,6 +34,7 @@ from meta_rl.diagnosis.checks_of_updates import (
     line_search,
     outer_movement,
     parameter_movement,
+    posterior_divergence,
     rejected_updates,
 )
 from meta_rl.diagnosis.evidence import Evidence
@@ -68,6 +69,7 @@ CHECKS: tuple[Callable[[Evidence], Finding], ...] = (
     baseline_explains,
     inner_gradient,
     inner_movement,
+    posterior_divergence,
     adaptation_gain,
     outer_movement,
     parameter_movement,

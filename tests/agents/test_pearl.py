@@ -9,6 +9,8 @@ from envs._drawn import DrawnFamily
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import EnvSpec, Phase, Step, TimeStep
+from meta_rl.diagnosis.checks_of_updates import posterior_divergence
+from meta_rl.diagnosis.evidence import Evidence
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.experiment.config import EvaluationConfig
 from meta_rl.learning.task_posterior import gaussian
@@ -205,6 +207,17 @@ def test_it_finds_the_side_of_a_task_from_what_the_first_throws_earned():
     found = evaluate(agent, family, collector, CPU, how, 8, None, 0, 0)
     before, after = found.scores["episode_return"].mean((0, 2, 3))
     assert before < -0.8 and after > -0.3
+
+
+@pytest.mark.parametrize(("kl_weight", "status"), [(100.0, "alarm"), (0.0, "healthy")])
+def test_the_doctor_notices_a_posterior_that_says_nothing(kl_weight, status):
+    config = replace(SMALL, kl_weight=kl_weight, outer_lr=3e-2, gradient_steps=60)
+    agent, worker = build(config, FAMILY.spec, CPU, 0), Player(FAMILY, CPU, Streams(0, CPU))
+    adaptation = Adaptation(agent, worker.collector, some_tasks(), 2, worker.streams, training=True)
+    batch = adaptation.complete()
+    agent.meta_update(batch)
+    row = {name: float(value) for name, value in agent.meta_update(batch).items()}
+    assert posterior_divergence(Evidence(FAMILY.spec, rows=[row])).status == status
 
 
 @pytest.mark.parametrize(
