@@ -218,8 +218,8 @@ class PEARL:
         metrics = self.optimizer.step(critic_loss + self.config.kl_weight * kl, state, noise)
         return metrics | {
             "outer/loss": critic_loss.detach(),
-            "encoder/kl": kl.detach(),
-            "encoder/std": posterior.log_std.detach().exp().mean(),
+            "posterior/kl": kl.detach(),
+            "posterior/std": posterior.log_std.detach().exp().mean(),
         }
 
     def store(self, batch: MetaBatch) -> None:

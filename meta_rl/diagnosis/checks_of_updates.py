@@ -79,7 +79,7 @@ def inner_movement(evidence: Evidence) -> Finding:
 def posterior_divergence(evidence: Evidence) -> Finding:
     """The posterior of a task says something of it."""
     check = "KL of the task's posterior to the prior, nats"
-    found = _of_metric(check, "above 0.1", evidence, "encoder/kl")
+    found = _of_metric(check, "above 0.1", evidence, "posterior/kl")
     # It bounds the information that z has of the task; telling two tasks apart takes log 2 = 0.7.
     if found.measured is not None and found.measured <= 0.1:
         return found.alarm(
