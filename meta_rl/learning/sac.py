@@ -7,7 +7,7 @@ loss flow into it, those of the actor's do not.
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 from typing import Any
 
 import torch
@@ -45,8 +45,8 @@ class SACConfig:
     learn_temperature: bool = False
     """Adjust the temperature so that the policy's entropy comes to target_entropy."""
     target_entropy: float | None = None
-    """Entropy in nats of actions scaled to [-1, 1], if the temperature is learned. Without it,
-    minus the number of action dimensions."""
+    """Entropy that a learned temperature keeps, in nats, of actions scaled to [-1, 1]: between any
+    negative number and 0.69 (log 2) for each action dimension. Without it, -1 for each."""
     hidden_sizes: tuple[int, ...] = (300, 300, 300)
     """Units of each hidden layer of the actor and of each critic, each at least 1."""
 
@@ -69,7 +69,7 @@ class SoftActorCritic(nn.Module):
         state_size: Numbers of a state (S).
 
     Raises:
-        UserError: Actions are choices, or have no bounds.
+        UserError: Actions are choices or have no bounds, or cannot have the target entropy.
     """
 
     low: Tensor
@@ -102,6 +102,11 @@ class SoftActorCritic(nn.Module):
         self.targets.requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
         wanted = -actions if config.target_entropy is None else config.target_entropy
+        if wanted > actions * log(2):
+            raise UserError(
+                f"agent.target_entropy must be at most {actions * log(2):.2f}, that of uniform "
+                f"actions in {actions} dimensions, got {wanted}"
+            )
         # A density of actions is that of actions in [-1, 1], over the volume that they fill.
         self.target_entropy = wanted + float((0.5 * (self.high - self.low)).log().sum())
 

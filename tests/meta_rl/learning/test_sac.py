@@ -85,6 +85,13 @@ def test_the_policy_of_one_quadratic_reward_is_its_boltzmann_distribution():
     assert float(actions.std()) == pytest.approx(0.25, abs=0.08)
 
 
+def test_more_entropy_than_uniform_actions_have_is_refused():
+    with pytest.raises(
+        UserError, match=r"at most 0.69, that of uniform .* got 0.7"
+    ):
+        made(learn_temperature=True, target_entropy=0.7)
+
+
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(-torch.inf, torch.inf, (2,))])
 def test_actions_without_bounds_are_refused(space):
     spec = EnvSpec(SPEC.observation_space, space, horizon=1, family="toy")
