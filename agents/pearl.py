@@ -186,6 +186,11 @@ class PEARL:
         stored = self.replay.last
         phases = len(self.phases) if self.config.posterior_context else 1
         contexts, steps = drawing(stored, phases)
+        if not len(steps):
+            raise UserError(
+                f"agent.capacity {self.config.capacity} does not hold the steps of one meta-batch, "
+                f"so the replay has no first phase of any task; raise it"
+            )
         metrics["replay/tasks"] = torch.tensor(float(len(steps)))
         taken = []
         for _ in range(self.config.gradient_steps):

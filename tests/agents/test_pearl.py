@@ -181,6 +181,14 @@ def test_nothing_is_learned_before_there_are_enough_steps(identical):
         assert identical(dict(agent.sac.state_dict()), before) != learned
 
 
+def test_a_replay_that_forgets_first_phases_at_once_is_refused():
+    agent = build(replace(SMALL, capacity=20), FAMILY.spec, CPU, 0)  # of 24 steps each phase
+    worker = Player(FAMILY, CPU, Streams(0, CPU))
+    adaptation = Adaptation(agent, worker.collector, some_tasks(), 2, worker.streams, training=True)
+    with pytest.raises(UserError, match="capacity 20 does not hold the steps of one meta-batch"):
+        agent.meta_update(adaptation.complete())
+
+
 def test_it_finds_the_side_of_a_task_from_what_the_first_throws_earned():
     # Who does not know the side earns -4 · 0.5² = -1 at best, by throwing at the middle.
     family = Sides()

@@ -86,9 +86,7 @@ def test_the_policy_of_one_quadratic_reward_is_its_boltzmann_distribution():
 
 
 def test_more_entropy_than_uniform_actions_have_is_refused():
-    with pytest.raises(
-        UserError, match=r"at most 0.69, that of uniform .* got 0.7"
-    ):
+    with pytest.raises(UserError, match=r"at most 0.69, that of uniform .* got 0.7"):
         made(learn_temperature=True, target_entropy=0.7)
 
 
