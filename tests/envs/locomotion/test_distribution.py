@@ -141,4 +141,6 @@ def test_the_simulators_report_what_the_spec_says(simulator):
 @pytest.mark.parametrize("config", [n for n in catalog.config_names() if "cheetah" in n])
 def test_the_experiments_are_of_the_papers_horizon(config):
     experiment = load_experiment(config)
-    assert experiment.envs.horizon == 200 and experiment.meta_batch_size == 40
+    assert experiment.envs.horizon == 200
+    # PEARL goes on with what it has stored of the others, and plays 5 tasks at a time.
+    assert experiment.meta_batch_size == (5 if experiment.agent_name == "pearl" else 40)

@@ -58,7 +58,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
 @pytest.mark.parametrize(
     ("words", "phrases"),
     [
-        ("trian x", ["no command 'trian'; did you mean 'train'? It has: train, evaluate, adapt"]),
+        ("trian x", ["no command 'trian'; did you mean 'train'? It has: train, sweep, evaluate"]),
         ("list agent", ["no list of 'agent'; did you mean 'agents'? There are: agents, envs"]),
         ("train nothing_like_it", ["no 'nothing_like_it' in configs/", "It has: "]),
         ("train point_navigation_rl2", ["did you mean 'point_navigation_rl2_ppo'?"]),

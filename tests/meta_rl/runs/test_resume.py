@@ -18,7 +18,7 @@ from meta_rl.training.trainer import Trainer
 
 AGENTS = sorted(set(catalog.names("agents")) - {"random", "scripted"})
 """Those that learn: the others are at their end before a signal can come."""
-KIN = {"fine_tune": "multitask_ppo", "promp": "maml_ppo"}
+KIN = {"fine_tune": "multitask_ppo", "promp": "maml_ppo", "metric": "varibad"}
 """Agents that keep what another keeps, with the same code."""
 ITERATIONS = 24
 """Long enough that a signal sent after the fifth iteration comes before the end."""
