@@ -197,7 +197,7 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
     assert 0.3 < trial["share_of_reference"]["gittins"] < 1.1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_planner_of_the_two_step_task_plans_more_than_the_learner_of_values(
     tmp_path, environment, meta_rl, small_config
 ):

@@ -69,7 +69,7 @@ def test_the_guides_agent_is_one_new_file_that_learns_and_is_listed(meta_rl, tmp
 
 
 def test_the_guides_family_is_one_new_file_that_agents_learn_in(meta_rl, tmp_path):
-    meta_rl(*command_with("--envs.name lever"), *QUIET)
+    meta_rl(*command_with("--envs.name lever"), *QUIET, "--evaluation.goals", "10")
 
     returns = after_adaptation(tmp_path / "runs" / "guide")
     assert returns[-5:].mean() > returns[:3].mean() + 0.5

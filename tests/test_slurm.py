@@ -98,7 +98,7 @@ def wait_for(condition, job):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_job_survives_a_kill_and_is_requeued_before_its_time_is_up(
     slurm, small_config, tmp_path, run_at
 ):

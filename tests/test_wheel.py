@@ -54,6 +54,7 @@ def test_a_wheel_lists_its_configs_and_trains_from_another_folder(tmp_path):
     names = {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
     assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} <= names
     small = ("--meta-iterations", "1", "--meta-batch-size", "2", "--copies", "2", "--workers", "1")
+    small += ("--envs.horizon", "20", "--evaluation.goals", "2")
     trained = meta_rl(
         "train", "point_navigation_maml_trpo", *small, "--tracking.mode", "off", "--name", "away"
     )

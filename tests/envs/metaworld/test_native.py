@@ -63,7 +63,7 @@ def play(env, tasks, steps=12, copies=2):
 
 @pytest.mark.parametrize("reward_version", ["v2", "v1"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TASK_NAMES]
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.thorough) for n in TASK_NAMES]
 )
 def test_a_task_agrees_with_metaworld(name, reward_version):
     goals = list(build(Config(task=name)).tasks("train"))[:2]

@@ -5,6 +5,7 @@ The workers of `crews.CrewHere` need no Ray; test_ray.py has those that do.
 
 import pytest
 import torch
+from cases import quick
 from crews import CrewHere
 from toys import lines, ridge
 
@@ -89,7 +90,7 @@ def agree(identical):
     return check
 
 
-@pytest.mark.parametrize("agent", catalog.names("agents"))
+@pytest.mark.parametrize("agent", quick(catalog.names("agents")))
 def test_every_agent_plays_the_same_with_workers(agent, both, agree):
     agree(*both(agent))
 

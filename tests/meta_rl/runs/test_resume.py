@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import yaml
+from cases import quick
 
 from meta_rl.core.errors import UserError
 from meta_rl.experiment import catalog
@@ -18,8 +19,6 @@ from meta_rl.training.trainer import Trainer
 
 AGENTS = sorted(set(catalog.names("agents")) - {"random", "scripted"})
 """Those that learn: the others are at their end before a signal can come."""
-KIN = {"fine_tune": "multitask_ppo", "promp": "maml_ppo", "metric": "varibad"}
-"""Agents that keep what another keeps, with the same code."""
 ITERATIONS = 24
 """Long enough that a signal sent after the fifth iteration comes before the end."""
 # Checkpoints at 3, 6, ...; evaluations, which must not disturb the run, at 7, 14 and 21.
@@ -58,7 +57,7 @@ def send_mid_run(process, run, number, patience_s=120.0):
     return process.communicate(timeout=60)
 
 
-@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in KIN])
+@pytest.mark.parametrize("agent", quick(AGENTS))
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     agent, meta_rl, meta_rl_process, small_config, uninterrupted, run_at, tmp_path
 ):

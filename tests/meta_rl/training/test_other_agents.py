@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from cases import quick
 
 SUPPORT = Path(__file__).parents[2] / "support"
 PAIRS = {
@@ -50,10 +51,13 @@ def plugins(*names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("agent", "envs"), PAIRS.values(), ids=PAIRS.keys())
+@pytest.mark.parametrize(
+    "pair", quick(PAIRS, ("off-policy with replay", "supervised", "writes into its context"))
+)
 def test_train_kill_resume_evaluate_compare(
-    agent, envs, config, meta_rl, meta_rl_process, run_at, tmp_path
+    pair, config, meta_rl, meta_rl_process, run_at, tmp_path
 ):
+    agent, envs = PAIRS[pair]
     path, allowed = config(agent, envs, 30), plugins(agent, envs)
     process = meta_rl_process("train", path, "--name", "killed", *allowed)
     killed = run_at(tmp_path / "runs" / "killed")

@@ -5,6 +5,7 @@ import textwrap
 import pytest
 import torch
 import yaml
+from cases import quick
 
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
@@ -260,7 +261,7 @@ def test_the_number_of_workers_does_not_change_a_run(
     assert one.latest["env_steps"] == 2 * 2 * 2 * 20  # iterations, phases, tasks, steps
 
 
-@pytest.mark.parametrize("agent", catalog.names("agents"))
+@pytest.mark.parametrize("agent", quick(catalog.names("agents")))
 def test_a_seed_is_the_whole_of_a_runs_randomness(agent, meta_rl, small_config, run_at, tmp_path):
     config = small_config(agent)
     for number, seed in enumerate((0, 0, 1)):
