@@ -227,7 +227,7 @@ class TaskInference:
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
         """Let the encoder learn from trials that were played just now, of M tasks."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say how its encoder learns")
 
     def improve_policy(self, rollout: Rollout, variable: Float[Tensor, "T M N V"]) -> Metrics:
         """Epochs of clipped policy gradients on the steps of whole trials."""

@@ -14,6 +14,7 @@ from meta_rl.core.protocols import Belief
 from meta_rl.core.types import EnvSpec, Metrics, Tasks
 from meta_rl.learning.contrastive import info_nce, nearest_task
 from meta_rl.learning.ppo import mean_of
+from meta_rl.learning.replay import task_keys
 from meta_rl.learning.trials import History
 
 
@@ -63,7 +64,7 @@ class Metric(TaskInference):
                 "metric compares trials of one task with each other, so copies must be at least "
                 f"2, got {copies}"
             )
-        task = labels_of(tasks).to(self.device).repeat_interleave(copies)
+        task = task_keys(tasks).to(self.device).repeat_interleave(copies)
         found = []
         for _ in range(self.config.encoder_updates):
             drawn = torch.randperm(len(tasks), generator=self.generator)
@@ -86,13 +87,6 @@ class Metric(TaskInference):
         some = at(embedding, (chance * (history.valid.sum(0) + 1)).long()).flatten(0, 1)
         number = torch.arange(trials, device=self.device).repeat(times)
         return info_nce(some, task.repeat(times), number, self.config.temperature)
-
-
-def labels_of(tasks: Tasks) -> Int[Tensor, "M"]:
-    """Return a number for each task, the same where a task is there more than once."""
-    numbers: dict[tuple[str, int], int] = {}
-    keys = zip(tasks.names, tasks.index.tolist(), strict=True)
-    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def at(columns: Float[Tensor, "T B E"], time: Int[Tensor, "K B"]) -> Float[Tensor, "K B E"]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from playing import Player
 
-from agents.metric import Config, build, labels_of
+from agents.metric import Config, build
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
@@ -59,11 +59,6 @@ def test_an_embedding_is_a_direction_and_what_the_policy_sees():
     torch.testing.assert_close(belief.mean.norm(dim=-1), torch.ones(8, 4))
     state = agent.shown(batch.rollouts[0].obs, torch.ones(6, 8, 4, 5))
     assert state.shape == (6, 8, 4, 2 + 5)
-
-
-def test_a_task_that_is_there_twice_is_one_task():
-    tasks = Tasks("f", ("a", "b", "a", "a"), torch.tensor([0, 0, 1, 0]), torch.zeros(4, 1).double())
-    assert labels_of(tasks).tolist() == [0, 1, 2, 0]
 
 
 def test_trials_of_one_task_need_company():

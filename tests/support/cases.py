@@ -8,8 +8,6 @@ AGENTS = ("maml_trpo", "rl2_ppo", "pearl")
 
 def quick(cases, chosen=AGENTS):
     """Cases of a parametrization, those that are not chosen marked as thorough."""
-    return [pytest.param(case, marks=_marks(case in chosen)) for case in cases]
-
-
-def _marks(chosen):
-    return () if chosen else pytest.mark.thorough
+    return [
+        pytest.param(case, marks=() if case in chosen else pytest.mark.thorough) for case in cases
+    ]

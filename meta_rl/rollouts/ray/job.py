@@ -156,8 +156,3 @@ class Failed:
     """What a worker gives back if it could not play: the traceback."""
 
     traceback: str
-
-    @property
-    def last_line(self) -> str:
-        """The exception in short."""
-        return self.traceback.strip().splitlines()[-1]

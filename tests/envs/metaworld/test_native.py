@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cases import quick
 from scipy.spatial.transform import Rotation
 
 from envs.metaworld import TASK_NAMES, Config, build
@@ -62,9 +63,7 @@ def play(env, tasks, steps=12, copies=2):
 
 
 @pytest.mark.parametrize("reward_version", ["v2", "v1"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.thorough) for n in TASK_NAMES]
-)
+@pytest.mark.parametrize("name", quick(TASK_NAMES, QUICK))
 def test_a_task_agrees_with_metaworld(name, reward_version):
     goals = list(build(Config(task=name)).tasks("train"))[:2]
     comparison, parity = Comparison(name, reward_version, len(goals[0].params)), Parity()

@@ -99,3 +99,9 @@ def test_a_tasks_key_is_its_own_wherever_it_is_played():
     keys = task_keys(Tasks.stack(tasks))
     assert len(set(keys.tolist())) == 100 and (keys >= 0).all()
     assert task_keys(Tasks.stack(tasks[70:71])) == keys[70]
+
+
+def test_a_task_that_is_there_twice_is_one_task():
+    tasks = Tasks("f", ("a", "b", "a", "a"), torch.tensor([0, 0, 1, 0]), torch.zeros(4, 1).double())
+    keys = task_keys(tasks)
+    assert keys[0] == keys[3] and len(set(keys.tolist())) == 3
