@@ -104,8 +104,10 @@ PAIRS = [
     ("maml_trpo", NAVIGATION),
     ("rl2_ppo", NAVIGATION),
     ("toys.q_learning", {"name": "toys.arms"}),
+    ("pearl", NAVIGATION),
     pytest.param("maml_trpo", REACH, marks=pytest.mark.slow),
     pytest.param("rl2_ppo", REACH, marks=pytest.mark.slow),
+    pytest.param("pearl", REACH, marks=pytest.mark.slow),
 ]
 
 
