@@ -32,7 +32,8 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.resources import usable_cores
 from meta_rl.experiment import strict_yaml
 from meta_rl.runs.metrics import read_metrics
-from meta_rl.studies.processes import InTurn, Training, carry_out
+from meta_rl.studies.launching import Here
+from meta_rl.studies.processes import InTurn, Places, Training, carry_out
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def main(args: Args) -> int:
     study = Study(jobs, results)
     if not study.waiting:
         Console().print(table(jobs, results))
-    carry_out(study, args.processes or usable_cores())
+    carry_out(study, Places(Here(), args.processes or usable_cores()))
     return 1 if study.failed else 0
 
 

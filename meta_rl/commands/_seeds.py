@@ -9,23 +9,39 @@ from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import Experiment
+    from meta_rl.studies.launching import Launcher
 
 
 def main(arguments: list[str]) -> int:
     """Train the seeds of a config, so many at a time, and show them as one group."""
     words, seeds_text = take(arguments, "--seeds")
     words, processes_text = take(words, "--processes")
-    _check(words, seeds_text, processes_text)
-    from meta_rl.evaluation.comparison import group_runs
-    from meta_rl.evaluation.finished import Wanted, load_runs
-    from meta_rl.studies import processes as study
+    words, backend = take(words, "--backend")
+    words, address = take(words, "--address")
+    _check(words, seeds_text, processes_text, backend)
+    from meta_rl.studies.launching import launcher_of
     from meta_rl.studies.seeds import read_seeds
 
     seeds = read_seeds(seeds_text or "")
     experiments = [_experiment(words, seed) for seed in seeds]
+    with launcher_of("ray" if backend == "ray" else "local", address or "") as launcher:
+        return _train(experiments, words, launcher, int(processes_text or 0))
+
+
+def _train(
+    experiments: "list[Experiment[Any, Any]]",
+    words: list[str],
+    launcher: "Launcher",
+    processes: int,
+) -> int:
+    """Train what is missing; show all."""
+    from meta_rl.evaluation.comparison import group_runs
+    from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.studies import processes as study
+
     first = experiments[0]
-    at_once = study.at_a_time(int(processes_text or 0), first, len(seeds))
-    trainings = [study.training_of(each, words, at_once) for each in experiments]
+    places = study.Places.of(launcher, processes, first, len(experiments))
+    trainings = [places.training_of(each, words) for each in experiments]
     missing = [
         training
         for training, each in zip(trainings, experiments, strict=True)
@@ -34,7 +50,7 @@ def main(arguments: list[str]) -> int:
     if len(missing) < len(trainings):
         print(f"{len(trainings) - len(missing)} of {len(trainings)} runs are finished already")
     plan = study.InTurn(missing)
-    study.carry_out(plan, at_once)
+    study.carry_out(plan, places)
     failed = [training.name for training in plan.failed]
     folders = [training.run.path for training in trainings if training.name not in failed]
     if folders:
@@ -48,12 +64,14 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _check(words: list[str], seeds: str | None, processes: str | None) -> None:
+def _check(words: list[str], seeds: str | None, processes: str | None, backend: str | None) -> None:
     """Refuse words that speak of a single run."""
     if seeds is None:
         raise UserError("--seeds must be like 5, 0:5 or 0,3,7")
     if processes is not None and not processes.isdigit():
         raise UserError(f"--processes must be a whole number, at least 0, got {processes!r}")
+    if backend not in (None, "local", "ray"):
+        raise UserError(f"--backend must be local or ray, got {backend!r}")
     if not words or words[0].startswith("-"):
         raise UserError("the config comes first: meta-rl train CONFIG --seeds 0:5")
     given = {word.partition("=")[0] for word in words}

@@ -14,6 +14,7 @@ from meta_rl.core.errors import UserError
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import Experiment
+    from meta_rl.studies.launching import Launcher
     from meta_rl.studies.preparation import Cost
     from meta_rl.studies.search import Search
     from meta_rl.studies.settings import Setting, Varied
@@ -60,7 +61,12 @@ class Arguments:
     reduction: int = 3
     """Of all trials that ASHA judges, one in so many goes on; at least 2."""
     processes: int = 0
-    """Runs at a time, at least 0; 0 means one for each core, or one on a GPU."""
+    """Runs at a time, at least 0; 0 means as many as the cores allow, or one on a GPU."""
+    backend: Literal["local", "ray"] = "local"
+    """Where runs are trained: `local`, on this machine, or `ray`, on the machines of a Ray cluster,
+    which must share the run folders (needs the extra `cluster`)."""
+    address: str = ""
+    """Ray cluster to join, as `rollouts.address`."""
     name: str | None = None
     """Name of the sweep and of its folder. Without it, CONFIG-sweep."""
     dry_run: bool = False
@@ -80,29 +86,31 @@ def main(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--seed" for word in flags):
         raise UserError("a sweep trains several seeds: say --seeds instead of --seed")
     base = experiment_of(given.config, flags, "meta-rl sweep CONFIG")
+    from meta_rl.studies.launching import launcher_of
     from meta_rl.studies.outcome import sweep_table
     from meta_rl.studies.processes import carry_out
 
-    varied, search, sweep = _planned(base, given)
-    settings = _known_settings(varied, search)
-    costs = _prepare(sweep, settings)
-    if given.dry_run:
-        _tell_plan(sweep, settings, costs)
-        return 0
-    with sweep.held():
-        try:
-            carry_out(sweep, sweep.processes)
-        except UserError:
-            sweep_table(sweep).print()
-            raise
-        return _conclude(sweep)
+    with launcher_of(given.backend, given.address) as launcher:
+        varied, search, sweep = _planned(base, given, launcher)
+        settings = _known_settings(varied, search)
+        costs = _prepare(sweep, settings)
+        if given.dry_run:
+            _tell_plan(sweep, settings, costs)
+            return 0
+        with sweep.held():
+            try:
+                carry_out(sweep, sweep.places)
+            except UserError:
+                sweep_table(sweep).print()
+                raise
+            return _conclude(sweep)
 
 
 def _planned(
-    base: "Experiment[Any, Any]", given: Arguments
+    base: "Experiment[Any, Any]", given: Arguments, launcher: "Launcher"
 ) -> "tuple[list[Varied], Search, Sweep]":
     """Return what is varied, the search, and the sweep."""
-    from meta_rl.studies.processes import at_a_time
+    from meta_rl.studies.processes import Places
     from meta_rl.studies.search import make_search
     from meta_rl.studies.seeds import read_seeds
     from meta_rl.studies.settings import read_varied
@@ -122,7 +130,7 @@ def _planned(
         raise UserError("--early-stopping compares trials of equal meta_iterations; do not vary it")
     search = make_search(given.search, varied, given.trials, given.search_seed)
     seeds = read_seeds(given.seeds)
-    processes = at_a_time(given.processes, base, search.count * len(seeds))
+    places = Places.of(launcher, given.processes, base, search.count * len(seeds))
     asked = {
         **{name: getattr(given, name) for name in ("search", "trials", "search_seed")},
         **{name: getattr(given, name) for name in ("early_stopping", "reduction")},
@@ -130,7 +138,7 @@ def _planned(
         "seeds": list(seeds),
     }
     names = [each.name for each in varied]
-    return varied, search, Sweep(base, names, search, seeds, judging, processes, asked)
+    return varied, search, Sweep(base, names, search, seeds, judging, places, asked)
 
 
 def _known_settings(varied: "Sequence[Varied]", search: "Search") -> "list[Setting]":
@@ -154,7 +162,7 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
     from meta_rl.reports.tables import TextTable
     from meta_rl.runs.folder import RunFolder
     from meta_rl.studies.estimate import probed_speed, recorded_speed, told_duration
-    from meta_rl.studies.processes import cores_each, is_finished
+    from meta_rl.studies.processes import is_finished
     from meta_rl.studies.settings import told_value, with_setting
 
     count, runs = sweep.search.count, sweep.search.count * len(sweep.seeds)
@@ -182,7 +190,7 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
         replace(
             with_setting(sweep.base, settings[0]),
             threads=sweep.base.threads or 1,
-            workers=sweep.base.workers or cores_each(sweep.processes),
+            workers=sweep.base.workers or sweep.places.cores_each,
         )
     )
     seconds = []
@@ -193,9 +201,10 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
             seconds.append(steps / speed.steps_per_s)
     if len(seconds) < runs:
         print(f"{runs - len(seconds)} of them are finished already")
+    at_a_time = sweep.places.at_a_time
     most = "at most about" if sweep.judging.rungs else "about"
     print(
-        f"{most} {told_duration(seconds, sweep.processes)} with {sweep.processes} at a time, by "
+        f"{most} {told_duration(seconds, at_a_time)} with {at_a_time} at a time, by "
         f"{speed.source}: {speed.steps_per_s:,.0f} env steps/s a run"
     )
 

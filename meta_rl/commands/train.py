@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 usage: meta-rl train CONFIG [--field value ...] [--from RUN] [--overwrite]
-       meta-rl train CONFIG [--field value ...] --seeds 0:5 [--processes N]
+       meta-rl train CONFIG [--field value ...] --seeds 0:5 [--processes N] [--backend ray]
        meta-rl train --resume RUN [--meta-iterations N]
        torchrun --nproc-per-node N -m meta_rl train ...
 
@@ -31,7 +31,9 @@ Trains a meta-policy and evaluates it at the end.
   --seeds 0:5    trains the seeds 0 to 4, each in a process and a run folder of its own, and shows
                  them as one group; also 5 (as 0:5) or 0,3,7. The same command continues what was
                  stopped
-  --processes N  seeds at a time; without it, one for each core, or one on a GPU
+  --processes N  seeds at a time; without it, as many as the cores allow, or one on a GPU
+  --backend ray  with --seeds: trains on the machines of a Ray cluster, which must share the run
+                 folders; --address HOST:PORT names its head
 
 Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluations/. Weights &
 Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not);

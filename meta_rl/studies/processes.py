@@ -1,10 +1,6 @@
-"""Trainings side by side on this machine, each a process with a run folder of its own."""
+"""Trainings side by side, each a process with a run folder of its own."""
 
-import ctypes
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
-from meta_rl.core.errors import Interrupted
-from meta_rl.core.resources import usable_cores
+from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.evaluation.result import read_summary
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import Experiment
@@ -22,14 +17,15 @@ from meta_rl.experiment.identity import check_same_run
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.lock import is_held
 from meta_rl.runs.metrics import read_metrics
+from meta_rl.studies.launching import Here, Launcher, Needs, Process
 from meta_rl.training.interruption import SIGNALS
 
 POLL_S = 0.2
 """Seconds between two looks at the trainings."""
 REPORT_S = 60.0
 """Seconds between two lines on how far they are."""
-PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: which signal a process gets when its parent dies."""
+TRIES = 3
+"""How often a run is started whose machines are lost."""
 
 
 @dataclass
@@ -44,9 +40,12 @@ class Training:
     """Words after `meta-rl train` that begin the run."""
     go_on: Sequence[str] = ()
     """Words after `meta-rl train --resume RUN` that continue it."""
+    needs: Needs = field(default_factory=Needs)
+    """What its process takes of a machine."""
     was_stopped: bool = False
     """Whether `stop` was asked for."""
-    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _process: Process | None = field(default=None, repr=False)
+    _starts: int = 0
 
     @property
     def run(self) -> RunFolder:
@@ -61,11 +60,12 @@ class Training:
     @property
     def exit_code(self) -> int | None:
         """How its process ended; None if it has not, or was not started."""
-        return None if self._process is None else self._process.poll()
+        code = None if self._process is None else self._process.poll()
+        return None if self._is_lost else code
 
     @property
     def is_running(self) -> bool:
-        """Whether its process trains."""
+        """Whether its process trains, or waits for room."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -73,13 +73,19 @@ class Training:
         """Whether its process ended with an error."""
         return bool(self.exit_code) and not self.was_stopped
 
-    def start(self) -> None:
+    @property
+    def _is_lost(self) -> bool:
+        """Whether its machine is gone, and it is to be continued on another."""
+        lost = self._process is not None and self._process.is_lost
+        return lost and self._starts < TRIES and not self.was_stopped
+
+    def start(self, launcher: Launcher) -> None:
         """Begin the run, or continue it from its checkpoint.
 
         Does nothing while another process trains there, such as one whose parent was killed; call
-        it again until there is a process.
+        it again until there is a process, and later, for it may be lost with its machine.
         """
-        if self._process is not None or is_held(self.run.path):
+        if (self._process is not None and not self._is_lost) or is_held(self.run.path):
             return
         if (self.run.checkpoints / "latest.pt").is_file():
             words = ["--resume", str(self.run.path), *self.go_on]
@@ -89,21 +95,15 @@ class Training:
         for plugin in sorted(catalog.plugins()):
             words += ["--plugin", plugin]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.output.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "meta_rl", "train", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C is for the parent, which passes it on once
-                preexec_fn=_end_with_the_parent if sys.platform == "linux" else None,
-            )
+        if self._starts:
+            say(f"{self.name} lost its machine; it goes on where there is room")
+        self._process = launcher.launch(words, self.output, self.needs)
+        self._starts += 1
 
     def stop(self) -> None:
         """Ask the process to save a checkpoint and end."""
         if self._process is not None and not self.was_stopped:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.terminate()
         self.was_stopped = True
 
     def wait(self) -> None:
@@ -125,50 +125,63 @@ def is_finished(run: RunFolder, meta_iterations: int) -> bool:
     )
 
 
-_LIBC = ctypes.CDLL(None)
+@dataclass(frozen=True)
+class Places:
+    """Where trainings run, and how many at a time."""
+
+    launcher: Launcher
+    at_a_time: int
+
+    @classmethod
+    def of(
+        cls, launcher: Launcher, processes: int, experiment: Experiment[Any, Any], runs: int
+    ) -> "Places":
+        """Return where to train so many runs of an experiment.
+
+        Args:
+            processes: What the user wants; 0 means as many as there is room for.
+
+        Raises:
+            UserError: There is no room for one, or its rollouts would be on Ray too.
+        """
+        if experiment.rollouts.backend == "ray" and not isinstance(launcher, Here):
+            raise UserError(
+                "--backend ray and --rollouts.backend ray do not go together: a cluster shares out "
+                "either trainings or rollouts"
+            )
+        room = launcher.room(_needs(experiment, 1))
+        return cls(launcher, max(1, min(processes or room, runs)))
+
+    @property
+    def cores_each(self) -> int:
+        """Cores of each training that does not say itself how many it takes."""
+        return self.launcher.cores_each(self.at_a_time)
+
+    def training_of(self, experiment: Experiment[Any, Any], config: Sequence[str]) -> Training:
+        """Return the training of an experiment.
+
+        Args:
+            config: Words after `meta-rl train` for the config and its flags, beside seed and name.
+
+        Raises:
+            UserError: The run folder holds a run of another experiment.
+        """
+        threads, workers = experiment.threads or 1, experiment.workers or self.cores_each
+        shared = ["--meta-iterations", str(experiment.meta_iterations)]
+        shared += ["--threads", str(threads), "--workers", str(workers)]
+        own = ["--seed", str(experiment.seed), "--name", experiment.name]
+        begin = [*config, *own, "--runs", experiment.runs, *shared]
+        needs = _needs(experiment, self.cores_each)
+        training = Training(experiment.name, Path(experiment.runs), begin, shared, needs)
+        if (training.run.checkpoints / "latest.pt").is_file():
+            check_same_run(training.run.experiment(), experiment, training.run.path)
+        return training
 
 
-def _end_with_the_parent() -> None:
-    """Have the system send SIGTERM when the parent dies, so that `kill -9` leaves no orphans."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def training_of(
-    experiment: Experiment[Any, Any], config: Sequence[str], processes: int
-) -> Training:
-    """Return the training of an experiment, beside others on this machine.
-
-    Args:
-        config: Words after `meta-rl train` for the config and its flags, beside seed and name.
-        processes: Trainings at a time, which share the cores.
-
-    Raises:
-        UserError: The run folder holds a run of another experiment.
-    """
-    threads = experiment.threads or 1
-    workers = experiment.workers or cores_each(processes)
-    shared = ["--meta-iterations", str(experiment.meta_iterations)]
-    shared += ["--threads", str(threads), "--workers", str(workers)]
-    own = ["--seed", str(experiment.seed), "--name", experiment.name, "--runs", experiment.runs]
-    training = Training(experiment.name, Path(experiment.runs), [*config, *own, *shared], shared)
-    if (training.run.checkpoints / "latest.pt").is_file():
-        check_same_run(training.run.experiment(), experiment, training.run.path)
-    return training
-
-
-def cores_each(processes: int) -> int:
-    """Return how many cores each of so many trainings has, at least 1."""
-    return max(1, usable_cores() // processes)
-
-
-def at_a_time(processes: int, experiment: Experiment[Any, Any], runs: int) -> int:
-    """Return how many of so many runs to train at a time.
-
-    Args:
-        processes: What the user wants; 0 means one for each core, or one if they use a GPU.
-    """
-    usual = usable_cores() if experiment.device == "cpu" else 1
-    return max(1, min(processes or usual, runs))
+def _needs(experiment: Experiment[Any, Any], cores: int) -> Needs:
+    """Return what a training takes, whose workers have so many cores unless it says how many."""
+    workers = experiment.workers or cores
+    return Needs(max(1, experiment.threads, workers), int(experiment.device.startswith("cuda")))
 
 
 @runtime_checkable
@@ -224,8 +237,8 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def carry_out(plan: Plan, processes: int) -> None:
-    """Train what a plan says, so many runs at a time, until it has no more.
+def carry_out(plan: Plan, places: Places) -> None:
+    """Train what a plan says, until it has no more.
 
     Raises:
         Interrupted: A signal came. All trainings have saved a checkpoint and ended.
@@ -234,13 +247,13 @@ def carry_out(plan: Plan, processes: int) -> None:
     reported_s = time.monotonic()
     with _first_signal() as heard:
         while not heard:
-            while len(running) < processes and (training := plan.next()) is not None:
+            while len(running) < places.at_a_time and (training := plan.next()) is not None:
                 say(f"{training.name} starts")
                 running.append(training)
             if not running:
                 return
             for training in running:
-                training.start()
+                training.start(places.launcher)
             time.sleep(POLL_S)
             for training in [each for each in running if each.exit_code is not None]:
                 running.remove(training)

@@ -22,13 +22,7 @@ from meta_rl.experiment.config import Experiment, load_experiment, to_dict
 from meta_rl.experiment.identity import MAY_CHANGE, flat
 from meta_rl.runs.lock import RunLock
 from meta_rl.studies.halving import Rank, goes_on, rungs
-from meta_rl.studies.processes import (
-    Training,
-    is_finished,
-    say,
-    say_how_it_ended,
-    training_of,
-)
+from meta_rl.studies.processes import Places, Training, is_finished, say, say_how_it_ended
 from meta_rl.studies.search import Search, Tried
 from meta_rl.studies.settings import Setting, told, value_of, with_setting
 
@@ -163,7 +157,7 @@ class Sweep:
     Args:
         base: What trials have in common; its runs are in the sweep's folder.
         names: The settings that are varied.
-        processes: Runs at a time.
+        places: Where runs are trained.
         asked: What else the user asked for, as plain data: a sweep of the same folder must have
             been asked for the same.
     """
@@ -175,17 +169,17 @@ class Sweep:
         search: Search,
         seeds: Sequence[int],
         judging: Judging,
-        processes: int,
+        places: Places,
         asked: Mapping[str, Any],
     ) -> None:
         self.base, self.names, self.search = base, names, search
-        self.seeds, self.judging, self.processes = seeds, judging, processes
+        self.seeds, self.judging, self.places = seeds, judging, places
         self.folder = Path(base.runs)
         self.trials: list[Trial] = []
         self._passed: dict[tuple[int, int], bool] = {}
         self._asked = _same_sweep(self.folder / "sweep.yaml", asked, base)
         # Trials that may run while another is proposed.
-        ahead = self._asked.setdefault("ahead", max(1, processes // len(seeds)))
+        ahead = self._asked.setdefault("ahead", max(1, places.at_a_time // len(seeds)))
         self._ahead: int = ahead
 
     @contextmanager
@@ -304,10 +298,8 @@ class Sweep:
             write(strict_yaml.write(to_dict(made)).encode(), path, "the trial's config")
         experiment = load_experiment(str(path))
         trainings = {
-            seed: training_of(
-                replace(experiment, seed=seed, name=self.run_name(number, seed)),
-                [str(path)],
-                self.processes,
+            seed: self.places.training_of(
+                replace(experiment, seed=seed, name=self.run_name(number, seed)), [str(path)]
             )
             for seed in self.seeds
         }

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from meta_rl.core.errors import UserError
 
 
-def prepare_ray(address: str) -> None:
+def prepare_ray(address: str, flag: str = "--rollouts.backend") -> None:
     """Say what to install where Ray is not there; set what it reads when it is first imported.
 
     It sends no usage statistics. One that is started for a run lets only processes join that know a
@@ -16,11 +16,12 @@ def prepare_ray(address: str) -> None:
 
     Args:
         address: Of a cluster to join; RAY_ADDRESS comes second.
+        flag: Which asks for Ray.
     """
     if find_spec("ray") is None:
         raise UserError(
-            "rollouts.backend ray needs Ray: install the extra cluster with `pip install "
-            "'.[cluster]'`, or use --rollouts.backend local"
+            f"{flag} ray needs Ray: install the extra cluster with `pip install '.[cluster]'`, or "
+            f"use {flag} local"
         )
     if "ray" in sys.modules:
         return

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-from meta_rl.rollouts.ray.presence import prepare_ray
+from process_trees import descendants, processes
 
 ray = pytest.importorskip("ray", reason="Ray is not there: pip install '.[cluster]'")
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -21,32 +20,6 @@ QUIET = ("--tracking.mode", "off", "--threads", 1, "--workers", 1)
 def environment(environment):
     paths = os.pathsep.join([str(SUPPORT), environment["PYTHONPATH"]])
     return environment | {"PYTHONPATH": paths}
-
-
-@pytest.fixture(scope="module")
-def make_cluster():
-    """Start Ray clusters on this machine: a node without workers' cores, and others with two."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-            patch.delenv(name, raising=False)
-        paths = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-        patch.setenv("PYTHONPATH", paths.rstrip(os.pathsep))
-        prepare_ray("here")
-        from ray.cluster_utils import Cluster
-
-        made = []
-
-        def make(nodes):
-            head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 10**8}
-            made.append(Cluster(initialize_head=True, head_node_args=head))
-            made[-1].nodes = [
-                made[-1].add_node(num_cpus=2, object_store_memory=10**8) for _ in range(nodes)
-            ]
-            return made[-1]
-
-        yield make
-        for cluster in made:
-            cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -185,26 +158,6 @@ def test_what_does_not_fit_is_refused_before_it_starts(
 def test_where_nobody_answers_it_says_so(meta_rl, small_config):
     flags = ("--rollouts.backend", "ray", "--rollouts.address", "127.0.0.1:1")
     meta_rl("train", small_config(), *QUIET, *flags).fails_with("cannot join Ray at 127.0.0.1:1")
-
-
-def processes():
-    """Return all processes' parents and command lines."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_text().replace("\0", " ")
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        found[int(folder.name)] = (parent, command)
-    return found
-
-
-def descendants(pid):
-    found, running = [pid], processes()
-    for ancestor in found:
-        found += [child for child, (parent, _) in running.items() if parent == ancestor]
-    return {child: running[child][1] for child in found[1:] if child in running}
 
 
 def segments():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from meta_rl.studies import processes
+from meta_rl.studies import launching, processes
 
 
 class Killed(BaseException):
@@ -72,7 +72,7 @@ def trained_in_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JsonlSink, "log", log_or_die)
         popen = SimpleNamespace(Popen=Process, DEVNULL=None, STDOUT=None)
-        patch.setattr(processes, "subprocess", popen)
+        patch.setattr(launching, "subprocess", popen)
         patch.setattr(processes, "POLL_S", 0.0)
         yield found
 
