@@ -1,5 +1,6 @@
 """Makes the parts that an experiment names."""
 
+import os
 from typing import Any
 
 import torch
@@ -54,6 +55,18 @@ def set_threads(experiment: Experiment[Any, Any]) -> None:
     threads = experiment.threads or min(torch.get_num_threads(), usable_cores())
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
+
+
+def set_gpu_arithmetic(experiment: Experiment[Any, Any], device: torch.device) -> None:
+    """Let torch calculate on a GPU as the experiment asks for."""
+    if device.type != "cuda":
+        return
+    repeatable = experiment.gpu_arithmetic == "repeatable"
+    if repeatable:  # which cuBLAS reads when it begins
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(repeatable)
+    tf32 = experiment.gpu_arithmetic == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def worker_count(experiment: Experiment[Any, Any]) -> int:

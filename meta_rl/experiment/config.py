@@ -148,6 +148,10 @@ class Experiment(Generic[AgentT, EnvsT]):
     """Seed of all randomness in the run, at least 0. Held-out goals do not depend on it."""
     device: str = "cpu"
     """Device of the policy and its updates: cpu, cuda or cuda:N."""
+    gpu_arithmetic: Literal["plain", "repeatable", "tf32"] = "plain"
+    """Arithmetic on a GPU: `plain`; `repeatable`, which is slower and gives the same bits each
+    time, so that a resumed run equals one that never stopped; or `tf32`, which is faster and rounds
+    the factors of matrix products to 10 bits. On the CPU it has no effect."""
     threads: int = 0
     """CPU threads of torch, at least 0; 0 means torch's default, capped at the cores that the
     process may use."""

@@ -12,13 +12,14 @@ from meta_rl.experiment.config import Experiment, to_dict
 
 NOT_LEARNING = {
     *("seed", "name", "runs", "tracking", "version"),
-    *("device", "threads", "workers", "rollouts", "checkpoint_every", "max_rejected", "evaluation"),
+    *("device", "gpu_arithmetic", "threads", "workers", "rollouts"),
+    *("checkpoint_every", "max_rejected", "evaluation"),
 }
 """Fields of an experiment that do not change what an agent learns. How it is evaluated is in the
 protocol of its result."""
 
 MAY_CHANGE = {
-    *("meta_iterations", "device", "threads", "workers", "rollouts"),
+    *("meta_iterations", "device", "gpu_arithmetic", "threads", "workers", "rollouts"),
     *("checkpoint_every", "max_rejected", "tracking"),
 }
 """Fields that may be other when a run is resumed: those that do not change what it learns from."""

@@ -29,6 +29,7 @@ from meta_rl.experiment.building import (
     build_agent,
     build_distribution,
     resolve_device,
+    set_gpu_arithmetic,
     set_threads,
 )
 from meta_rl.experiment.config import Experiment, RolloutsConfig, from_dict, to_dict
@@ -93,6 +94,7 @@ class Trainer:
         self.share = slice(own.start * experiment.trials, own.stop * experiment.trials)
         set_threads(experiment)
         self.device = resolve_device(self.ranks.device(experiment.device))
+        set_gpu_arithmetic(experiment, self.device)
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             if resume and self.ranks.is_first:

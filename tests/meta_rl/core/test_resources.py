@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,6 +109,31 @@ def test_torch_gets_no_more_threads_than_the_quota(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "device", "repeatable", "precision"),
+    [
+        ("plain", "cuda", False, "highest"),
+        ("repeatable", "cuda", True, "highest"),
+        ("tf32", "cuda", False, "high"),
+        ("tf32", "cpu", False, "highest"),  # where nothing is changed
+        ("repeatable", "cpu", False, "highest"),
+    ],
+)
+def test_arithmetic_is_what_the_experiment_asks_for_on_a_gpu(
+    arithmetic, device, repeatable, precision, monkeypatch
+):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    experiment = load_experiment("point_navigation_maml_trpo")
+    try:
+        chosen = replace(experiment, gpu_arithmetic=arithmetic)
+        building.set_gpu_arithmetic(chosen, torch.device(device))
+        assert torch.are_deterministic_algorithms_enabled() == repeatable
+        assert torch.get_float32_matmul_precision() == precision
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == repeatable
+    finally:
+        building.set_gpu_arithmetic(experiment, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

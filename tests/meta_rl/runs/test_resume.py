@@ -244,3 +244,17 @@ def test_a_run_on_the_gpu_resumes_on_the_gpu(agent, meta_rl, small_config, run_a
     meta_rl("train", "--resume", "runs/small", "--meta-iterations", 4).succeeds()
     assert run.latest["meta_iterations"] == 4
     meta_rl("evaluate", "runs/small", "--device", "cpu").succeeds()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_repeatable_run_on_the_gpu_resumes_bit_for_bit(
+    agent, meta_rl, small_config, run_at, tmp_path, identical
+):
+    words = ("train", small_config(agent), "--device", "cuda", "--gpu-arithmetic", "repeatable")
+    meta_rl(*words, "--meta-iterations", 4, "--name", "whole").succeeds()
+    meta_rl(*words, "--meta-iterations", 2, "--name", "parted").succeeds()
+    meta_rl("train", "--resume", "runs/parted", "--meta-iterations", 4).succeeds()
+    whole, parted = (run_at(tmp_path / "runs" / name) for name in ("whole", "parted"))
+    assert identical(whole.latest["agent"], parted.latest["agent"])
