@@ -90,6 +90,20 @@ def posterior_divergence(evidence: Evidence) -> Finding:
     return found
 
 
+def critic_error(evidence: Evidence) -> Finding:
+    """Critics come near their targets."""
+    check = "half the critics' squared error, in variances of their targets"
+    found = _of_metric(check, "below 1", evidence, "critic/error")
+    # A critic that says the same of everything has 0.5.
+    if found.measured is not None and not found.measured < 1:
+        return found.alarm(
+            f"The critics miss their targets by more ({found.measured:.2g}) than a constant would "
+            f"(0.5): they diverge.",
+            "Lower agent.outer_lr, or agent.polyak if there is one.",
+        )
+    return found
+
+
 def adaptation_gain(evidence: Evidence) -> Finding:
     """Adaptation raises the return, paired over tasks."""
     gains = evidence.gains()

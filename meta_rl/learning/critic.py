@@ -50,7 +50,17 @@ class ValueHead(nn.Linear):
         """Merge all ranks' returns into the moments; predictions stay, if there were any."""
         before, after = self.moments, self.moments.merge(returns, valid)
         if before.count > 0:
-            self.weight.mul_(before.std / after.std)
-            self.bias.copy_((before.mean + before.std * self.bias - after.mean) / after.std)
+            keep_predictions(self, before, after)
         for name, value in vars(after).items():
             getattr(self, name).copy_(value)
+
+
+@torch.no_grad()
+def keep_predictions(head: nn.Linear, before: RunningMoments, after: RunningMoments) -> None:
+    """Move a head against its outputs' moments, so that what it predicts stays.
+
+    Args:
+        before: Of each output, or one for all (van Hasselt et al. 2016, eq. 9).
+    """
+    head.weight.mul_((before.std / after.std).view(-1, 1))
+    head.bias.copy_((before.mean + before.std * head.bias - after.mean) / after.std)

@@ -27,18 +27,13 @@ LOG_STD_BOUNDS = (-20.0, 2.0)
 
 
 @dataclass(frozen=True)
-class SACConfig:
-    """An actor, two critics, and how much entropy counts."""
+class ActorCriticConfig:
+    """An actor, two critics with targets, and how much entropy counts."""
 
     outer_lr: float = 3e-4
     """Step size of Adam for all networks, above 0."""
-    gamma: float = 0.99
-    """Discount per environment step (γ), in [0, 1]."""
     polyak: float = 0.005
     """How far the target critics follow the critics with each gradient step (τ), in [0, 1]."""
-    reward_scale: float = 5.0
-    """Rewards are multiplied by this for the critics, above 0. The larger, the less entropy counts
-    beside them."""
     temperature: float = 1.0
     """Weight of the policy's entropy beside the scaled rewards (α), above 0; the first value if it
     is learned."""
@@ -51,8 +46,8 @@ class SACConfig:
     """Units of each hidden layer of the actor and of each critic, each at least 1."""
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "outer_lr", "reward_scale", "temperature")
-        check_within_unit(self, "gamma", "polyak")
+        check_above_zero(self, "outer_lr", "temperature")
+        check_within_unit(self, "polyak")
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
         if self.target_entropy is not None and not self.learn_temperature:
@@ -60,6 +55,80 @@ class SACConfig:
                 "agent.target_entropy has no effect on a temperature that is not learned; set "
                 "agent.learn_temperature, or leave it out"
             )
+
+
+@dataclass(frozen=True)
+class SACConfig(ActorCriticConfig):
+    """Soft actor-critic of one discount."""
+
+    gamma: float = 0.99
+    """Discount per environment step (γ), in [0, 1]."""
+    reward_scale: float = 5.0
+    """Rewards are multiplied by this for the critics, above 0. The larger, the less entropy counts
+    beside them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "reward_scale")
+        check_within_unit(self, "gamma")
+
+
+def finite_bounds(spec: EnvSpec) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
+    """Return the least and the largest numbers of an action.
+
+    Raises:
+        UserError: Actions are choices or have no bounds.
+    """
+    low, high = spec.action_bounds
+    if choices(spec.action_space) or not all(map(isfinite, (*low, *high))):
+        raise UserError(
+            f"soft actor-critic needs continuous actions within finite bounds, but "
+            f"{spec.family or 'the environment'} takes {spec.action_space}; use an agent such "
+            f"as rl2_ppo, or bound the actions"
+        )
+    return torch.tensor(low), torch.tensor(high)
+
+
+def entropy_to_keep(config: ActorCriticConfig, spec: EnvSpec) -> float:
+    """Return the target entropy of actions in their own unit, in nats.
+
+    Raises:
+        UserError: No policy within the bounds has it.
+    """
+    low, high = finite_bounds(spec)
+    wanted = -len(low) if config.target_entropy is None else config.target_entropy
+    if wanted > len(low) * log(2):
+        raise UserError(
+            f"agent.target_entropy must be at most {len(low) * log(2):.2f}, that of uniform "
+            f"actions in {len(low)} dimensions, got {wanted}"
+        )
+    # A density of actions is that of actions in [-1, 1], over the volume that they fill.
+    return wanted + float((0.5 * (high - low)).log().sum())
+
+
+def wide(actor: nn.Sequential) -> nn.Sequential:
+    """Let an actor begin with the same wide distribution in every state."""
+    head = actor[-1]
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(0.01)
+        head.bias.zero_()
+    return actor
+
+
+def squashed(
+    outputs: Float[Tensor, "*B A2"], low: Float[Tensor, "A"], high: Float[Tensor, "A"]
+) -> TanhGaussian:
+    """Return the policy that an actor's outputs mean: a mean and a log deviation each."""
+    mean, log_std = outputs.chunk(2, dim=-1)
+    return TanhGaussian(mean, log_std.clamp(*LOG_STD_BOUNDS), low, high)
+
+
+@torch.no_grad()
+def follow(targets: nn.Module, critics: nn.Module, polyak: float) -> None:
+    """Move target critics towards the critics: θ' ← θ' + τ (θ - θ')."""
+    for target, critic in zip(targets.parameters(), critics.parameters(), strict=True):
+        target.lerp_(critic, polyak)
 
 
 class SoftActorCritic(nn.Module):
@@ -77,23 +146,12 @@ class SoftActorCritic(nn.Module):
 
     def __init__(self, config: SACConfig, state_size: int, spec: EnvSpec) -> None:
         super().__init__()
-        low, high = spec.action_bounds
-        if choices(spec.action_space) or not all(map(isfinite, (*low, *high))):
-            raise UserError(
-                f"soft actor-critic needs continuous actions within finite bounds, but "
-                f"{spec.family or 'the environment'} takes {spec.action_space}; use an agent such "
-                f"as rl2_ppo, or bound the actions"
-            )
+        low, high = finite_bounds(spec)
         self.config = config
-        self.register_buffer("low", torch.tensor(low), persistent=False)
-        self.register_buffer("high", torch.tensor(high), persistent=False)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
         actions = spec.action_size
-        self.actor = mlp(state_size, config.hidden_sizes, 2 * actions)
-        head = self.actor[-1]
-        assert isinstance(head, nn.Linear)
-        with torch.no_grad():  # begin with the same wide distribution everywhere
-            head.weight.mul_(0.01)
-            head.bias.zero_()
+        self.actor = wide(mlp(state_size, config.hidden_sizes, 2 * actions))
         self.critics, self.targets = (
             nn.ModuleList(mlp(state_size + actions, config.hidden_sizes, 1) for _ in range(2))
             for _ in range(2)
@@ -101,14 +159,7 @@ class SoftActorCritic(nn.Module):
         self.targets.load_state_dict(self.critics.state_dict())
         self.targets.requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
-        wanted = -actions if config.target_entropy is None else config.target_entropy
-        if wanted > actions * log(2):
-            raise UserError(
-                f"agent.target_entropy must be at most {actions * log(2):.2f}, that of uniform "
-                f"actions in {actions} dimensions, got {wanted}"
-            )
-        # A density of actions is that of actions in [-1, 1], over the volume that they fill.
-        self.target_entropy = wanted + float((0.5 * (self.high - self.low)).log().sum())
+        self.target_entropy = entropy_to_keep(config, spec)
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -117,8 +168,7 @@ class SoftActorCritic(nn.Module):
 
     def policy(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
         """π(·|s)."""
-        mean, log_std = self.actor(state).chunk(2, dim=-1)
-        return TanhGaussian(mean, log_std.clamp(*LOG_STD_BOUNDS), self.low, self.high)
+        return squashed(self.actor(state), self.low, self.high)
 
     def critic_loss(
         self,
@@ -151,13 +201,9 @@ class SoftActorCritic(nn.Module):
         """Its slope in log α raises α where the entropy is below its target (2019, eq. 18)."""
         return -self.log_temperature * (log_prob.detach() + self.target_entropy)
 
-    @torch.no_grad()
     def follow(self) -> None:
-        """Move the target critics towards the critics: θ' ← θ' + τ (θ - θ')."""
-        for target, critic in zip(
-            self.targets.parameters(), self.critics.parameters(), strict=True
-        ):
-            target.lerp_(critic, self.config.polyak)
+        """Move the target critics towards the critics."""
+        follow(self.targets, self.critics, self.config.polyak)
 
     def least(
         self, critics: nn.ModuleList, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B A"]

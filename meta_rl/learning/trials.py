@@ -25,11 +25,25 @@ from meta_rl.learning.returns import discounted_return, gae
 
 
 @dataclass(frozen=True)
-class TrialConfig:
-    """How long a trial is, and how advantages are made of it."""
+class TrialLength:
+    """How long a trial is."""
 
     episodes_per_trial: int = 2
     """Episodes that the memory lasts for, at least 1; after them comes another task."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "episodes_per_trial")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The rollouts of a trial: one for each episode."""
+        return (Phase(episodes=1),) * self.episodes_per_trial
+
+
+@dataclass(frozen=True)
+class TrialConfig(TrialLength):
+    """How long a trial is, and how advantages are made of it."""
+
     gamma: float = 0.99
     """Discount per environment step (γ), across the episodes of a trial, in [0, 1]."""
     gae_lambda: float = 0.95
@@ -40,13 +54,8 @@ class TrialConfig:
     """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, self, "episodes_per_trial")
+        TrialLength.__post_init__(self)
         check_within_unit(self, "gamma", "gae_lambda")
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The rollouts of a trial: one for each episode."""
-        return (Phase(episodes=1),) * self.episodes_per_trial
 
 
 def without_gaps(valid: Bool[Tensor, "T M N"]) -> Callable[[Tensor], Tensor]:

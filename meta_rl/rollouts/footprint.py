@@ -73,7 +73,10 @@ def check_store(room: int) -> str:
     told = f"the replayed experience grows to {_readable(room)} of memory"
     if memory is None or room <= memory:
         return f"note: {told}, and about as much in the run folder"
-    raise UserError(f"{told}, but {owner} has {_readable(memory)} free; lower agent.capacity")
+    raise UserError(
+        f"{told}, but {owner} has {_readable(memory)} free; lower agent.capacity, or "
+        f"agent.buffer_trials where the agent has that"
+    )
 
 
 def _memory_of(device: torch.device) -> tuple[int | None, str]:

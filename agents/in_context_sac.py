@@ -1,0 +1,272 @@
+"""In-context soft actor-critic: a memory of the trial, learned off-policy from whole trials."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.distributions import TanhGaussian
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Noise, SharedNoise, derive_seed, make_generator
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, Tasks, TimeStep
+from meta_rl.learning.discounts import DiscountedActorCritic
+from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
+from meta_rl.learning.networks import mlp
+from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.ppo import mean_of
+from meta_rl.learning.replay import Replay
+from meta_rl.learning.sac import ActorCriticConfig
+from meta_rl.learning.trials import History, TrialLength, last_of_trial, memory_inputs, packed
+
+
+@dataclass(frozen=True)
+class Config(ActorCriticConfig, TrialLength, MemoryConfig):
+    """In-context actor-critic on replayed trials (AMAGO, Grigsby et al. 2024; Ni et al. 2022)."""
+
+    gammas: tuple[float, ...] = (0.9, 0.97, 0.99)
+    """Discounts per environment step (γ), across the episodes of a trial, each in [0, 1). Each has
+    a policy and values of its own; the last one's policy acts."""
+    temperature: float = 0.1
+    """Weight of the policy's entropy beside values in units of their own deviation (α), above 0;
+    the first value if it is learned."""
+    learn_temperature: bool = True
+    """Adjust the temperatures so that the policies' entropies come to target_entropy."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Units of each hidden layer of the actor and of each critic, each at least 1."""
+    encoder_sizes: tuple[int, ...] = (128,)
+    """Units of each layer before the memory, each at least 1."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are scaled down to this norm, above 0."""
+    normalize_inputs: bool = True
+    """Scale observations and remembered rewards by their running moments."""
+    buffer_trials: int = 2000
+    """Past trials that are learned from, at least 1; older ones are forgotten."""
+    gradient_steps: int = 100
+    """Gradient steps of each meta-update, at least 1."""
+    update_trials: int = 32
+    """Trials that a gradient step draws from the replay, at least 1."""
+    piece_steps: int = 100
+    """Steps in a row of each drawn trial that a gradient step learns from, and that gradients flow
+    back through, at least 1. What the trial had before them is remembered anew."""
+
+    def __post_init__(self) -> None:
+        for part in (ActorCriticConfig, TrialLength, MemoryConfig):
+            part.__post_init__(self)
+        counts = ("buffer_trials", "gradient_steps", "update_trials", "piece_steps")
+        check_at_least(1, self, *counts)
+        check_above_zero(self, "max_gradient_norm")
+        if not self.gammas or not all(0 <= gamma < 1 for gamma in self.gammas):
+            raise UserError(f"agent.gammas must be one or more in [0, 1), got {self.gammas}")
+        for name in ("hidden_sizes", "encoder_sizes"):
+            sizes = getattr(self, name)
+            if not sizes or any(size < 1 for size in sizes):
+                raise UserError(f"agent.{name} must be one or more of at least 1, got {sizes}")
+
+
+class TrialNetwork(nn.Module):
+    """Encoder, memory, and the actor and critics on what is remembered beside what is seen.
+
+    One memory learns by the losses of actor and critics together, as in AMAGO.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        super().__init__()
+        inputs = spec.observation_size + spec.action_size + 2
+        *between, last = config.encoder_sizes
+        self.encoder = mlp(inputs, between, last).append(nn.ReLU())
+        self.memory = build_memory(config, last, config.episodes_per_trial * spec.horizon)
+        state_size = config.memory_size + inputs
+        self.heads = DiscountedActorCritic(config, state_size, config.gammas, spec)
+
+    def states(self, inputs: Float[Tensor, "T B I"], start: int) -> Float[Tensor, "P B S"]:
+        """Return the states of trials from a step on, remembering all before it.
+
+        No gradient flows into what was before.
+        """
+        memory = self.memory.empty(inputs.shape[1])
+        if start:
+            with torch.no_grad():
+                _, memory = self.memory.sequence(self.encoder(inputs[:start]), memory)
+        remembered, _ = self.memory.sequence(self.encoder(inputs[start:]), memory)
+        return torch.cat([remembered, inputs[start:]], dim=-1)
+
+    def step(
+        self, inputs: Float[Tensor, "B I"], memory: State, valid: Bool[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B S"], State]:
+        """Return the states of one step, and the memory with it; see `Memory.step`."""
+        remembered, memory = self.memory.step(self.encoder(inputs), memory, valid)
+        return torch.cat([remembered, inputs], dim=-1), memory
+
+
+class InContextSAC:
+    """Remembers what a task has taught it, and learns to from all trials that it has kept.
+
+    The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own. What
+    the memory sees, and what a trial's return counts, are RL²'s: rewards of all episodes from now
+    on, so that to explore is worth what later episodes make of it. An episode's end ends nothing.
+    After the last step of a trial nothing follows a failure; beyond a truncation the values go on.
+
+    The replay holds whole trials, and a gradient step learns from a piece of each that it draws.
+    The memory at the piece's beginning is recomputed from the trial's first step by the present
+    weights. A stored one would be that of weights long gone, which a burn-in of some steps only
+    eases (Kapturowski et al. 2019). To recompute it takes no gradient and so a third of the time.
+    """
+
+    copies_share_experience = False
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        self.config = config
+        self.device = device
+        self.phases = config.phases
+        self.trial_steps = config.episodes_per_trial * spec.horizon
+        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
+            torch.manual_seed(derive_seed(seed, "init"))
+            self.network = TrialNetwork(config, spec).to(device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.outer_lr)
+        self.generator = make_generator(seed, "update")
+        self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
+        self.reward_moments = RunningMoments.empty((), device)
+        rows = History.none(spec).rows(self.trial_steps)
+        failed = torch.zeros(0, dtype=torch.bool)
+        self.replay = Replay(config.buffer_trials, rows | {"failed": failed})
+
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
+        """Start with an empty memory."""
+        worlds = torch.Size((len(tasks), copies))
+        return by_world(self.network.memory.empty(worlds.numel()), worlds)
+
+    def act(
+        self, context: State, timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], State]:
+        """Draw actions and remember the step."""
+        policy, context = self.distribution(context, timestep)
+        action = policy.sample(noise)
+        return action, policy.log_prob(action), context
+
+    def distribution(self, context: State, timestep: TimeStep) -> tuple[TanhGaussian, State]:
+        """Return the policy of the step, and the memory of it; padding is not remembered."""
+        worlds = timestep.first.shape
+        inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
+        state, memory = self.network.step(inputs, in_a_row(context), valid)
+        policy = self.network.heads.policy(state.unflatten(0, worlds))
+        return policy, by_world(memory, worlds)
+
+    def adapt(self, context: State, rollout: Rollout) -> State:
+        """Return the context: acting has already put the rollout into memory."""
+        return context
+
+    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
+        """What the memory sees: observation, last action, last reward, start of an episode."""
+        scaled = self.config.normalize_inputs
+        moments = (self.obs_moments, self.reward_moments) if scaled else (None, None)
+        return memory_inputs(timestep, *moments)
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Store the meta-batch's trials, and take gradient steps on trials of the replay."""
+        rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
+        if self.config.normalize_inputs:
+            self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
+            self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
+        failed = (last_of_trial(rollout.valid) & rollout.terminated).any(0).flatten()
+        rows = History.played(rollout).rows(self.trial_steps)
+        self.replay.add(rows | {"failed": failed})
+        taken = []
+        for _ in range(self.config.gradient_steps):
+            rows = self.replay.sample(self.config.update_trials, self.generator)
+            failed = rows.pop("failed").to(self.device)
+            history = History.from_rows(rows, self.device)
+            taken.append(self.gradient_step(history, failed, self.piece(len(history.valid))))
+        return mean_of(taken) | {"replay/trials": torch.tensor(float(len(self.replay)))}
+
+    def piece(self, steps: int) -> slice:
+        """Draw a piece of trials of so many steps; all steps are as likely to be in it."""
+        longest = min(self.config.piece_steps, steps)
+        start = int(torch.randint(1 - longest, steps, (), generator=self.generator))
+        return slice(max(start, 0), min(start + longest, steps))
+
+    def gradient_step(self, history: History, failed: Bool[Tensor, "B"], piece: slice) -> Metrics:
+        """One step on the losses of critics and actor in a piece of some trials.
+
+        Args:
+            failed: Whether a trial's last step was a failure, after which there is nothing.
+        """
+        noise, heads = SharedNoise(self.generator, self.device), self.network.heads
+        seen = self.inputs(history.seen()).flatten(1, 2)[: piece.stop + 1]
+        state = self.network.states(seen, piece.start)
+        before, valid = state[:-1], history.valid[piece]
+        ended = last_of_trial(history.valid.unsqueeze(-1)).squeeze(-1)[piece] & failed
+        target = heads.target(history.reward[piece], ended, state[1:].detach(), noise)
+        heads.rescale(target, valid)
+        weight = valid / valid.sum()
+        critic_loss = heads.critic_loss(before, history.action[piece], target, weight)
+        actor_loss, metrics = heads.actor_loss(before, weight, noise)
+        self.optimizer.zero_grad()
+        (critic_loss + actor_loss).backward()
+        norm = nn.utils.clip_grad_norm_(self.network_parameters, self.config.max_gradient_norm)
+        self.optimizer.step()
+        heads.follow()
+        return metrics | {
+            "outer/gradient_norm": norm.detach(),
+            "critic/error": critic_loss.detach() / 4,  # half the square, of one of two critics
+            "critic/mean": heads.mean[-1].clone(),
+            "critic/std": heads.moments.std[-1].clone(),
+        }
+
+    @property
+    def network_parameters(self) -> list[nn.Parameter]:
+        """All but the temperatures, whose gradients have another size."""
+        temperature = self.network.heads.log_temperature
+        return [each for each in self.network.parameters() if each is not temperature]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the network, the moments of Adam and of the inputs, and the drawing's state."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "obs_moments": vars(self.obs_moments),
+            "reward_moments": vars(self.reward_moments),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        if "optimizer" in state:  # a trimmed state is not trained on
+            self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam keeps the tensors
+            self.generator.set_state(state["generator"].cpu())
+        self.obs_moments, self.reward_moments = (
+            RunningMoments(**{key: value.to(self.device) for key, value in state[name].items()})
+            for name in ("obs_moments", "reward_moments")
+        )
+
+    @property
+    def room(self) -> int:
+        """Bytes that the full replay takes in memory."""
+        return self.replay.room
+
+    def mark(self) -> dict[str, int]:
+        """Return what names the replay's trials."""
+        return self.replay.mark()
+
+    def rewind(self, mark: Mapping[str, int]) -> None:
+        """Forget the trials that were stored after the last mark."""
+        self.replay.rewind(mark)
+
+    def write_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
+        """Write the trials that the last mark names."""
+        self.replay.write(folder, mark)
+
+    def read_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
+        """Read the trials that a mark names."""
+        self.replay.read(folder, mark)
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> InContextSAC:
+    """Make the agent with its initial parameters."""
+    return InContextSAC(config, spec, device, seed)

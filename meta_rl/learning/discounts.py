@@ -1,0 +1,216 @@
+"""An actor and critics of several discounts at once (Grigsby et al. 2024, §3 and App. A).
+
+A state is whatever an agent makes of its observations: here, of a trial. Long discounts are what
+one wants and short ones are learned sooner; what they have in common is the state. Each discount
+has its own policy and its own values, as heads of the same networks, and the last one's policy
+acts.
+
+Values of each discount are learned as if their mean were 0 and their variance 1 (PopArt, van
+Hasselt et al. 2016), so that discounts count alike, whatever the rewards are, and a temperature
+means the same for all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from meta_rl.core.distributions import TanhGaussian
+from meta_rl.core.seeding import Noise
+from meta_rl.core.types import EnvSpec, Metrics
+from meta_rl.learning.critic import keep_predictions
+from meta_rl.learning.networks import mlp
+from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.sac import (
+    ActorCriticConfig,
+    entropy_to_keep,
+    finite_bounds,
+    follow,
+    squashed,
+    wide,
+)
+
+STEPS_REMEMBERED = 1e6
+"""Steps of updates over which values' moments are taken: policies improve, and values move."""
+
+
+class DiscountedCritic(nn.Module):
+    """Q(s, a) for G discounts: one body, a head for each.
+
+    The first layer sees state and action apart and adds them up: one state meets an action of each
+    discount's policy.
+    """
+
+    def __init__(
+        self, state_size: int, action_size: int, hidden_sizes: Sequence[int], discounts: int
+    ) -> None:
+        super().__init__()
+        first, *rest = hidden_sizes
+        self.of_state = nn.Linear(state_size, first)
+        self.of_action = nn.Linear(action_size, first, bias=False)
+        layers: list[nn.Module] = [nn.ReLU()]
+        for size in rest:
+            layers += [nn.Linear(first, size), nn.ReLU()]
+            first = size
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(first, discounts)
+
+    def forward(
+        self, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B G"]:
+        """Return each discount's value of one action, scaled."""
+        values: Tensor = self.head(self.body(self.of_state(state) + self.of_action(action)))
+        return values
+
+    def of_each(
+        self, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B G A"]
+    ) -> Float[Tensor, "*B G"]:
+        """Return each discount's value of its own action, scaled."""
+        features = self.body(self.of_state(state).unsqueeze(-2) + self.of_action(action))
+        values: Tensor = (features * self.head.weight).sum(-1) + self.head.bias
+        return values
+
+
+class DiscountedActorCritic(nn.Module):
+    """Policies of G discounts, twin critics with targets, and temperatures; callers take steps.
+
+    Differs from soft actor-critic (`learning.sac`): entropy counts for the actor alone and not for
+    the values, as AMAGO has none at all and Ball et al. (2023, §4) advise. Over a trial's hundreds
+    of steps it would add up to more than the task brings, and values' moments would follow it.
+
+    Args:
+        state_size: Numbers of a state (S).
+        gammas: Discounts; the policy of the last one acts.
+
+    Raises:
+        UserError: Actions are choices or have no bounds, or cannot have the target entropy.
+    """
+
+    low: Tensor
+    high: Tensor
+    gamma: Tensor
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(
+        self, config: ActorCriticConfig, state_size: int, gammas: Sequence[float], spec: EnvSpec
+    ) -> None:
+        super().__init__()
+        self.config = config
+        bounds = dict(zip(("low", "high"), finite_bounds(spec), strict=True))
+        for name, value in (bounds | {"gamma": torch.tensor(gammas)}).items():
+            self.register_buffer(name, value, persistent=False)
+        actions, sizes, count = spec.action_size, config.hidden_sizes, len(gammas)
+        self.actor = wide(mlp(state_size, sizes, count * 2 * actions))
+        self.critics, self.targets = (
+            nn.ModuleList(DiscountedCritic(state_size, actions, sizes, count) for _ in range(2))
+            for _ in range(2)
+        )
+        self.targets.load_state_dict(self.critics.state_dict())
+        self.targets.requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.full((count,), config.temperature).log())
+        self.target_entropy = entropy_to_keep(config, spec)
+        for name, value in vars(RunningMoments.empty((count,), torch.device("cpu"))).items():
+            self.register_buffer(name, value)
+
+    @property
+    def moments(self) -> RunningMoments:
+        """Of each discount's values."""
+        return RunningMoments(self.count, self.mean, self.variance)
+
+    @property
+    def temperature(self) -> Float[Tensor, "G"]:
+        """α of each discount, as a constant."""
+        return self.log_temperature.detach().exp()
+
+    def policies(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
+        """π_g(·|s) of each discount, (*B, G, A)."""
+        outputs = self.actor(state).unflatten(-1, (len(self.gamma), -1))
+        return squashed(outputs, self.low, self.high)
+
+    def policy(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
+        """The policy that acts: that of the last discount."""
+        mean, log_std, low, high = self.policies(state)
+        return TanhGaussian(mean[..., -1, :], log_std[..., -1, :], low, high)
+
+    @torch.no_grad()
+    def target(
+        self,
+        reward: Float[Tensor, "*B"],
+        ended: Bool[Tensor, "*B"],
+        next_state: Float[Tensor, "*B S"],
+        noise: Noise,
+    ) -> Float[Tensor, "*B G"]:
+        """Return r + γ_g min Q'_g(s', a'_g), in the rewards' own unit.
+
+        Args:
+            ended: Where nothing comes after the step.
+        """
+        action = self.policies(next_state).sample(noise)
+        least = self.least(self.targets, next_state, action)
+        value = self.mean + self.moments.std * least
+        return reward.unsqueeze(-1) + self.gamma * ~ended.unsqueeze(-1) * value
+
+    @torch.no_grad()
+    def rescale(self, target: Float[Tensor, "*B G"], valid: Bool[Tensor, "*B"]) -> None:
+        """Merge targets into the moments; what all critics predict stays, if they did."""
+        before, merged = self.moments, self.moments.merge(target, valid)
+        after = replace(merged, count=merged.count.clamp(max=STEPS_REMEMBERED))
+        if before.count > 0:
+            for critic in (*self.critics, *self.targets):
+                assert isinstance(critic, DiscountedCritic)
+                keep_predictions(critic.head, before, after)
+        for name, value in vars(after).items():
+            getattr(self, name).copy_(value)
+
+    def critic_loss(
+        self,
+        state: Float[Tensor, "*B S"],
+        action: Float[Tensor, "*B A"],
+        target: Float[Tensor, "*B G"],
+        weight: Float[Tensor, "*B"],
+    ) -> Float[Tensor, ""]:
+        """Weighted squared Bellman error, scaled; sum over both critics, mean over discounts."""
+        scaled = (target - self.mean) / self.moments.std
+        values = torch.stack([critic(state, action) for critic in self.critics])
+        return (weight * (values - scaled).square().mean(-1)).sum()
+
+    def actor_loss(
+        self, state: Float[Tensor, "*B S"], weight: Float[Tensor, "*B"], noise: Noise
+    ) -> tuple[Float[Tensor, ""], Metrics]:
+        """What lowers E[α log π_g(a|s) - min Q_g(s, a)] and brings entropies to their target.
+
+        Gradients reach the state through the policies alone, and no critic: the slope of the values
+        along the actions is a constant (Silver et al. 2014, eq. 9).
+        """
+        action, log_prob = self.policies(state).sample_with_log_prob(noise)
+        given, seen = action.detach().requires_grad_(), state.detach()
+        least = self.least(self.critics, seen, given)
+        (slope,) = torch.autograd.grad(least.sum(), given)
+        gain = (slope * action).sum(-1) - self.temperature * log_prob
+        loss = -(weight * gain.mean(-1)).sum()
+        expected = (weight.unsqueeze(-1) * log_prob.detach()).flatten(0, -2).sum(0)
+        if self.config.learn_temperature:
+            loss = loss - (self.log_temperature * (expected + self.target_entropy)).sum()
+        return loss, {
+            "policy/entropy": -expected[-1],
+            "policy/temperature": self.temperature[-1],
+        }
+
+    @staticmethod
+    def least(
+        critics: nn.ModuleList, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B G A"]
+    ) -> Float[Tensor, "*B G"]:
+        """The smaller of both critics' values of each discount's action, scaled."""
+        found = []
+        for critic in critics:
+            assert isinstance(critic, DiscountedCritic)
+            found.append(critic.of_each(state, action))
+        return torch.stack(found).amin(0)
+
+    def follow(self) -> None:
+        """Move the target critics towards the critics."""
+        follow(self.targets, self.critics, self.config.polyak)
