@@ -1,7 +1,7 @@
 """What MAML's relatives are put together from: settings, inner loop, and an outer step's view."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,8 @@ from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import Part, world
-from meta_rl.core.types import MetaBatch, Metrics, Params, Phase, map_tensors
+from meta_rl.core.types import MetaBatch, Metrics, Params, Phase, Rollout, map_tensors
+from meta_rl.learning.exploration import credit_before_adaptation
 from meta_rl.learning.inner_loop import (
     LEARNED,
     InnerLoop,
@@ -90,10 +91,13 @@ class MAMLConfig(AdaptationConfig):
     multi_step_updates: int = 0
     """Meta-updates over which the losses after the earlier inner steps fade from the objective, all
     alike at first (MAML++, multi-step loss), at least 0; 0 counts the last alone."""
+    exploration_weight: float = 0.0
+    """Weight of the term that credits the episodes before adaptation with the return after it
+    (E-MAML), at least 0; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(0, self, "first_order_updates", "multi_step_updates")
+        check_at_least(0, self, "first_order_updates", "multi_step_updates", "exploration_weight")
         check_within_unit(self, "before_weight")
         if self.step_sizes != "fixed" and self.adaptation_steps == 1 and self.later_inner_lr:
             raise UserError(
@@ -161,6 +165,10 @@ class Stages:
     share: float = 1.0
     """How many of the tasks that means are over are this rank's. Losses and divergences are its
     part of the mean: sums over ranks are the mean over all tasks."""
+    credit: Mapping[int, Float[Tensor, "M"]] = field(default_factory=dict)
+    """For what later stages earned, to each step of the stages before them (E-MAML); none without
+    that term."""
+    credit_weight: float = 0.0
 
     def of(self, which: Part | None) -> "Stages":
         """Return what some of the tasks played; None is all of them."""
@@ -168,7 +176,26 @@ class Stages:
             return self
         chosen = which.rows.to(self.episodes[0].obs.device)
         episodes = [map_tensors(lambda x: x[chosen], each) for each in self.episodes]
-        return replace(self, episodes=episodes, share=which.share)
+        credit = {k: each[chosen] for k, each in self.credit.items()}
+        return replace(self, episodes=episodes, share=which.share, credit=credit)
+
+    @property
+    def counted(self) -> dict[int, float]:
+        """Which stages' policies an outer step moves on purpose, and how much each counts."""
+        credited = dict.fromkeys(self.credit, self.credit_weight)
+        both = self.weights.keys() | credited.keys()
+        return {k: self.weights.get(k, 0.0) + credited.get(k, 0.0) for k in sorted(both)}
+
+    def gains(self) -> Iterator[tuple[int, float, Float[Tensor, "M B"]]]:
+        """Yield stages with what their steps brought, and how much that counts.
+
+        That is their advantage and, for E-MAML (Stadie et al. 2018), what came of it after
+        adaptation: θ also decides which episodes the inner steps learn from.
+        """
+        for k, weight in self.weights.items():
+            yield k, weight, self.episodes[k].advantage
+        for k, credit in self.credit.items():
+            yield k, self.credit_weight, credit.unsqueeze(1).expand_as(self.episodes[k].advantage)
 
     @property
     def all(self) -> range:
@@ -184,7 +211,7 @@ class Stages:
         return {
             k: self.inner.policy.in_pieces(phi, self.episodes[k].obs)
             for k, phi in enumerate(trajectory)
-            if k in (self.weights if stages is None else stages)
+            if k in (self.counted if stages is None else stages)
         }
 
     @torch.no_grad()
@@ -209,9 +236,9 @@ class Stages:
     def importance_loss(self, new: Mapping[int, Distribution]) -> Float[Tensor, ""]:
         """Minus the return after adaptation, by importance sampling."""
         losses = []
-        for k, share in self.weights.items():
+        for k, share, gain in self.gains():
             ratio = self.episodes[k].log_ratio(new[k]).exp()
-            gained = self.episodes[k].mean_over_tasks(ratio * self.episodes[k].advantage)
+            gained = self.episodes[k].mean_over_tasks(ratio * gain)
             losses.append(-self.share * share * gained)
         return torch.stack(losses).sum()
 
@@ -220,12 +247,10 @@ class Stages:
     ) -> tuple[Float[Tensor, ""], Metrics]:
         """Minus PPO's objective after adaptation, and what tells how far the policies moved."""
         losses, clipped_shares = [], []
-        for k, share in self.weights.items():
+        for k, share, gain in self.gains():
             samples = self.episodes[k]
             weight = self.share * samples.weight / len(samples.weight)
-            each, measured = clipped_loss(
-                samples.log_ratio(new[k]), samples.advantage, weight, clip
-            )
+            each, measured = clipped_loss(samples.log_ratio(new[k]), gain, weight, clip)
             losses.append(share * each)
             clipped_shares.append(share * measured["outer/clipped_share"])
         return torch.stack(losses).sum(), {
@@ -237,7 +262,7 @@ class Stages:
         self, old: Mapping[int, Distribution], new: Mapping[int, Distribution]
     ) -> Float[Tensor, ""]:
         """How far the policies that the objective counts have moved, in nats."""
-        shares = [share * self.moved(old, new, k) for k, share in self.weights.items()]
+        shares = [share * self.moved(old, new, k) for k, share in self.counted.items()]
         return torch.stack(shares).sum()
 
     def moved(
@@ -289,7 +314,17 @@ class MAML(PolicyAgent):
             self.config.stage_weights(self.meta_updates),
             self.config.is_first_order(self.meta_updates),
             1 / world().size,
+            self.credit(batch.rollouts),
+            self.config.exploration_weight,
         )
+
+    def credit(self, rollouts: Sequence[Rollout]) -> Mapping[int, Float[Tensor, "M"]]:
+        """Return what steps before adaptation are credited with; nothing without E-MAML's term."""
+        config = self.config
+        if config.exploration_weight == 0:
+            return {}
+        weights = config.stage_weights(self.meta_updates)
+        return credit_before_adaptation(rollouts, weights, config.gamma, config.normalize_advantage)
 
     def open_surrogate(
         self, batch: MetaBatch, stages: Stages, loss: Callable[[Params], Tensor]

@@ -229,11 +229,16 @@ class TaskInference:
         """Let the encoder learn from trials that were played just now, of M tasks."""
         raise NotImplementedError(f"{type(self).__name__} must say how its encoder learns")
 
+    def rewarded(self, rollout: Rollout) -> Rollout:
+        """Return packed trials with the rewards that the policy learns from: their own."""
+        return rollout
+
     def improve_policy(self, rollout: Rollout, variable: Float[Tensor, "T M N V"]) -> Metrics:
         """Epochs of clipped policy gradients on the steps of whole trials."""
         valid = rollout.valid
         state = self.shown(rollout.obs, variable)[valid]
-        columns = (rollout.action, rollout.log_prob, trial_advantage(rollout, self.config))
+        advantage = trial_advantage(self.rewarded(rollout), self.config)
+        columns = (rollout.action, rollout.log_prob, advantage)
         action, log_prob, advantage = (column[valid] for column in columns)
 
         def step(which: Int[Tensor, "D"]) -> Metrics:
@@ -274,7 +279,7 @@ class TaskInference:
         """Open the policy's objective on all trials for inspection."""
         rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
         state = self.shown(rollout.obs, self.variables(rollout))
-        advantage = trial_advantage(rollout, self.config).to(state.dtype)
+        advantage = trial_advantage(self.rewarded(rollout), self.config).to(state.dtype)
         weight = (rollout.valid / rollout.valid.sum()).to(state.dtype)
         policy = deepcopy(self.policy).to(state.dtype)  # in the precision of the meta-batch
 

@@ -138,7 +138,7 @@ class MAMLTRPO(MAML):
         adaptation = Linearization(self.inner, self.theta, thinned[:-1], stages.first_order)
         policies = {
             k: LinearPolicy(self.policy, adaptation.stages[k], thinned[k].obs)
-            for k in stages.weights
+            for k in stages.counted
         }
 
         @torch.no_grad()
@@ -146,7 +146,7 @@ class MAMLTRPO(MAML):
             moved = adaptation.push(unravel(vector, self.theta))
             back = {}
             for k, policy in policies.items():
-                share = stages.share * stages.weights[k] / tasks
+                share = stages.share * stages.counted[k] / tasks
                 tangent = policy.push(moved[k])
                 back[k] = policy.pull(
                     policy.distribution.fisher(tangent, share * thinned[k].weight, share)

@@ -16,7 +16,7 @@ from meta_rl.core.ranks import Part
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
 from meta_rl.learning.descent import Descent
-from meta_rl.learning.inner_loop import likelihood_ratio_loss
+from meta_rl.learning.inner_loop import likelihood_ratio_loss, score_function_loss
 from meta_rl.learning.ppo import TaskLoss, descend_epochs
 
 
@@ -47,7 +47,9 @@ class ProMP(MAML):
     generator: torch.Generator
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        super().__init__(config, config.policy(spec), likelihood_ratio_loss, device, seed)
+        # Its curvature credits what is done before adaptation. E-MAML's term does that by itself.
+        loss = score_function_loss if config.exploration_weight else likelihood_ratio_loss
+        super().__init__(config, config.policy(spec), loss, device, seed)
         self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
         self.generator = make_generator(seed, "update")
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)

@@ -1,9 +1,9 @@
 """VariBAD: a belief over tasks, inferred by a recurrent variational autoencoder, is acted on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import log
+from math import log, pi
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,9 @@ from agents._task_inference import TaskInference, TaskInferenceConfig, check_lay
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.protocols import Belief
-from meta_rl.core.types import EnvSpec, Metrics, Tasks
+from meta_rl.core.types import EnvSpec, Metrics, Rollout, Tasks, map_tensors
+from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.novelty import Novelty
 from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import Replay
 from meta_rl.learning.trials import History
@@ -44,10 +46,19 @@ class Config(TaskInferenceConfig):
     elbo_steps: int | None = 50
     """Steps of each trial, drawn at random, that those beliefs predict, at least 1; none means
     all."""
+    exploration_bonus: float = 0.0
+    """Weight at first of the bonus for steps to new states and beliefs (HyperX), at least 0; in
+    the rewards' unit, since bonuses are divided by their deviation. 0 gives none."""
+    error_bonus: float = 0.0
+    """Likewise of the bonus for steps that the decoder does not foresee."""
+    bonus_updates: int = 100
+    """Meta-updates over which both bonuses fade to 0, at least 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(2, self, "buffer_trials")
+        check_at_least(0, self, "exploration_bonus", "error_bonus")
+        check_at_least(1, self, "bonus_updates")
         check_layers(self, "decoder_sizes")
         check_above_zero(self, "reward_std", "transition_std")
         for name in ("elbo_beliefs", "elbo_steps"):
@@ -94,6 +105,18 @@ class VariBAD(TaskInference):
         super().__init__(config, spec, device, seed, outputs=2 * config.task_size)
         steps = config.episodes_per_trial * spec.horizon
         self.replay = Replay(config.buffer_trials, History.none(spec).rows(steps))
+        self.bonuses = {
+            name: weight
+            for name, weight in (("new", config.exploration_bonus), ("error", config.error_bonus))
+            if weight > 0
+        }
+        self.bonus_moments = {name: RunningMoments.empty((), device) for name in self.bonuses}
+        self.meta_updates = 0
+        if "new" in self.bonuses:
+            state = spec.observation_size + 2 * config.task_size
+            self.novelty = Novelty(state, seed).to(device)
+            learning = torch.optim.Adam(self.novelty.predictor.parameters(), lr=config.encoder_lr)
+            self.optimizers["novelty"] = learning
 
     def make_inference(self, outputs: int) -> dict[str, nn.Module]:
         """Make the encoder, and a decoder of rewards and maybe one of transitions."""
@@ -112,6 +135,7 @@ class VariBAD(TaskInference):
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
         """Ascend the ELBO of trials drawn from the buffer of past ones."""
+        explored = self.get_used_to(history)
         self.replay.add(history.rows(self.config.episodes_per_trial * self.spec.horizon))
         found = []
         for _ in range(self.config.encoder_updates):
@@ -122,7 +146,70 @@ class VariBAD(TaskInference):
             loss = -elbo / drawn.valid.sum(0).float().mean()
             norm = self.descend("encoder", loss)
             found.append(metrics | {"encoder/gradient_norm": norm})
-        return mean_of(found)
+        return mean_of(found) | explored
+
+    @property
+    def bonus_left(self) -> float:
+        """The share of the bonuses' weights that has not faded yet."""
+        return max(0.0, 1 - self.meta_updates / self.config.bonus_updates)
+
+    def rewarded(self, rollout: Rollout) -> Rollout:
+        """Return packed trials with bonuses added to the rewards (HyperX, Zintgraf et al. 2021).
+
+        Only the policy's update sees them: the encoder, and what is reported, have the rewards.
+        """
+        if not self.bonuses or self.bonus_left == 0:
+            return rollout
+        history = map_tensors(  # an inspection's meta-batch may be in double precision
+            lambda column: column.float() if column.is_floating_point() else column,
+            History.played(rollout),
+        )
+        reward = rollout.reward
+        for name, bonus in self.unexpected(history).items():
+            spread = self.bonus_moments[name].merge(bonus, history.valid).std
+            scaled = self.bonus_left * self.bonuses[name] * bonus / spread
+            reward = reward + scaled.view(reward.shape).to(reward.dtype)
+        return replace(rollout, reward=torch.where(rollout.valid, reward, 0.0))
+
+    @torch.no_grad()
+    def unexpected(self, history: History) -> dict[str, Float[Tensor, "T B"]]:
+        """Return how new each step's next state and belief are, and how wrong the decoder was."""
+        found = {}
+        output = self.outputs(history)[1:]  # after the step
+        if "new" in self.bonuses:
+            found["new"] = self.novelty(self.shown(history.next_obs, self.variable(output)))
+        if "error" in self.bonuses:
+            mean = output.chunk(2, dim=-1)[0].flatten(0, 1).unsqueeze(0)
+            each = map_tensors(lambda column: column.flatten(0, 1).unsqueeze(0), history)
+            likelihood = self.log_likelihood(each, self.some(1, None), mean)
+            found["error"] = self.most_likely - likelihood.view(history.valid.shape)
+        return found
+
+    @property
+    def most_likely(self) -> float:
+        """What `log_likelihood` is where predictions are right."""
+        config = self.config
+        spreads = [config.reward_std]
+        if config.decode_transitions:
+            spreads += [config.transition_std] * self.spec.observation_size
+        return -sum(log(std) + log(2 * pi) / 2 for std in spreads)
+
+    def get_used_to(self, history: History) -> Metrics:
+        """Learn what is new no longer, after the policy has had its bonuses; return what was."""
+        self.meta_updates += 1
+        if not self.bonuses or self.meta_updates > self.config.bonus_updates:
+            return {}
+        found = self.unexpected(history)
+        for name, bonus in found.items():
+            self.bonus_moments[name] = self.bonus_moments[name].merge(bonus, history.valid)
+        if "new" in found:
+            with torch.no_grad():
+                variable = self.variable(self.outputs(history)[1:])
+            rows = self.shown(history.next_obs, variable)[history.valid]
+            order = torch.randperm(len(rows), generator=self.generator).to(self.device)
+            for which in order.tensor_split(min(self.config.minibatches, len(rows))):
+                self.descend("novelty", self.novelty(rows[which]).mean())
+        return {f"bonus/{name}": bonus[history.valid].mean() for name, bonus in found.items()}
 
     def elbo(self, history: History) -> tuple[Float[Tensor, ""], Metrics]:
         """Return the ELBO of each belief (Zintgraf et al. 2020, eq. 7 to 9), mean over them.
@@ -218,6 +305,30 @@ class VariBAD(TaskInference):
     def read_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
         """Read the trials that a mark names."""
         self.replay.read(folder, mark)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `TaskInference` has, and with bonuses how far they are."""
+        state = super().state_dict()
+        if self.bonuses:
+            moments = {name: vars(moments) for name, moments in self.bonus_moments.items()}
+            state["bonuses"] = {"meta_updates": self.meta_updates, "moments": moments}
+        if "new" in self.bonuses:
+            state["bonuses"]["novelty"] = self.novelty.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        if not self.bonuses:
+            return
+        saved = state["bonuses"]
+        self.meta_updates = saved["meta_updates"]
+        self.bonus_moments = {
+            name: RunningMoments(**{key: value.to(self.device) for key, value in each.items()})
+            for name, each in saved["moments"].items()
+        }
+        if "new" in self.bonuses:
+            self.novelty.load_state_dict(saved["novelty"])
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> VariBAD:

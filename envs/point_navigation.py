@@ -26,8 +26,9 @@ VISIBLE = 0.65
 class Config:
     """A point in the plane that must find an unseen goal (Finn et al. 2017, §5.3)."""
 
-    reward: Literal["distance", "squared"] = "distance"
-    """Minus the distance to the goal in metres, or minus its square."""
+    reward: Literal["distance", "squared", "sparse"] = "distance"
+    """Minus the distance to the goal in metres, or minus its square, or sparse: 1 less the distance
+    within 0.2 m of the goal, and 0 elsewhere."""
     horizon: int = 100
     """Most steps of one episode (T), at least 1."""
     test_goals: int = 200
@@ -39,8 +40,8 @@ class Config:
     """Seed of the goals of all splits, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
-        if self.reward not in ("distance", "squared"):
-            raise UserError(f"envs.reward must be distance or squared, got {self.reward!r}")
+        if self.reward not in ("distance", "squared", "sparse"):
+            raise UserError(f"envs.reward must be distance, squared or sparse, got {self.reward!r}")
         for name in ("horizon", "test_goals", "validation_goals"):
             if getattr(self, name) < 1:
                 raise UserError(f"envs.{name} must be at least 1, got {getattr(self, name)}")
@@ -58,6 +59,10 @@ class PointNavigation(DrawnFamily):
     As in the authors' released code (cbfinn/maml_rl). Their paper's text says that the squared
     distance is the cost, but its figures, -40 before adaptation, fit only the plain distance;
     `reward: squared` follows the text.
+
+    `reward: sparse` is as in the sparse point robot of PEARL's released code (Rakelly et al. 2019):
+    a point must come near the goal to learn anything of it. Episodes then go on at the goal, since
+    there is more to earn, and `success` is to be near it.
     """
 
     family = "point_navigation"
@@ -95,6 +100,7 @@ class PointEnv:
 
     SPEED = 0.1
     REACHED = 0.01
+    NEAR = 0.2
     changes_within_episodes = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
@@ -120,12 +126,18 @@ class PointEnv:
         offset = self.position - self.goal
         squared = offset.pow(2).sum(-1)
         reached = (offset.abs() < self.REACHED).all(-1)
-        truncated = (self.time >= self.config.horizon) & ~reached
-        self.ended = reached | truncated
+        reward, terminated = -squared.sqrt(), reached
+        if self.config.reward == "squared":
+            reward = -squared
+        elif self.config.reward == "sparse":
+            reached = squared < self.NEAR**2
+            reward, terminated = torch.where(reached, 1 + reward, 0.0), torch.zeros_like(reached)
+        truncated = (self.time >= self.config.horizon) & ~terminated
+        self.ended = terminated | truncated
         return Step(
             next_obs=self.position,
-            reward=-squared if self.config.reward == "squared" else -squared.sqrt(),
-            terminated=reached,
+            reward=reward,
+            terminated=terminated,
             truncated=truncated,
             metrics={"success": reached.float()},
         )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from derivatives import ParameterInnerLoop, adapted_policies, gradient_of
+from derivatives import ParameterInnerLoop, adapted_policies, gradient_of, task_loss
 from playing import Player
 
 from agents import maml_ppo, maml_trpo, promp
@@ -47,15 +47,6 @@ def in_double(agent, batch):
     agent.theta = {name: value.double() for name, value in agent.theta.items()}
     samples = [prepare(rollout, agent.config) for rollout in batch.rollouts]
     return [map_tensors(torch.Tensor.double, each) for each in samples]
-
-
-def task_loss(agent, stages):
-    """What the agent's outer step descends, as a function of θ and some of the tasks."""
-    if isinstance(agent, maml_trpo.MAMLTRPO):
-        return lambda theta, which: maml_trpo.outer_loss(theta, stages.of(which))
-    if isinstance(agent, promp.ProMP):
-        return agent.outer_loss(stages)
-    return stages.clipped_objective(agent.theta, agent.config.clip)
 
 
 class FunctionalStages(Stages):

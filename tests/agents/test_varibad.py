@@ -58,7 +58,7 @@ def toy_history(count, generator):
     return History(nothing, nothing, reward, nothing, first, true)
 
 
-def toy_agent(kl_to):
+def toy_agent(kl_to, **settings):
     """An agent whose decoder is the truth."""
     spec = EnvSpec.box(1, (-1.0,), (1.0,), STEPS)
     config = Config(
@@ -73,6 +73,7 @@ def toy_agent(kl_to):
         elbo_beliefs=None,
         elbo_steps=None,
         episodes_per_trial=1,
+        **settings,
     )
     agent = build(config, spec, CPU, seed=0)
     with torch.no_grad():
@@ -260,9 +261,86 @@ def test_it_learns_from_the_last_trials_of_the_buffer():
     assert torch.equal(kept.action, latest.action[:, -5:])
 
 
+BONUSES = {"exploration_bonus": 0.5, "error_bonus": 0.2, "bonus_updates": 4}
+
+
+def test_a_state_and_belief_that_was_visited_earns_less_and_others_do_not(early_ends):
+    agent = make_agent(**BONUSES, minibatches=8)
+    history = history_of(played(agent))
+    far = replace(history, obs=history.obs - 3, next_obs=history.next_obs - 3)
+
+    def new(history):
+        return agent.unexpected(history)["new"][history.valid].mean()
+
+    before = new(history), new(far)
+    for _ in range(4):
+        agent.get_used_to(history)
+
+    assert new(history) < 0.1 * before[0] and new(far) > 0.6 * before[1]
+
+
+def test_the_decoder_s_error_earns_nothing_where_it_is_right_and_its_square_elsewhere():
+    agent = toy_agent("prior", error_bonus=1.0)
+    agent.outputs = lambda history: torch.zeros(STEPS + 1, 3, 2)  # believes that m = 0
+    history = toy_history(3, torch.Generator().manual_seed(0))
+    for reward in (history.reward, torch.zeros_like(history.reward)):
+        found = agent.unexpected(replace(history, reward=reward))["error"]
+        torch.testing.assert_close(found, reward**2 / STD**2 / 2, atol=1e-6, rtol=1e-5)
+
+
+def test_bonuses_are_for_the_policy_alone_and_fade(early_ends, identical):
+    agent, plain = make_agent(**BONUSES), make_agent()
+    batch = played(agent)
+    rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
+    extra = agent.rewarded(rollout).reward - rollout.reward
+    assert (extra[rollout.valid] > 0).all() and (extra[~rollout.valid] == 0).all()
+    errors = agent.unexpected(History.played(rollout))
+    spread = {
+        name: each[rollout.valid.flatten(1)].std(correction=0) for name, each in errors.items()
+    }
+    expected = 0.5 * errors["new"] / spread["new"] + 0.2 * errors["error"] / spread["error"]
+    torch.testing.assert_close(extra, torch.where(rollout.valid, expected.view(extra.shape), 0.0))
+
+    agent.meta_update(batch)
+    half = agent.rewarded(rollout).reward - rollout.reward
+    assert agent.bonus_left == 0.75 and (half > 0).any()
+    plain.meta_update(batch)
+    assert identical(agent.replay.columns, plain.replay.columns)  # what the encoder learns from
+    assert identical(vars(agent.moments["reward"]), vars(plain.moments["reward"]))
+
+    for _ in range(3):
+        assert "bonus/new" in agent.meta_update(batch)
+    assert agent.rewarded(rollout) is rollout
+    assert "bonus/new" not in agent.meta_update(batch)
+
+
+def test_bonuses_are_taken_up_where_they_were(early_ends, identical, tmp_path):
+    agent, other = make_agent(**BONUSES), make_agent(**BONUSES)
+    agent.meta_update(played(agent))
+    mark = agent.mark()
+    agent.write_stored(tmp_path, mark)
+    torch.save(agent.state_dict(), tmp_path / "state.pt")
+
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    other.read_stored(tmp_path, mark)
+
+    batch = played(agent, seed=1)
+    assert identical(agent.meta_update(batch), other.meta_update(batch))
+    assert identical(agent.state_dict(), other.state_dict())
+
+
+def test_without_bonuses_there_is_nothing_of_them():
+    agent = make_agent()
+    rollout = packed(Rollout.concatenate(played(agent).rollouts)).masked()
+    assert agent.rewarded(rollout) is rollout
+    assert "bonuses" not in agent.state_dict() and set(agent.optimizers) == {"policy", "encoder"}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"exploration_bonus": -0.1}, "exploration_bonus must be at least 0, got -0.1"),
+        ({"bonus_updates": 0}, "bonus_updates must be at least 1, got 0"),
         ({"buffer_trials": 1}, "buffer_trials must be at least 2, got 1"),
         ({"reward_std": 0.0}, "reward_std must be above 0, got 0.0"),
         ({"elbo_steps": 0}, "elbo_steps must be at least 1, got 0"),

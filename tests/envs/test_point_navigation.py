@@ -46,6 +46,17 @@ def test_the_squared_option_rewards_minus_the_squared_distance():
     assert env.step(act(0.0, 0.0)).reward.item() == pytest.approx(-0.25)
 
 
+def test_the_sparse_option_rewards_what_is_near_the_goal_and_goes_on_there():
+    env, _ = start(goals((0.3, 0.0)), reward="sparse", horizon=4)
+
+    steps = [env.step(act(1.0, 0.0)) for _ in range(4)]
+
+    near = torch.tensor([0.0, 0.9, 1.0, 0.9])  # 0.2 m off, 0.1, none, and beyond it
+    torch.testing.assert_close(torch.stack([step.reward for step in steps]).view(4), near)
+    assert [step.metrics["success"].item() for step in steps] == [0.0, 1.0, 1.0, 1.0]
+    assert not any(step.terminated.any() for step in steps) and steps[-1].truncated.all()
+
+
 def test_actions_are_clipped_and_scaled_to_a_tenth_of_a_metre():
     env, _ = start(goals((0.5, 0.5)))
 
@@ -182,7 +193,7 @@ def test_an_unknown_reward_is_a_user_error_that_names_the_known_ones():
     config = Config()
     object.__setattr__(config, "reward", "cubed")  # the tests' shape checks let no one give it
 
-    with pytest.raises(UserError, match="must be distance or squared, got 'cubed'"):
+    with pytest.raises(UserError, match="must be distance, squared or sparse, got 'cubed'"):
         config.__post_init__()
 
 

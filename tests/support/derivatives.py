@@ -3,6 +3,7 @@
 import torch
 from torch.func import grad
 
+from agents import maml_trpo, promp
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.types import Params
 from meta_rl.learning.inner_loop import InnerLoop
@@ -50,3 +51,12 @@ def gradient_of(function, theta) -> Params:
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
     gradient = torch.autograd.grad(function(leaves), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradient, strict=True))
+
+
+def task_loss(agent, stages):
+    """What the agent's outer step descends, as a function of θ and some of the tasks."""
+    if isinstance(agent, maml_trpo.MAMLTRPO):
+        return lambda theta, which: maml_trpo.outer_loss(theta, stages.of(which))
+    if isinstance(agent, promp.ProMP):
+        return agent.outer_loss(stages)
+    return stages.clipped_objective(agent.theta, agent.config.clip)
