@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world,
 from meta_rl.learning.networks import mlp
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.ppo import mean_of
-from meta_rl.learning.replay import Replay
+from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.sac import ActorCriticConfig
 from meta_rl.learning.trials import History, TrialLength, last_of_trial, memory_inputs, packed
 
@@ -104,7 +103,7 @@ class TrialNetwork(nn.Module):
         return torch.cat([remembered, inputs], dim=-1), memory
 
 
-class InContextSAC:
+class InContextSAC(KeepsReplay):
     """Remembers what a task has taught it, and learns to from all trials that it has kept.
 
     The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own. What
@@ -244,27 +243,6 @@ class InContextSAC:
             RunningMoments(**{key: value.to(self.device) for key, value in state[name].items()})
             for name in ("obs_moments", "reward_moments")
         )
-
-    @property
-    def room(self) -> int:
-        """Bytes that the full replay takes in memory."""
-        return self.replay.room
-
-    def mark(self) -> dict[str, int]:
-        """Return what names the replay's trials."""
-        return self.replay.mark()
-
-    def rewind(self, mark: Mapping[str, int]) -> None:
-        """Forget the trials that were stored after the last mark."""
-        self.replay.rewind(mark)
-
-    def write_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Write the trials that the last mark names."""
-        self.replay.write(folder, mark)
-
-    def read_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Read the trials that a mark names."""
-        self.replay.read(folder, mark)
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> InContextSAC:

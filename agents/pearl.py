@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Noise, SharedNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
 from meta_rl.learning.policy import by_task
-from meta_rl.learning.replay import Replay, RowsByTask, task_keys
+from meta_rl.learning.replay import KeepsReplay, Replay, RowsByTask, task_keys
 from meta_rl.learning.sac import SACConfig, SACOptimizer, SoftActorCritic
 from meta_rl.learning.task_posterior import ContextEncoder, gaussian, prior
 
@@ -74,7 +73,7 @@ class Config(SACConfig):
             )
 
 
-class PEARL:
+class PEARL(KeepsReplay):
     """Acts by a draw of z for each episode, from what it supposes of the task.
 
     The context is `natural`, the posterior's natural parameters (M, 2, Z), and `z` (M, N, Z), what
@@ -262,27 +261,6 @@ class PEARL:
         if "optimizer" in state:  # a trimmed state is not trained on
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"].cpu())
-
-    @property
-    def room(self) -> int:
-        """Bytes that the full replay takes in memory."""
-        return self.replay.room
-
-    def mark(self) -> dict[str, int]:
-        """Return what names the replay's rows."""
-        return self.replay.mark()
-
-    def rewind(self, mark: Mapping[str, int]) -> None:
-        """Forget the rows that were stored after the last mark."""
-        self.replay.rewind(mark)
-
-    def write_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Write the rows that the last mark names."""
-        self.replay.write(folder, mark)
-
-    def read_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Read the rows that a mark names."""
-        self.replay.read(folder, mark)
 
 
 STEP = ("obs", "action", "reward", "terminated", "next_obs")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log, pi
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,7 +18,7 @@ from meta_rl.core.types import EnvSpec, Metrics, Rollout, Tasks, map_tensors
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.novelty import Novelty
 from meta_rl.learning.ppo import mean_of
-from meta_rl.learning.replay import Replay
+from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.trials import History
 
 
@@ -93,7 +92,7 @@ class Decoder(nn.Module):
         return predicted
 
 
-class VariBAD(TaskInference):
+class VariBAD(KeepsReplay, TaskInference):
     """Infers a Gaussian belief over the task, N(mean, std²), and acts on state and belief.
 
     The task variable is the belief's mean and logarithmic deviation side by side, 2 L numbers.
@@ -284,27 +283,6 @@ class VariBAD(TaskInference):
         """Return the log-density of a value about predictions of it."""
         spread = Gaussian(mean, torch.full_like(mean[:1, :1, :1], log(std)))
         return spread.log_prob(value.expand_as(mean))
-
-    @property
-    def room(self) -> int:
-        """Bytes that the full buffer takes in memory."""
-        return self.replay.room
-
-    def mark(self) -> dict[str, Any]:
-        """Return plain data that names the trials in the buffer."""
-        return self.replay.mark()
-
-    def rewind(self, mark: Mapping[str, Any]) -> None:
-        """Forget the trials that came after the last mark."""
-        self.replay.rewind(mark)
-
-    def write_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
-        """Write the trials that the last mark names."""
-        self.replay.write(folder, mark)
-
-    def read_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
-        """Read the trials that a mark names."""
-        self.replay.read(folder, mark)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `TaskInference` has, and with bonuses how far they are."""

@@ -337,7 +337,7 @@ class TellsBelief(Protocol):
 class Stored(Protocol):
     """What an agent offers beside `MetaAgent` if it stores experience, which no checkpoint holds.
 
-    Only `meta_update` stores. `learning.replay.Replay` does all of this.
+    Only `meta_update` stores. `learning.replay.KeepsReplay` has all of this.
     """
 
     @property

@@ -123,6 +123,33 @@ class Replay:
         self._named_before = mark["first"]
 
 
+class KeepsReplay:
+    """What `protocols.Stored` asks of an agent, for one that has all that it stores in a replay."""
+
+    replay: Replay
+
+    @property
+    def room(self) -> int:
+        """Bytes that the full replay takes in memory."""
+        return self.replay.room
+
+    def mark(self) -> dict[str, int]:
+        """Return what names the replay's rows."""
+        return self.replay.mark()
+
+    def rewind(self, mark: Mapping[str, int]) -> None:
+        """Forget the rows that were stored after the last mark."""
+        self.replay.rewind(mark)
+
+    def write_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
+        """Write the rows that the last mark names."""
+        self.replay.write(folder, mark)
+
+    def read_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
+        """Read the rows that a mark names."""
+        self.replay.read(folder, mark)
+
+
 def task_keys(tasks: Tasks) -> Int[Tensor, "M"]:
     """Return a number for each task that is the same whenever it is played: 63 bits of a hash."""
     digests = [hashlib.blake2b(task.label.encode(), digest_size=8).digest() for task in tasks]
