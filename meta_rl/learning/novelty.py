@@ -11,7 +11,7 @@ from meta_rl.core.seeding import derive_seed
 
 WEIGHT_SCALE = 3.0
 """How much larger than PyTorch's own the random network's weights are, so that it bends enough for
-what is learned in one place to tell little of another (HyperX's released code takes 10)."""
+what is learned in one place to tell little of another; chosen from a few."""
 
 
 class Novelty(nn.Module):

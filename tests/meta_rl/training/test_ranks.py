@@ -36,7 +36,7 @@ TRUST_REGION = {"damping": 0.1, "cg_iterations": 4}
 """Conjugate gradients amplify rounding, the more the less damping there is."""
 CASES = {
     "trpo": ("maml_trpo", {"outer_steps": 2, "trust_region": TRUST_REGION}),
-    "ppo": ("maml_ppo", {"minibatches": 1}),
+    "ppo": ("maml_ppo", {"minibatches": 1, "exploration_weight": 0.5}),
     "ppo_minibatches": ("maml_ppo", {"minibatches": 3, "normalize_observations": True}),
     "promp": ("promp", {"adaptation_steps": 2}),
     "rl2": ("rl2_ppo", {"bptt_steps": 7, "minibatches": 5}),
