@@ -11,9 +11,10 @@ steps of 500-step episodes. Agents that infer the task play two phases, the epis
 trials. Each runs in a process of its own, whose peak memory is its own. RL²'s whole iteration is
 measured by `bench_iteration.py`.
 
-An off-policy agent's update is as many gradient steps as one asks for. So of PEARL one step is
-measured, on 16 tasks × 256 steps with its paper's networks, beside the matrix products that no
-implementation can do without.
+An off-policy agent's update is as many gradient steps as one asks for. So of in-context SAC, the
+meta-batch is stored and one gradient step is taken: 100 steps of 32 trials, and what they remember
+of the trial before. Of PEARL one step is measured, on 16 tasks × 256 steps with its paper's
+networks, beside the matrix products that no implementation can do without.
 """
 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
@@ -73,6 +74,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rl2_ppo, transformer": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "transformer"}),
     "varibad": ("varibad", {}),
     "metric": ("metric", {}),
+    "in_context_sac, gru, one step": (
+        "in_context_sac",
+        {"episodes_per_trial": 3, "gradient_steps": 1},
+    ),
+    "in_context_sac, transformer, one step": (
+        "in_context_sac",
+        {"episodes_per_trial": 3, "gradient_steps": 1, "memory": "transformer"},
+    ),
 }
 """What is measured; early stopping is off, so that all epochs count."""
 
@@ -125,7 +134,7 @@ def main(bench: Bench) -> None:
     if load[0] > 0.25 * len(os.sched_getaffinity(0)):
         print("WARNING: the machine is not quiet; the figures are too slow")
     print(
-        f"{'':32}{'sampling':>10}{'update':>10}{'ratio':>8}{'acting':>11}{'before':>10}{'peak':>10}"
+        f"{'':38}{'sampling':>10}{'update':>10}{'ratio':>8}{'acting':>11}{'before':>10}{'peak':>10}"
     )
     rows = {}
     context = multiprocessing.get_context("spawn")
@@ -134,7 +143,7 @@ def main(bench: Bench) -> None:
         with context.Pool(1) as pool:
             row = rows[name] = pool.apply(measure, (name, bench))
         print(
-            f"{name:32}{row['sampling_s']:>8.2f} s{row['update_s']:>8.2f} s"
+            f"{name:38}{row['sampling_s']:>8.2f} s{row['update_s']:>8.2f} s"
             f"{row['update_s'] / row['sampling_s']:>8.2f}{row['acting_ms']:>8.2f} ms"
             f"{row['before_mb']:>7,.0f} MB{row['peak_mb']:>7,.0f} MB",
             flush=True,

@@ -42,6 +42,8 @@ SMALL = {
     "gradient_steps": 2,
     "batch_size": 8,
     "context_size": 8,
+    "update_trials": 4,
+    "piece_steps": 4,
 }
 """Settings that make an agent quick, where its Config has them."""
 

@@ -37,6 +37,7 @@ OPTIONS = (
     {"outer_optimizer": "adam", "outer_lr": 1e-3, "annealing_updates": 4, "inner_epochs": 2},
     {"learn_step_size": True, "trace_decay": 0.5, "normalize_observations": True},
     {"memory": "lstm", "critic": True},
+    {"memory": "lstm", "gammas": (0.5,)},
     {"memory": "transformer", "heads": 2, "context_steps": 5},
 )
 """What changes an agent's structure; tried on every agent whose Config has all of the settings."""

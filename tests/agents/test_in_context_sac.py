@@ -172,12 +172,12 @@ def test_it_finds_the_side_of_a_task_from_what_the_first_throws_earned(memory):
         hidden_sizes=(32,),
         outer_lr=1e-2,
         polyak=0.05,
-        gradient_steps=30,
-        update_trials=32,
+        gradient_steps=25,
+        update_trials=16,
     )
     agent, streams = build(config, family.spec, CPU, 0), Streams(0, CPU)
     collector = family.make_collector(CPU, 1)
-    for _ in range(12):
+    for _ in range(8):
         tasks = family.sample(16, "train", streams.tasks)
         agent.meta_update(Adaptation(agent, collector, tasks, 2, streams, True).complete())
     how = EvaluationConfig(actions="deterministic")

@@ -142,5 +142,6 @@ def test_the_simulators_report_what_the_spec_says(simulator):
 def test_the_experiments_are_of_the_papers_horizon(config):
     experiment = load_experiment(config)
     assert experiment.envs.horizon == 200
-    # PEARL goes on with what it has stored of the others, and plays 5 tasks at a time.
-    assert experiment.meta_batch_size == (5 if experiment.agent_name == "pearl" else 40)
+    # Off-policy agents go on with what they have stored of the others, and play 5 tasks at a time.
+    off_policy = experiment.agent_name in ("pearl", "in_context_sac")
+    assert experiment.meta_batch_size == (5 if off_policy else 40)

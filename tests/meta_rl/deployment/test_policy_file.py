@@ -33,7 +33,7 @@ AGENTS = [
     *OPTIONS,
 ]
 """Those that adapt."""
-MEMORIES = ("metric", "rl2_ppo", "varibad")
+MEMORIES = ("in_context_sac", "metric", "rl2_ppo", "varibad")
 """Those that learn while they act: each copy is a trial of its own."""
 
 LOOP = """
