@@ -42,6 +42,13 @@ SMALL = {
     "gradient_steps": 2,
     "batch_size": 8,
     "context_size": 8,
+    "past_steps": 4,
+    "future_steps": 3,
+    "update_trials": 4,
+    "moments_per_trial": 4,
+    "candidates": 8,
+    "elites": 3,
+    "planning_horizon": 3,
 }
 """Settings that make an agent quick, where its Config has them."""
 

@@ -38,6 +38,7 @@ OPTIONS = (
     {"learn_step_size": True, "trace_decay": 0.5, "normalize_observations": True},
     {"memory": "lstm", "critic": True},
     {"memory": "transformer", "heads": 2, "context_steps": 5},
+    {"adaptation": "recurrence"},
 )
 """What changes an agent's structure; tried on every agent whose Config has all of the settings."""
 
