@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,10 @@ class Config(PlannerConfig, OnlineModelConfig):
     """Deviation around the middle of the range before the first meta-update, when there is no model
     to plan by, above 0."""
     future_steps: int = 16
-    """Transitions after each moment that the adapted model must predict (K), at least 1."""
+    """Later transitions that the model, adapted to a moment, must predict (K), at least 1."""
+    future: Literal["next", "trial"] = "next"
+    """Which ones: the next K, as in the paper, or any K of the rest of the trial. The latter is for
+    tasks that stay the same, where what was found out must hold where the agent has yet to go."""
     outer_lr: float = 1e-3
     """Step size of the model's Adam, above 0."""
     max_gradient_norm: float = 1.0
@@ -178,8 +181,12 @@ class MBRL:
         return {"outer/loss": loss.detach(), "outer/gradient_norm": norm.detach()}
 
     def loss(self, history: History, moments: Moments, knowledge: Any) -> Float[Tensor, ""]:
-        """Return the mean error of the K transitions after each moment, given what is known."""
-        future = moments.future(history, self.config.future_steps)
+        """Return the mean error of K transitions after each moment, given what is known."""
+        steps = self.config.future_steps
+        if self.config.future == "next":
+            future = moments.next(history, steps)
+        else:
+            future = moments.later(history, steps, self.generator)
         x = self.scale.inputs(future.obs, self.scale.unit(future.action))
         target = self.scale.targets(future.obs, future.reward, future.next_obs)
         error = self.model.error(self.model.predict(x, knowledge), target)

@@ -1,4 +1,4 @@
-"""Windows of trials: some transitions in a row, around moments that are drawn at random."""
+"""Transitions of trials around moments that are drawn at random."""
 
 from dataclasses import dataclass
 
@@ -11,26 +11,22 @@ from meta_rl.learning.trials import History
 
 @dataclass(frozen=True)
 class Window:
-    """W windows of S transitions each."""
+    """S transitions of each of W trials."""
 
     obs: Float[Tensor, "W S O"]
     action: Float[Tensor, "W S A"]
     reward: Float[Tensor, "W S"]
     next_obs: Float[Tensor, "W S O"]
     counted: Bool[Tensor, "W S"]
-    """Which transitions there are: a window may reach beyond its trial."""
+    """Which transitions there are: places may lie beyond a trial."""
 
     @classmethod
-    def of(
-        cls, history: History, trial: Int[Tensor, "W"], start: Int[Tensor, "W"], steps: int
-    ) -> "Window":
-        """Cut a window out of each of these trials.
+    def of(cls, history: History, trial: Int[Tensor, "W"], place: Int[Tensor, "W S"]) -> "Window":
+        """Take transitions out of each of these trials.
 
         Args:
-            start: The first transition of each; negative ones reach before the trial.
-            steps: S.
+            place: Which ones; negative places are before the trial.
         """
-        place = start.unsqueeze(1) + torch.arange(steps, device=start.device)  # (W, S)
         inside = (place >= 0) & (place < len(history.valid))
         rows = (place.clamp(0, len(history.valid) - 1), trial.unsqueeze(1))
         columns = (getattr(history, name)[rows] for name in ("obs", "action", "reward", "next_obs"))
@@ -63,14 +59,25 @@ class Moments:
         device = history.valid.device
         return cls(trial.flatten().to(device), step.flatten().to(device))
 
-    def future(self, history: History, steps: int) -> Window:
+    def next(self, history: History, steps: int) -> Window:
         """Return the next transitions of each."""
-        return Window.of(history, self.trial, self.step, steps)
+        return Window.of(history, self.trial, in_a_row(self.step, steps))
+
+    def later(self, history: History, steps: int, generator: torch.Generator) -> Window:
+        """Draw, with repetition, as many of those from each on to the end of its trial."""
+        rest = (history.valid.sum(0)[self.trial] - self.step).unsqueeze(1)
+        share = torch.rand(len(rest), steps, generator=generator, dtype=torch.float64)
+        place = self.step.unsqueeze(1) + (share.to(rest.device) * rest).long()
+        return Window.of(history, self.trial, place)
 
     def past(self, history: History, steps: int) -> Window:
         """Return the last transitions before each, as far as an agent has been shown them."""
-        start = self.step - steps
+        place = in_a_row(self.step - steps, steps)
         begins = torch.cat([history.first[1:], torch.zeros_like(history.first[:1])])
-        place = start.unsqueeze(1) + torch.arange(steps, device=start.device)
         ended = begins[place.clamp(0, len(begins) - 1), self.trial.unsqueeze(1)]
-        return Window.of(history, self.trial, start, steps).seen_while_acting(ended)
+        return Window.of(history, self.trial, place).seen_while_acting(ended)
+
+
+def in_a_row(start: Int[Tensor, "W"], steps: int) -> Int[Tensor, "W S"]:
+    """Return the places from each start on."""
+    return start.unsqueeze(1) + torch.arange(steps, device=start.device)

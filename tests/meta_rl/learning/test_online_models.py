@@ -88,7 +88,7 @@ def test_padding_is_not_remembered(adaptation, identical):
 def test_the_past_ends_before_its_moment_and_holds_only_what_was_shown():
     history = trials()
     moments = Moments(torch.tensor([0, 1, 2]), torch.tensor([1, 5, 5]))
-    past, future = moments.past(history, 3), moments.future(history, 3)
+    past, future = moments.past(history, 3), moments.next(history, 3)
     # Step 3 ends an episode: what followed it, 7 in both numbers, must not be learned from.
     assert past.counted.tolist() == [[False, False, True], [True, False, True], [True, False, True]]
     assert torch.equal(past.obs[0, 2], history.obs[0, 0])
@@ -113,3 +113,14 @@ def test_errors_weigh_the_reward_beside_the_mean_over_the_observation():
     model = build_online_model(replace(SMALL, reward_weight=0.5), SPEC, trial_steps=STEPS)
     output = torch.tensor([[[1.0, 3.0, 2.0]]])
     assert model.error(output, torch.zeros_like(output)).item() == 7
+
+
+def test_later_transitions_are_drawn_from_each_moment_to_the_end_of_its_trial():
+    history = trials()
+    moments = Moments(torch.tensor([0, 2, 2]), torch.tensor([5, 0, 5]))
+    drawn = moments.later(history, 200, torch.Generator().manual_seed(0))
+    assert drawn.counted.all()
+    rewards = [set(row.tolist()) for row in drawn.reward]
+    assert rewards[0] == set(history.reward[5:8, 0].tolist())
+    assert rewards[1] == set(history.reward[0:6, 2].tolist())  # the last two are padding
+    assert rewards[2] == set(history.reward[5:6, 2].tolist())
