@@ -73,6 +73,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rl2_ppo, transformer": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "transformer"}),
     "varibad": ("varibad", {}),
     "metric": ("metric", {}),
+    "mbrl, gradient": ("mbrl", {}),
+    "mbrl, recurrence": ("mbrl", {"adaptation": "recurrence"}),
 }
 """What is measured; early stopping is off, so that all epochs count."""
 
