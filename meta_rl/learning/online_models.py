@@ -7,7 +7,7 @@ model knows is a pytree whose tensors have a leading axis of worlds.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -55,42 +55,8 @@ class OnlineModelConfig(MemoryConfig):
             raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
 
 
-class OnlineModel(Protocol):
+class OnlineModel(nn.Module):
     """A model that adapts while it is used."""
-
-    def nothing(self, worlds: torch.Size) -> Remembered:
-        """Return the memory of worlds that have seen nothing."""
-        ...
-
-    def remember(self, state: Remembered, timestep: TimeStep, scale: TransitionScale) -> Remembered:
-        """Return the memory with what a step shows; padding is not remembered."""
-        ...
-
-    def knowledge(self, state: Remembered, scale: TransitionScale) -> Any:
-        """Return what is known of B = M × N worlds."""
-        ...
-
-    def predict(self, x: Float[Tensor, "B R I"], knowledge: Any) -> Float[Tensor, "B R O"]:
-        """Predict R scaled transitions in each of B worlds."""
-        ...
-
-    def knowledge_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
-        """Return what would be known at moments of recorded trials."""
-        ...
-
-    def ignorance_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
-        """Return what would be known there without adaptation."""
-        ...
-
-    def error(
-        self, output: Float[Tensor, "B R O"], target: Float[Tensor, "B R O"]
-    ) -> Float[Tensor, "B R"]:
-        """Return the weighted squared error of predictions."""
-        ...
-
-
-class _Predicts(nn.Module):
-    """How predictions are judged."""
 
     share: Tensor
 
@@ -100,14 +66,41 @@ class _Predicts(nn.Module):
         share = torch.tensor([1 / size] * size + [config.reward_weight])
         self.register_buffer("share", share, persistent=False)
 
+    def nothing(self, worlds: torch.Size) -> Remembered:
+        """Return the memory of worlds that have seen nothing."""
+        raise NotImplementedError
+
+    def remember(self, state: Remembered, timestep: TimeStep, scale: TransitionScale) -> Remembered:
+        """Return the memory with what a step shows; padding is not remembered."""
+        raise NotImplementedError
+
+    def knowledge(self, state: Remembered, scale: TransitionScale) -> Any:
+        """Return what is known of B = M × N worlds."""
+        raise NotImplementedError
+
+    def predict(self, x: Float[Tensor, "B R I"], knowledge: Any) -> Float[Tensor, "B R O"]:
+        """Predict R scaled transitions in each of B worlds."""
+        raise NotImplementedError
+
+    def knowledge_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
+        """Return what would be known at moments of recorded trials."""
+        raise NotImplementedError
+
+    def ignorance_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
+        """Return what would be known there without adaptation."""
+        raise NotImplementedError
+
     def error(
         self, output: Float[Tensor, "B R O"], target: Float[Tensor, "B R O"]
     ) -> Float[Tensor, "B R"]:
-        """The negative log-likelihood of a Gaussian of fixed variance, but for constants."""
+        """Return the weighted squared error of predictions.
+
+        It is the negative log-likelihood of a Gaussian of fixed variance, but for constants.
+        """
         return (self.share * (output - target) ** 2).sum(-1)
 
 
-class GradientModel(_Predicts):
+class GradientModel(OnlineModel):
     """GrBAL: θ' = θ - ψ ∇L(θ; last M transitions) (Nagabandi et al. 2019, eq. 5 and Alg. 2).
 
     A world remembers its last observation and its last M transitions, `past`, (M, N, M, 2O + A + 1)
@@ -161,7 +154,7 @@ class GradientModel(_Predicts):
     def knowledge(self, state: dict[str, Tensor], scale: TransitionScale) -> Steps:
         """Return the gradient steps on what is remembered."""
         past = state["past"].flatten(0, 1)
-        obs, action, reward, next_obs = past.split(self.parts, dim=-1)
+        obs, action, reward, next_obs = torch.split(past, list(self.parts), dim=-1)
         known = state["known"].flatten(0, 1)
         return self.adapted(Window(obs, action, reward.squeeze(-1), next_obs, known), scale)
 
@@ -190,7 +183,7 @@ class GradientModel(_Predicts):
         """Nothing: θ itself predicts."""
 
 
-class RecurrentModel(_Predicts):
+class RecurrentModel(OnlineModel):
     """ReBAL: a memory of the trial is an input of the model (Nagabandi et al. 2019, §4).
 
     What is remembered stays as it is while a plan is tried out, as θ' does with gradients.
@@ -260,9 +253,7 @@ class RecurrentModel(_Predicts):
         return self.remembered(history, scale)[0, moments.trial]
 
 
-def build_online_model(
-    config: OnlineModelConfig, spec: EnvSpec, trial_steps: int
-) -> GradientModel | RecurrentModel:
+def build_online_model(config: OnlineModelConfig, spec: EnvSpec, trial_steps: int) -> OnlineModel:
     """Make the model that the settings ask for."""
     if config.adaptation == "gradient":
         return GradientModel(config, spec)

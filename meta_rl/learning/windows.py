@@ -29,8 +29,13 @@ class Window:
         """
         inside = (place >= 0) & (place < len(history.valid))
         rows = (place.clamp(0, len(history.valid) - 1), trial.unsqueeze(1))
-        columns = (getattr(history, name)[rows] for name in ("obs", "action", "reward", "next_obs"))
-        return cls(*columns, counted=inside & history.valid[rows])
+        return cls(
+            history.obs[rows],
+            history.action[rows],
+            history.reward[rows],
+            history.next_obs[rows],
+            inside & history.valid[rows],
+        )
 
     def seen_while_acting(self, first: Bool[Tensor, "W S"]) -> "Window":
         """Return the window without transitions whose end no agent is shown.
