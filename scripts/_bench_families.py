@@ -25,7 +25,12 @@ from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 
 COPIES = {"ML1": 20, "ML10": 2, "ML25": 1, "ML45": 1} | dict.fromkeys(locomotion.TASKS, 40)
 CLASSES = {"ML1": 1, "ML10": 10, "ML25": 25, "ML45": 45} | dict.fromkeys(locomotion.TASKS, 1)
-NEVER_TERMINATE = ("half_cheetah_direction", "half_cheetah_velocity", "ant_goal")
+NEVER_TERMINATE = (
+    "half_cheetah_direction",
+    "half_cheetah_velocity",
+    "half_cheetah_dynamics",
+    "ant_goal",
+)
 
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 

@@ -82,6 +82,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "in_context_sac",
         {"episodes_per_trial": 3, "gradient_steps": 1, "memory": "transformer"},
     ),
+    "mbrl, gradient": ("mbrl", {}),
+    "mbrl, recurrence": ("mbrl", {"adaptation": "recurrence"}),
 }
 """What is measured; early stopping is off, so that all epochs count."""
 

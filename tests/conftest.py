@@ -44,6 +44,12 @@ SMALL = {
     "context_size": 8,
     "update_trials": 4,
     "piece_steps": 4,
+    "past_steps": 4,
+    "future_steps": 3,
+    "moments_per_trial": 4,
+    "candidates": 8,
+    "elites": 3,
+    "planning_horizon": 3,
 }
 """Settings that make an agent quick, where its Config has them."""
 

@@ -13,8 +13,8 @@ class Config:
     """Locomotion: MuJoCo robots whose task is not shown to them (Finn et al. 2017, §5.3)."""
 
     task: str = "half_cheetah_velocity"
-    """half_cheetah_direction, half_cheetah_velocity, ant_direction, ant_velocity, ant_goal,
-    humanoid_direction, walker2d_dynamics or hopper_dynamics."""
+    """half_cheetah_direction, half_cheetah_velocity, half_cheetah_dynamics, ant_direction,
+    ant_velocity, ant_goal, humanoid_direction, walker2d_dynamics or hopper_dynamics."""
     horizon: int = 200
     """Environment steps after which an episode is truncated (T), at least 1; 200 in the papers."""
     test_tasks: int = 40

@@ -44,8 +44,9 @@ class Locomotion(DrawnFamily):
         negative, - 0.1 |a|² - 0.0005 |clip(f, ±1)|².
       `humanoid_direction`: h, uniform on the unit circle; 1.25 h·v - 0.1 |u|² - min(5e-7 |f|²,
         10) + 5.
-      `walker2d_dynamics`, `hopper_dynamics`: factors of body masses and inertias, joint dampings
-        and geom frictions; v - 0.001 |a|² + 1.
+      `half_cheetah_dynamics`: factors of body masses and inertias, joint dampings and geom
+        frictions; v - 0.05 |a|².
+      `walker2d_dynamics`, `hopper_dynamics`: such factors; v - 0.001 |a|² + 1.
     Observation: Gymnasium's: positions without x (and y), velocities, for ant and humanoid contact
       forces and more; `ant_goal` sees x and y too.
     Action: torques as a fraction of the robot's bounds, clipped to [-1, 1].

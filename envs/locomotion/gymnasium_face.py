@@ -30,6 +30,11 @@ def half_cheetah_velocity(info: Info, params: Params) -> float:
     return float(-abs(info["x_velocity"] - params[0]) + info["reward_ctrl"])
 
 
+def half_cheetah_dynamics(info: Info, params: Params) -> float:
+    """Reward velocity forward, whatever the dynamics."""
+    return float(info["x_velocity"] + info["reward_ctrl"])
+
+
 def ant_direction(info: Info, params: Params) -> float:
     """Reward velocity in the wished direction, and being alive."""
     forward = params[0] * info["x_velocity"]
@@ -63,6 +68,7 @@ def forward(info: Info, params: Params) -> float:
 REWARDS: dict[str, Callable[[Info, Params], float]] = {
     "half_cheetah_direction": half_cheetah_direction,
     "half_cheetah_velocity": half_cheetah_velocity,
+    "half_cheetah_dynamics": half_cheetah_dynamics,
     "ant_direction": ant_direction,
     "ant_velocity": ant_velocity,
     "ant_goal": ant_goal,

@@ -56,7 +56,7 @@ class TaskKind:
     """What Gymnasium's environment is made with, beside its defaults."""
 
 
-HALF_CHEETAH = Robot("HalfCheetah-v5", 6)
+HALF_CHEETAH = Robot("HalfCheetah-v5", 6, bodies=8, joints=9, geoms=9)
 ANT = Robot("Ant-v5", 8)
 HUMANOID = Robot("Humanoid-v5", 17)
 WALKER = Robot("Walker2d-v5", 6, bodies=8, joints=9, geoms=8)
@@ -73,6 +73,7 @@ _ANT_GOAL = {
 TASKS: dict[str, TaskKind] = {
     "half_cheetah_direction": TaskKind(HALF_CHEETAH, "direction", 17, _CHEETAH),
     "half_cheetah_velocity": TaskKind(HALF_CHEETAH, "velocity", 17, _CHEETAH),
+    "half_cheetah_dynamics": TaskKind(HALF_CHEETAH, "dynamics", 17, _CHEETAH),
     "ant_direction": TaskKind(ANT, "direction", 105, _ANT),
     "ant_velocity": TaskKind(ANT, "velocity", 105, _ANT),
     "ant_goal": TaskKind(ANT, "goal", 107, _ANT_GOAL),

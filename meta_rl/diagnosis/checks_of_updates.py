@@ -104,6 +104,25 @@ def critic_error(evidence: Evidence) -> Finding:
     return found
 
 
+def prediction_gain(evidence: Evidence) -> Finding:
+    """A model that has adapted predicts better than one that has not."""
+    check = "error of predictions after adaptation, share of that before"
+    found = Finding(check, "below 1")
+    before = evidence.mean("prediction/error_before")
+    after = evidence.mean("prediction/error_after")
+    if before is None or after is None:
+        return found.skipped("no meta-update reported prediction/error_before and error_after")
+    found = replace(found, measured=after / before if before > 0 else 1.0)
+    if found.measured is not None and not found.measured < 1:
+        return found.alarm(
+            f"Adaptation makes the model's predictions no better: its error is {after:.2g}, and "
+            f"{before:.2g} without adaptation.",
+            "Train on; if it stays, change agent.inner_lr or raise agent.past_steps, or see "
+            "whether tasks differ at all in what follows an action.",
+        )
+    return found
+
+
 def adaptation_gain(evidence: Evidence) -> Finding:
     """Adaptation raises the return, paired over tasks."""
     gains = evidence.gains()

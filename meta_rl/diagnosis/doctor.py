@@ -36,6 +36,7 @@ from meta_rl.diagnosis.checks_of_updates import (
     outer_movement,
     parameter_movement,
     posterior_divergence,
+    prediction_gain,
     rejected_updates,
 )
 from meta_rl.diagnosis.evidence import Evidence
@@ -72,6 +73,7 @@ CHECKS: tuple[Callable[[Evidence], Finding], ...] = (
     inner_movement,
     posterior_divergence,
     critic_error,
+    prediction_gain,
     adaptation_gain,
     outer_movement,
     parameter_movement,

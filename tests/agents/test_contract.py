@@ -39,6 +39,7 @@ OPTIONS = (
     {"memory": "lstm", "critic": True},
     {"memory": "lstm", "gammas": (0.5,)},
     {"memory": "transformer", "heads": 2, "context_steps": 5},
+    {"adaptation": "recurrence"},
 )
 """What changes an agent's structure; tried on every agent whose Config has all of the settings."""
 

@@ -30,6 +30,12 @@ def half_cheetah_velocity(x: Row, out: Row) -> None:
     out[TERMINATED] = 0.0
 
 
+def half_cheetah_dynamics(x: Row, out: Row) -> None:
+    """Reward velocity forward, whatever the dynamics."""
+    out[REWARD] = x[VELOCITY] - 0.05 * x[EFFORT]
+    out[TERMINATED] = 0.0
+
+
 def ant_direction(x: Row, out: Row) -> None:
     """Reward velocity in the wished direction, and being alive."""
     out[REWARD] = x[TARGET] * x[VELOCITY] - 0.005 * x[EFFORT] - 0.0005 * x[CONTACT] + 0.05

@@ -1,0 +1,233 @@
+"""Model-based meta-RL: plans by a model that adapts at every step to what just happened."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import log
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.distributions import Gaussian
+from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Noise, derive_seed, make_generator
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.learning.dynamics import TransitionScale
+from meta_rl.learning.memory import by_world
+from meta_rl.learning.online_models import OnlineModelConfig, build_online_model
+from meta_rl.learning.planning import Planner, PlannerConfig, imagined_return, moved_on
+from meta_rl.learning.replay import KeepsReplay, Replay
+from meta_rl.learning.trials import History, packed
+from meta_rl.learning.windows import Moments
+
+
+@dataclass(frozen=True)
+class Config(PlannerConfig, OnlineModelConfig):
+    """GrBAL and ReBAL: planning by a model that adapts online (Nagabandi et al. 2019, Alg. 1-2)."""
+
+    episodes_per_trial: int = 2
+    """Episodes that what is known of a task lasts for, at least 1; then comes another task."""
+    action_std: float = 0.1
+    """Standard deviation of the actions around the planned ones, in half ranges, above 0."""
+    training_std: float = 0.5
+    """In training, tasks' deviations are spread evenly, on a logarithmic scale, from action_std to
+    this, at least action_std: some trials explore far, others act as in an evaluation."""
+    initial_std: float = 1.0
+    """Deviation around the middle of the range before the first meta-update, when there is no model
+    to plan by, above 0."""
+    future_steps: int = 16
+    """Later transitions that the model, adapted to a moment, must predict (K), at least 1."""
+    future: Literal["next", "trial"] = "next"
+    """Which ones: the next K, as in the paper, or any K of the rest of the trial. The latter is for
+    tasks that stay the same, where what was found out must hold where the agent has yet to go."""
+    outer_lr: float = 1e-3
+    """Step size of the model's Adam, above 0."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are scaled down to this norm, above 0."""
+    gradient_steps: int = 200
+    """Gradient steps of each meta-update, at least 1."""
+    update_trials: int = 16
+    """Trials that a gradient step draws from the replay, at least 1."""
+    moments_per_trial: int = 16
+    """Moments of each drawn trial that the model adapts at and predicts from, at least 1."""
+    buffer_trials: int = 5000
+    """Trials to keep in the replay, the last ones, at least 1."""
+
+    def __post_init__(self) -> None:
+        PlannerConfig.__post_init__(self)
+        OnlineModelConfig.__post_init__(self)
+        check_at_least(1, self, "episodes_per_trial", "future_steps", "gradient_steps")
+        check_at_least(1, self, "update_trials", "moments_per_trial", "buffer_trials")
+        check_above_zero(self, "action_std", "initial_std", "outer_lr", "max_gradient_norm")
+        if self.training_std < self.action_std:
+            raise UserError(
+                f"agent.training_std must be at least agent.action_std, which is "
+                f"{self.action_std}, got {self.training_std}"
+            )
+
+
+class MBRL(KeepsReplay):
+    """Acts by the first step of a plan, which a model of the world at hand has tried out.
+
+    The context is what the model remembers of each world (`online_models`), each world's `plan`,
+    (M, N, H, A), and the deviation of its actions, `std` (M, N): every copy is a trial of its own.
+
+    Differs from the paper: the reward is learned as well, as one more number that the model
+    predicts and adapts. The paper's is a known function of the transition; here it is not given,
+    and it is what most families' tasks differ by. Plans begin with what is left of the plan before.
+    """
+
+    copies_share_experience = False
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        self.config = config
+        self.spec = spec
+        self.device = device
+        self.phases = (Phase(episodes=1),) * config.episodes_per_trial
+        self.trial_steps = config.episodes_per_trial * spec.horizon
+        self.scale = TransitionScale.empty(spec, device)
+        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
+            torch.manual_seed(derive_seed(seed, "init"))
+            self.model = build_online_model(config, spec, self.trial_steps).to(device)
+        self.planner = Planner(config, spec.action_size, make_generator(seed, "planner"), device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.outer_lr)
+        self.generator = make_generator(seed, "update")
+        self.meta_updates = 0
+        self.replay = Replay(config.buffer_trials, History.none(spec).rows(self.trial_steps))
+
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
+        """Start without memories and without a plan."""
+        worlds = torch.Size((len(tasks), copies))
+        shape = (*worlds, self.config.planning_horizon, self.spec.action_size)
+        least, most = self.config.action_std, self.config.training_std
+        explored = torch.linspace(log(least), log(most), len(tasks), device=self.device).exp()
+        std = explored if training else torch.full_like(explored, least)
+        return {
+            "known": self.model.nothing(worlds),
+            "plan": torch.zeros(shape, device=self.device),
+            "std": std.unsqueeze(1).expand(worlds),
+        }
+
+    def act(
+        self, context: dict[str, Any], timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Any]]:
+        """Adapt, plan, and act near the plan's first step (Alg. 2)."""
+        policy, context = self.distribution(context, timestep)
+        action = policy.sample(noise)
+        return action, policy.log_prob(action), context
+
+    def distribution(
+        self, context: dict[str, Any], timestep: TimeStep
+    ) -> tuple[Gaussian, dict[str, Any]]:
+        """Return the actions around the planned ones, and the context that they come from."""
+        known = self.model.remember(context["known"], timestep, self.scale)
+        fresh = timestep.first.unsqueeze(-1).unsqueeze(-1)
+        plan = torch.where(fresh, 0.0, moved_on(context["plan"]))
+        std = torch.full_like(context["std"], self.config.initial_std)
+        if self.meta_updates > 0:
+            plan, std = self.planned(plan, timestep.obs, known), context["std"]
+        mean = self.scale.action(plan[:, :, 0])
+        log_std = (std.unsqueeze(-1) * self.scale.half_range).log().expand_as(mean)
+        return Gaussian(mean, log_std), {**context, "known": known, "plan": plan}
+
+    def planned(
+        self, plan: Float[Tensor, "M N H A"], obs: Float[Tensor, "M N O"], known: Any
+    ) -> Float[Tensor, "M N H A"]:
+        """Improve plans by what the adapted model predicts of them."""
+        knowledge = self.model.knowledge(known, self.scale)
+
+        def step(state: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.scale.inputs(state, unit)
+            return self.scale.outcome(state, self.model.predict(x, knowledge))
+
+        def imagined(actions: Float[Tensor, "B K H A"]) -> Float[Tensor, "B K"]:
+            return imagined_return(step, obs.flatten(0, 1), actions, self.config.gamma)
+
+        improved = self.planner.improve(plan.flatten(0, 1), imagined)
+        better: Tensor = by_world(improved, obs.shape[:2])
+        return better
+
+    def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
+        """Return the context: acting has already adapted to every step of the rollout."""
+        return context
+
+    def meta_update(self, batch: MetaBatch) -> Metrics:
+        """Store the trials, and let the model learn to adapt to any moment of stored ones."""
+        history = History.played(packed(Rollout.concatenate(batch.rollouts)).masked())
+        metrics = self.errors(history) if self.meta_updates > 0 else {}
+        self.scale = self.scale.merge(history.obs, history.reward, history.next_obs, history.valid)
+        self.replay.add(history.rows(self.trial_steps))
+        found = []
+        for _ in range(self.config.gradient_steps):
+            drawn = self.replay.sample(self.config.update_trials, self.generator)
+            found.append(self.gradient_step(History.from_rows(drawn, self.device)))
+        self.meta_updates += 1
+        metrics["replay/trials"] = torch.tensor(float(len(self.replay)))
+        means = {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
+        return metrics | means
+
+    def gradient_step(self, history: History) -> Metrics:
+        """One step on what the model, adapted to the past, predicts of the future (eq. 3)."""
+        moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
+        loss = self.loss(history, moments, self.model.knowledge_at(history, moments, self.scale))
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_gradient_norm)
+        self.optimizer.step()
+        return {"outer/loss": loss.detach(), "outer/gradient_norm": norm.detach()}
+
+    def loss(self, history: History, moments: Moments, knowledge: Any) -> Float[Tensor, ""]:
+        """Return the mean error of K transitions after each moment, given what is known."""
+        steps = self.config.future_steps
+        if self.config.future == "next":
+            future = moments.next(history, steps)
+        else:
+            future = moments.later(history, steps, self.generator)
+        x = self.scale.inputs(future.obs, self.scale.unit(future.action))
+        target = self.scale.targets(future.obs, future.reward, future.next_obs)
+        error = self.model.error(self.model.predict(x, knowledge), target)
+        return torch.where(future.counted, error, 0.0).sum() / future.counted.sum()
+
+    @torch.no_grad()
+    def errors(self, history: History) -> Metrics:
+        """Return the error of predictions in trials that nothing was learned from yet.
+
+        Before adaptation the model knows nothing of the task; after it, what it knew when acting.
+        """
+        moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
+        knows = {"before": self.model.ignorance_at, "after": self.model.knowledge_at}
+        return {
+            f"prediction/error_{when}": self.loss(
+                history, moments, of(history, moments, self.scale)
+            )
+            for when, of in knows.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the model, its scale, Adam's moments, the planner's deviations, the drawing."""
+        return {
+            "model": self.model.state_dict(),
+            "scale": self.scale.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "deviations": self.planner.deviations,
+            "generator": self.generator.get_state(),
+            "meta_updates": self.meta_updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.scale = self.scale.loaded(state["scale"])
+        self.planner.deviations = state["deviations"].to(self.device)
+        self.meta_updates = state["meta_updates"]
+        if "optimizer" in state:  # a trimmed state is not trained on
+            self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam keeps tensors
+            self.generator.set_state(state["generator"].cpu())
+
+
+def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> MBRL:
+    """Make the agent with its initial parameters."""
+    return MBRL(config, spec, device, seed)

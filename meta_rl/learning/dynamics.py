@@ -1,0 +1,214 @@
+"""What a model of the dynamics sees and predicts, and a network that many worlds adapt at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from meta_rl.core.errors import UserError
+from meta_rl.core.spaces import choices
+from meta_rl.core.types import EnvSpec
+from meta_rl.learning.mlp import ACTIVATIONS
+from meta_rl.learning.normalization import RunningMoments
+
+
+@dataclass(frozen=True)
+class TransitionScale:
+    """Scales transitions by what was seen so far, so that every number counts alike.
+
+    A model predicts the change of the observation and the reward, O + 1 numbers of mean 0 and
+    variance 1 (Nagabandi et al. 2018, §IV-A). Actions are scaled to [-1, 1] by their bounds.
+
+    Args:
+        centre: Middle of each action's bounds, (A,).
+        half_range: Half the distance between them, (A,).
+    """
+
+    obs: RunningMoments
+    change: RunningMoments
+    reward: RunningMoments
+    centre: Float[Tensor, "A"]
+    half_range: Float[Tensor, "A"]
+
+    @classmethod
+    def empty(cls, spec: EnvSpec, device: torch.device) -> "TransitionScale":
+        """Nothing seen yet.
+
+        Raises:
+            UserError: Actions are choices, or have no bounds.
+        """
+        low, high = (torch.tensor(bound, device=device) for bound in spec.action_bounds)
+        finite = all(map(isfinite, (*spec.action_bounds[0], *spec.action_bounds[1])))
+        if choices(spec.action_space) or not finite:
+            raise UserError(
+                f"planning needs continuous actions within finite bounds, but "
+                f"{spec.family or 'the environment'} takes {spec.action_space}; use an agent such "
+                f"as rl2_ppo, or bound the actions"
+            )
+        size = (spec.observation_size,)
+        return cls(
+            RunningMoments.empty(size, device),
+            RunningMoments.empty(size, device),
+            RunningMoments.empty((), device),
+            (low + high) / 2,
+            (high - low) / 2,
+        )
+
+    def merge(
+        self,
+        obs: Float[Tensor, "*B O"],
+        reward: Float[Tensor, "*B"],
+        next_obs: Float[Tensor, "*B O"],
+        valid: Bool[Tensor, "*B"],
+    ) -> "TransitionScale":
+        """Return the scale with more transitions seen."""
+        return TransitionScale(
+            self.obs.merge(obs, valid),
+            self.change.merge(next_obs - obs, valid),
+            self.reward.merge(reward, valid),
+            self.centre,
+            self.half_range,
+        )
+
+    def unit(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+        """Scale actions to [-1, 1], clipped to their bounds as the simulator clips them."""
+        return ((action - self.centre) / self.half_range).clamp(-1, 1)
+
+    def action(self, unit: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+        """Undo `unit`."""
+        return self.centre + self.half_range * unit
+
+    def inputs(
+        self, obs: Float[Tensor, "*B O"], unit_action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B OA"]:
+        """What a model sees of a transition."""
+        return torch.cat([self.obs.normalize(obs), unit_action], dim=-1)
+
+    def targets(
+        self,
+        obs: Float[Tensor, "*B O"],
+        reward: Float[Tensor, "*B"],
+        next_obs: Float[Tensor, "*B O"],
+    ) -> Float[Tensor, "*B O1"]:
+        """What a model should predict of it."""
+        change = self.change.normalize(next_obs - obs)
+        return torch.cat([change, self.reward.normalize(reward).unsqueeze(-1)], dim=-1)
+
+    def outcome(
+        self, obs: Float[Tensor, "*B O"], output: Float[Tensor, "*B O1"]
+    ) -> tuple[Float[Tensor, "*B O"], Float[Tensor, "*B"]]:
+        """Return the next observation and the reward that a prediction means."""
+        change, reward = output[..., :-1], output[..., -1]
+        next_obs = obs + self.change.mean + self.change.std * change
+        return next_obs, self.reward.mean + self.reward.std * reward
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments."""
+        return {name: dict(vars(getattr(self, name))) for name in MOMENTS}
+
+    def loaded(self, state: Mapping[str, Any]) -> "TransitionScale":
+        """Return the scale with the moments that `state_dict` returned."""
+        device = self.centre.device
+        moments = {
+            name: RunningMoments(**{key: value.to(device) for key, value in state[name].items()})
+            for name in MOMENTS
+        }
+        return TransitionScale(**moments, centre=self.centre, half_range=self.half_range)
+
+
+MOMENTS = ("obs", "change", "reward")
+
+Steps: TypeAlias = list[tuple[Tensor, Tensor]]
+"""Gradient steps of B worlds: what each layer saw (B, S, in), and the loss's slope in what it put
+out (B, S, out)."""
+
+
+class AdaptiveMLP(nn.Module):
+    """An MLP that B worlds share, each after gradient steps of its own on a few rows.
+
+    The step of a world on S rows moves a layer's weights by an outer product for each row,
+
+        W' = W - α Σ_s δ_s x_sᵀ,    b' = b - β Σ_s δ_s,
+
+    x_s being what the layer saw and δ_s the loss's slope in what it put out. So a world's own
+    parameters are never made. They are kept as (x, δ), S · (in + out) numbers, and a row goes
+    through them as W x - Σ_s (α x·x_s + β) δ_s: the first product is one for all worlds, and the
+    second costs 2 S in place of the width. It is differentiable throughout, the inner step
+    included.
+
+    The step sizes α and β of each layer are learned (Li et al. 2017; Nagabandi et al. 2019, §4
+    leave ψ to be learned).
+
+    Args:
+        inner_lr: The step sizes at first.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden_sizes: Sequence[int],
+        outputs: int,
+        activation: str,
+        inner_lr: float,
+    ) -> None:
+        super().__init__()
+        sizes = [inputs, *hidden_sizes, outputs]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.step_sizes = nn.Parameter(torch.full((len(self.layers), 2), inner_lr))
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(
+        self, x: Float[Tensor, "B R I"], steps: Steps | None = None
+    ) -> Float[Tensor, "B R O"]:
+        """Return what the networks put out after the worlds' steps; without any, before them."""
+        return self.seen(x, steps)[-1]
+
+    def adapted(
+        self,
+        x: Float[Tensor, "B S I"],
+        target: Float[Tensor, "B S O"],
+        weight: Float[Tensor, "B S O"],
+        steps: Steps | None = None,
+    ) -> Steps:
+        """Return the steps with one more, against Σ weight (f(x) - target)² of each world."""
+        seen = self.seen(x, steps)
+        slope = 2 * weight * (seen[-1] - target)
+        taken: Steps = []
+        for i in reversed(range(len(self.layers))):
+            taken.append((seen[i], slope))
+            if i > 0:
+                slope = self.activation.slope(self.pulled(i, slope, steps), seen[i])
+        taken.reverse()
+        if steps is None:
+            return taken
+        return [
+            (torch.cat([before[0], new[0]], dim=1), torch.cat([before[1], new[1]], dim=1))
+            for before, new in zip(steps, taken, strict=True)
+        ]
+
+    def seen(self, x: Tensor, steps: Steps | None) -> list[Tensor]:
+        """Return what each layer sees, and then the output."""
+        seen, last = [x], len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            y = layer(seen[-1])
+            if steps is not None:
+                before, slope = steps[i]
+                of_weights, of_biases = self.step_sizes[i]
+                y = y - (of_weights * (seen[-1] @ before.mT) + of_biases) @ slope
+            seen.append(y if i == last else self.activation.value(y))
+        return seen
+
+    def pulled(self, i: int, slope: Tensor, steps: Steps | None) -> Tensor:
+        """Return δ W': the slope in what a layer sees, of that in what it puts out."""
+        layer = self.layers[i]
+        assert isinstance(layer, nn.Linear)
+        pulled = slope @ layer.weight
+        if steps is not None:
+            before, taken = steps[i]
+            pulled = pulled - (self.step_sizes[i, 0] * (slope @ taken.mT)) @ before
+        return pulled

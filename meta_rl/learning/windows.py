@@ -1,0 +1,88 @@
+"""Transitions of trials around moments that are drawn at random."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from meta_rl.learning.trials import History
+
+
+@dataclass(frozen=True)
+class Window:
+    """S transitions of each of W trials."""
+
+    obs: Float[Tensor, "W S O"]
+    action: Float[Tensor, "W S A"]
+    reward: Float[Tensor, "W S"]
+    next_obs: Float[Tensor, "W S O"]
+    counted: Bool[Tensor, "W S"]
+    """Which transitions there are: places may lie beyond a trial."""
+
+    @classmethod
+    def of(cls, history: History, trial: Int[Tensor, "W"], place: Int[Tensor, "W S"]) -> "Window":
+        """Take transitions out of each of these trials.
+
+        Args:
+            place: Which ones; negative places are before the trial.
+        """
+        inside = (place >= 0) & (place < len(history.valid))
+        rows = (place.clamp(0, len(history.valid) - 1), trial.unsqueeze(1))
+        return cls(
+            history.obs[rows],
+            history.action[rows],
+            history.reward[rows],
+            history.next_obs[rows],
+            inside & history.valid[rows],
+        )
+
+    def seen_while_acting(self, first: Bool[Tensor, "W S"]) -> "Window":
+        """Return the window without transitions whose end no agent is shown.
+
+        Args:
+            first: Whether the next step begins another episode: what is observed then is that
+                episode's beginning.
+        """
+        return Window(self.obs, self.action, self.reward, self.next_obs, self.counted & ~first)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """W moments of trials: that before transition `step` of trial `trial`."""
+
+    trial: Int[Tensor, "W"]
+    step: Int[Tensor, "W"]
+
+    @classmethod
+    def drawn(cls, history: History, of_each: int, generator: torch.Generator) -> "Moments":
+        """Draw moments of each trial, uniform over its transitions."""
+        length = history.valid.sum(0).cpu()
+        share = torch.rand(len(length), of_each, generator=generator, dtype=torch.float64)
+        step = (share * length.unsqueeze(1)).long()
+        trial = torch.arange(len(length)).unsqueeze(1).expand_as(step)
+        device = history.valid.device
+        return cls(trial.flatten().to(device), step.flatten().to(device))
+
+    def next(self, history: History, steps: int) -> Window:
+        """Return the next transitions of each."""
+        return Window.of(history, self.trial, in_a_row(self.step, steps))
+
+    def later(self, history: History, steps: int, generator: torch.Generator) -> Window:
+        """Draw, with repetition, as many of those from each on to the end of its trial."""
+        rest = (history.valid.sum(0)[self.trial] - self.step).unsqueeze(1)
+        share = torch.rand(len(rest), steps, generator=generator, dtype=torch.float64)
+        place = self.step.unsqueeze(1) + (share.to(rest.device) * rest).long()
+        return Window.of(history, self.trial, place)
+
+    def past(self, history: History, steps: int) -> Window:
+        """Return the last transitions before each, as far as an agent has been shown them."""
+        place = in_a_row(self.step - steps, steps)
+        begins = torch.cat([history.first[1:], torch.zeros_like(history.first[:1])])
+        ended = begins[place.clamp(0, len(begins) - 1), self.trial.unsqueeze(1)]
+        return Window.of(history, self.trial, place).seen_while_acting(ended)
+
+
+def in_a_row(start: Int[Tensor, "W"], steps: int) -> Int[Tensor, "W S"]:
+    """Return the places from each start on."""
+    return start.unsqueeze(1) + torch.arange(steps, device=start.device)
