@@ -18,6 +18,7 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
+from meta_rl.core.ranks import part_at, places_in_order, sum_over_ranks, world
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
@@ -234,23 +235,32 @@ class TaskInference:
         return rollout
 
     def improve_policy(self, rollout: Rollout, variable: Float[Tensor, "T M N V"]) -> Metrics:
-        """Epochs of clipped policy gradients on the steps of whole trials."""
+        """Epochs of clipped policy gradients on the steps of whole trials.
+
+        A minibatch holds the same steps as in a single process, where those of all worlds at one
+        time stand side by side; each rank differentiates those that it has played.
+        """
         valid = rollout.valid
         state = self.shown(rollout.obs, variable)[valid]
         advantage = trial_advantage(self.rewarded(rollout), self.config)
         columns = (rollout.action, rollout.log_prob, advantage)
         action, log_prob, advantage = (column[valid] for column in columns)
+        time, column = valid.flatten(1).nonzero().cpu().unbind(1)
+        worlds = valid[0].numel()
+        number = (time * world().size + world().rank) * worlds + column
+        places = places_in_order(number)
 
         def step(which: Int[Tensor, "D"]) -> Metrics:
-            rows = which.to(self.device)
+            part = part_at(places[which])
+            rows = part.rows.to(self.device)
             policy = self.policy(state[rows])
-            weight = torch.full_like(log_prob[rows], 1 / len(rows))
+            weight = torch.full_like(log_prob[rows], 1 / len(which) if part.share else 0.0)
             log_ratio = policy.log_prob(action[rows]) - log_prob[rows]
             loss, metrics = self.policy_loss(log_ratio, advantage[rows], weight, policy)
             norm = self.descend("policy", loss)
-            return metrics | {"outer/gradient_norm": norm}
+            return sum_over_ranks(metrics) | {"outer/gradient_norm": norm}
 
-        return run_epochs(step, len(state), self.config, self.generator)
+        return run_epochs(step, len(places), self.config, self.generator)
 
     def policy_loss(
         self,
@@ -266,11 +276,16 @@ class TaskInference:
         return loss - self.config.entropy_coefficient * entropy, metrics
 
     def descend(self, name: str, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Take a step of an optimizer against a loss; return the norm of the gradient."""
+        """Take a step of an optimizer against a loss; return the norm of the gradient.
+
+        Slopes are added up over ranks, each of which differentiates what it has played.
+        """
         optimizer = self.optimizers[name]
         optimizer.zero_grad()
         loss.backward()
         moved = optimizer.param_groups[0]["params"]
+        for parameter, slope in zip(moved, sum_over_ranks([p.grad for p in moved]), strict=True):
+            parameter.grad = slope
         norm: Tensor = nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
         optimizer.step()
         return norm.detach()

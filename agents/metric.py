@@ -11,6 +11,7 @@ from agents._task_inference import TaskInference, TaskInferenceConfig
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Belief
+from meta_rl.core.ranks import gathered, part_of, world
 from meta_rl.core.types import EnvSpec, Metrics, Tasks
 from meta_rl.learning.contrastive import info_nce, nearest_task
 from meta_rl.learning.ppo import mean_of
@@ -44,6 +45,7 @@ class Metric(TaskInference):
     """
 
     config: Config
+    learns_over_ranks = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed, outputs=config.task_size)
@@ -57,36 +59,66 @@ class Metric(TaskInference):
         return Belief(self.variable(self.encoder.head(context)), None)
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
-        """Descend the contrast of the trials that were played just now, some tasks at a time."""
+        """Descend the contrast of the trials that were played just now, some tasks at a time.
+
+        They are drawn among those of all ranks.
+        """
         copies = history.valid.shape[1] // len(tasks)
         if copies < 2:
             raise UserError(
                 "metric compares trials of one task with each other, so copies must be at least "
                 f"2, got {copies}"
             )
-        task = task_keys(tasks).to(self.device).repeat_interleave(copies)
+        keys = torch.cat(gathered(task_keys(tasks)))
+        task = keys.to(self.device).repeat_interleave(copies)
         found = []
         for _ in range(self.config.encoder_updates):
-            drawn = torch.randperm(len(tasks), generator=self.generator)
+            drawn = torch.randperm(len(keys), generator=self.generator)
             drawn = drawn[: max(2, self.config.encoder_trials // copies)].unsqueeze(1)
-            which = (drawn * copies + torch.arange(copies)).flatten().to(self.device)
-            loss = self.contrast(history.of(which), task[which])
+            loss = self.contrast(history, (drawn * copies + torch.arange(copies)).flatten(), task)
             norm = self.descend("encoder", loss)
             found.append({"encoder/loss": loss.detach(), "encoder/gradient_norm": norm})
         with torch.no_grad():
             embedding = self.variable(self.outputs(history))
-            at_the_end = at(embedding, history.valid.sum(0, keepdim=True)).squeeze(0)
-            accuracy = nearest_task(at_the_end, task).float().mean()
+            at_the_end = at(embedding, history.valid.sum(0, keepdim=True))
+            accuracy = nearest_task(of_all_ranks(at_the_end).squeeze(0), task).float().mean()
         return mean_of(found) | {"encoder/nearest_task": accuracy}
 
-    def contrast(self, history: History, task: Int[Tensor, "B"]) -> Float[Tensor, ""]:
-        """Return the contrastive loss of each trial's embeddings at a few random times."""
-        embedding = self.variable(self.outputs(history))
-        times, trials = self.config.embeddings_per_trial, len(task)
-        chance = torch.rand(times, trials, generator=self.generator).to(self.device)
-        some = at(embedding, (chance * (history.valid.sum(0) + 1)).long()).flatten(0, 1)
-        number = torch.arange(trials, device=self.device).repeat(times)
-        return info_nce(some, task.repeat(times), number, self.config.temperature)
+    def contrast(
+        self, history: History, which: Int[Tensor, "B"], task: Int[Tensor, "R"]
+    ) -> Float[Tensor, ""]:
+        """Return the contrastive loss of some trials' embeddings at a few random times each.
+
+        Every rank embeds those that it has played, and its gradient is that in them.
+
+        Args:
+            which: Places among the trials of all ranks.
+            task: The tasks of these.
+        """
+        times, own = self.config.embeddings_per_trial, history.valid.shape[1]
+        chance = torch.rand(times, len(which), generator=self.generator)
+        rank = which // own
+        part = part_of(which, own)
+        mine = history.of(part.rows.to(self.device))
+        embedding = self.variable(self.outputs(mine))
+        if part.share:
+            chosen = chance[:, rank == world().rank].to(self.device)
+            some = at(embedding, (chosen * (mine.valid.sum(0) + 1)).long())
+        else:
+            some = embedding[:times, :0]
+        by_rank = which[rank.argsort(stable=True)].to(self.device)
+        number = torch.arange(len(which), device=self.device).repeat(times)
+        every = of_all_ranks(some).flatten(0, 1)
+        return info_nce(every, task[by_rank].repeat(times), number, self.config.temperature)
+
+
+def of_all_ranks(own: Float[Tensor, "K B E"]) -> Float[Tensor, "K R E"]:
+    """Return what all ranks have, one rank's after the other's; slopes reach the own alone."""
+    if world().size == 1:
+        return own
+    parts = [part.to(own.device) for part in gathered(own.detach())]
+    parts[world().rank] = own
+    return torch.cat(parts, dim=1)
 
 
 def at(columns: Float[Tensor, "T B E"], time: Int[Tensor, "K B"]) -> Float[Tensor, "K B E"]:

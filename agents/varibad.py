@@ -14,6 +14,7 @@ from agents._task_inference import TaskInference, TaskInferenceConfig, check_lay
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.protocols import Belief
+from meta_rl.core.ranks import gathered, part_at, sum_over_ranks, world
 from meta_rl.core.types import EnvSpec, Metrics, Rollout, Tasks, map_tensors
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.novelty import Novelty
@@ -109,6 +110,8 @@ class VariBAD(KeepsReplay, TaskInference):
             for name, weight in (("new", config.exploration_bonus), ("error", config.error_bonus))
             if weight > 0
         }
+        # What is new, each process would tell by its own tasks alone.
+        self.learns_over_ranks = not self.bonuses
         self.bonus_moments = {name: RunningMoments.empty((), device) for name in self.bonuses}
         self.meta_updates = 0
         if "new" in self.bonuses:
@@ -133,18 +136,22 @@ class VariBAD(KeepsReplay, TaskInference):
         return Belief(mean, log_std.exp())
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
-        """Ascend the ELBO of trials drawn from the buffer of past ones."""
+        """Ascend the ELBO of trials drawn from the buffer of past ones.
+
+        Every rank keeps the trials of all, and differentiates its share of those that are drawn.
+        """
         explored = self.get_used_to(history)
-        self.replay.add(history.rows(self.config.episodes_per_trial * self.spec.horizon))
+        rows = gathered(history.rows(self.config.episodes_per_trial * self.spec.horizon))
+        self.replay.add({name: torch.cat([own[name] for own in rows]) for name in rows[0]})
         found = []
         for _ in range(self.config.encoder_updates):
-            rows = self.replay.sample(self.config.encoder_trials, self.generator)
-            drawn = History.from_rows(rows, self.device)
-            elbo, metrics = self.elbo(drawn)
+            drawn = self.replay.sample(self.config.encoder_trials, self.generator)
+            trials = History.from_rows(drawn, self.device)
+            elbo, metrics = self.elbo(trials)
             # A step's share of it, lest the gradient grows with the square of the trial's length.
-            loss = -elbo / drawn.valid.sum(0).float().mean()
+            loss = -elbo / trials.valid.sum(0).float().mean()
             norm = self.descend("encoder", loss)
-            found.append(metrics | {"encoder/gradient_norm": norm})
+            found.append(sum_over_ranks(metrics) | {"encoder/gradient_norm": norm})
         return mean_of(found) | explored
 
     @property
@@ -220,27 +227,37 @@ class VariBAD(KeepsReplay, TaskInference):
 
         with N(0, I) in place of the belief before the first. Predictions are of some beliefs and
         some steps, drawn at random, scaled up to all: an unbiased estimate.
+
+        Of several ranks, each returns what its share of the trials adds.
         """
+        count = history.valid.shape[1]
+        beliefs = history.valid.sum() + count
+        steps = history.valid.sum(0).float().mean()
+        mine = torch.arange(count)
+        part = part_at(torch.where(mine % world().size == world().rank, mine, -1))
+        share = float(part.share > 0)  # a rank without any trial counts one for nothing
+        history = history.of(part.rows.to(self.device))
+
         belief = Gaussian(*self.outputs(history).chunk(2, dim=-1))  # (T + 1, B, L)
         known = torch.cat([torch.ones_like(history.valid[:1]), history.valid])
-        beliefs = known.sum()
-        kl = torch.where(known, belief.kl(self.held_to(belief)), 0.0).sum() / beliefs
+        kl = share * torch.where(known, belief.kl(self.held_to(belief)), 0.0).sum() / beliefs
 
         at = self.some(len(known), self.config.elbo_beliefs)
         of = self.some(len(history.valid), self.config.elbo_steps)
         drawn = Gaussian(belief.mean[at], belief.log_std[at])
-        noise = torch.randn(drawn.mean.shape, generator=self.generator).to(drawn.mean)
+        shape = (len(at), count, self.config.task_size)
+        noise = torch.randn(shape, generator=self.generator)[:, part.rows].to(drawn.mean)
         likelihood = self.log_likelihood(history, of, drawn.mean + drawn.log_std.exp() * noise)
         counted = known[at].unsqueeze(1) & history.valid[of]  # (K, J, B)
-        scale = len(known) / len(at) * len(history.valid) / len(of)
+        scale = share * len(known) / len(at) * len(history.valid) / len(of)
         predicted = scale * torch.where(counted, likelihood, 0.0).sum() / beliefs
 
-        steps = history.valid.sum(0).float().mean()
+        std = belief.log_std[known].exp().mean() * known.sum() / beliefs
         return predicted - kl, {
             "encoder/elbo": ((predicted - kl) / steps).detach(),
             "encoder/log_likelihood": (predicted / steps).detach(),
             "encoder/kl": kl.detach(),
-            "encoder/std": belief.log_std[known].exp().mean().detach(),
+            "encoder/std": share * std.detach(),
         }
 
     def held_to(self, belief: Gaussian) -> Gaussian:

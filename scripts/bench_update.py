@@ -72,6 +72,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rl2_ppo, gru, critic": ("rl2_ppo", {"episodes_per_trial": 3, "critic": True}),
     "rl2_ppo, lstm": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "lstm"}),
     "rl2_ppo, transformer": ("rl2_ppo", {"episodes_per_trial": 3, "memory": "transformer"}),
+    "rl2_ppo, transformer, 1 layer": (
+        "rl2_ppo",
+        {"episodes_per_trial": 3, "memory": "transformer", "layers": 1, "heads": 8},
+    ),
     "varibad": ("varibad", {}),
     "metric": ("metric", {}),
     "in_context_sac, gru, one step": (

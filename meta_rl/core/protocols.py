@@ -337,7 +337,8 @@ class TellsBelief(Protocol):
 class Stored(Protocol):
     """What an agent offers beside `MetaAgent` if it stores experience, which no checkpoint holds.
 
-    Only `meta_update` stores. `learning.replay.KeepsReplay` has all of this.
+    Only `meta_update` stores. `learning.replay.KeepsReplay` has all of this. An agent that also
+    learns over ranks stores the same on all of them; rank 0 writes it, and all read it.
     """
 
     @property

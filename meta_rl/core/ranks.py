@@ -276,9 +276,29 @@ def part_of(which: Int[Tensor, "B"], own: int) -> Part:
         own: How many each rank has.
     """
     places = which - _ranks.rank * own
-    rows = places[(places >= 0) & (places < own)]
-    share = len(rows) / len(which)
-    return Part(rows if share else torch.zeros(1, dtype=which.dtype), share)
+    return part_at(torch.where((places >= 0) & (places < own), places, -1))
+
+
+def part_at(places: Int[Tensor, "B"]) -> Part:
+    """Return this rank's part of some samples.
+
+    Args:
+        places: Where each lies among the rank's own samples; -1 if on another rank.
+    """
+    rows = places[places >= 0]
+    share = len(rows) / len(places)
+    return Part(rows if share else torch.zeros(1, dtype=places.dtype), share)
+
+
+def places_in_order(own: Int[Tensor, "S"]) -> Int[Tensor, "R"]:
+    """Return where each sample of all ranks lies among this rank's own; -1 if on another rank.
+
+    Args:
+        own: Numbers of this rank's samples, unlike those of all others. By them all are in order.
+    """
+    found = gathered(own)
+    places = torch.cat(found).argsort() - sum(map(len, found[: _ranks.rank]))
+    return torch.where((places >= 0) & (places < len(own)), places, -1)
 
 
 def _fingerprint(tree: Any) -> str:

@@ -195,17 +195,24 @@ class Transformer(nn.Module):
         The slot that it takes held the step that the window leaves behind.
         """
         steps = state["steps"]
-        world, slot = torch.arange(steps.shape[0], device=steps.device), steps % self.context_steps
         reach = self._slots_in_use(steps + 1)
-        visible = torch.arange(reach, device=steps.device) <= steps.unsqueeze(1)  # (B, reach)
-        visible = visible.unsqueeze(1).unsqueeze(1)
-        turn = self._turn(steps)
+        alike = self._in_step(steps, valid)
+        world = torch.arange(steps.shape[0], device=steps.device)
+        slot = steps % self.context_steps
+        visible = None
+        if not alike:
+            visible = torch.arange(reach, device=steps.device) <= steps.unsqueeze(1)  # (B, reach)
+            visible = visible.unsqueeze(1).unsqueeze(1)
+        turn = self._turn(steps[:1] if alike else steps)
         x = self.inlet(inputs)
         for layer, block in enumerate(self._layers):
             query, key, value = block.project(x, turn)
             for column, row in ((state["keys"], key), (state["values"], value)):
-                kept = torch.where(valid.unsqueeze(1), row, column[world, layer, slot])
-                column[world, layer, slot] = kept
+                if alike:
+                    column[:, layer, slot[0]] = row
+                else:
+                    kept = torch.where(valid.unsqueeze(1), row, column[world, layer, slot])
+                    column[world, layer, slot] = kept
             # All heads look at the same keys, so they stand where a sequence has its steps.
             attended = functional.scaled_dot_product_attention(
                 query.unsqueeze(1),
@@ -271,6 +278,15 @@ class Transformer(nn.Module):
         if steps.device.type != "cpu" or torch.compiler.is_exporting():
             return self.context_steps
         return min(int(steps.max()), self.context_steps)
+
+    def _in_step(self, steps: Int[Tensor, "B"], valid: Bool[Tensor, "B"]) -> bool:
+        """Return whether all worlds are known to write the same slot and to see all that is full.
+
+        So it mostly is, and then one slice is written, and no world needs a mask of its own.
+        """
+        if steps.device.type != "cpu" or torch.compiler.is_exporting():
+            return False
+        return bool(valid.all()) and bool((steps == steps[0]).all())
 
     def _turn(self, position: Int[Tensor, "*B"]) -> tuple[Tensor, Tensor]:
         """Return cosines and sines (*B, D / 2) of each position's angles.

@@ -60,18 +60,20 @@ def check_memory(
     raise UserError(f"{told}, but {owner} has {_readable(free)} free; lower {largest} first")
 
 
-def check_store(room: int) -> str:
+def check_store(room: int, processes: int) -> str:
     """Refuse a store of experience that takes more memory than there is; return how much it takes.
 
     Args:
         room: Bytes of a full store, which lives in the machine's memory on any device.
+        processes: Of this machine, each of which keeps one.
 
     Raises:
         UserError: It does not fit.
     """
     memory, owner = _memory_of(torch.device("cpu"))
     told = f"the replayed experience grows to {_readable(room)} of memory"
-    if memory is None or room <= memory:
+    told += f" in each of {processes} processes" if processes > 1 else ""
+    if memory is None or processes * room <= memory:
         return f"note: {told}, and about as much in the run folder"
     raise UserError(
         f"{told}, but {owner} has {_readable(memory)} free; lower agent.capacity, or "

@@ -39,6 +39,6 @@ def check_run_memory(
     notes = (
         check_memory("one meta-iteration", factors, distribution.spec, device),
         check_evaluation_memory(agent, distribution, device, experiment.evaluation, copies),
-        check_store(agent.room) if isinstance(agent, Stored) else None,
+        check_store(agent.room, ranks.local_size) if isinstance(agent, Stored) else None,
     )
     return [note for note in notes if note is not None]

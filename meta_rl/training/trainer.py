@@ -408,7 +408,7 @@ class Trainer:
     def _check_ranks(self) -> None:
         """Refuse agents that cannot learn from tasks that other processes have played."""
         knows = getattr(self.agent, "learns_over_ranks", False)
-        if self.ranks.size > 1 and (not knows or isinstance(self.agent, Stored)):
+        if self.ranks.size > 1 and not knows:
             raise UserError(
                 f"{self.experiment.agent_name} learns in a single process, but torchrun has "
                 f"started {self.ranks.size}: use `meta-rl train` without it, or an agent whose "
@@ -418,7 +418,8 @@ class Trainer:
     def _what_all_hold(self) -> dict[str, Any]:
         """Return what ranks that learn in step have in common."""
         state = self._state()
-        return {name: state[name] for name in ("config", "agent", "streams", "meta_iterations")}
+        names = ("config", "agent", "stored", "streams", "meta_iterations")
+        return {name: state[name] for name in names}
 
     def _protocol(self) -> dict[str, Any]:
         """Return the protocol of the final evaluation, and by which split `best` is chosen."""

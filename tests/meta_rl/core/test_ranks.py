@@ -3,7 +3,7 @@ import torch
 
 from meta_rl.core import ranks
 from meta_rl.core.errors import Silent, UserError
-from meta_rl.core.ranks import Part, Ranks, check_alike, part_of
+from meta_rl.core.ranks import Part, Ranks, check_alike, part_at, part_of, places_in_order
 from meta_rl.core.seeding import SharedNoise, Streams, world_seeds
 from meta_rl.core.types import Task, Tasks
 from meta_rl.experiment.config import load_experiment
@@ -69,8 +69,22 @@ def test_the_parts_of_a_minibatch_weigh_as_much_as_they_hold(as_rank):
     assert [part.share for part in parts] == [1 / 3, 0, 2 / 3]
 
 
+def test_samples_of_all_ranks_stand_in_the_order_of_their_numbers(as_rank, monkeypatch):
+    numbers = [torch.tensor([0, 1, 4]), torch.tensor([2, 3, 5, 6])]  # as at three times
+    monkeypatch.setattr(ranks, "gathered", lambda own: numbers)
+    places = []
+    for rank in range(2):
+        as_rank(rank, 2)
+        places.append(places_in_order(numbers[rank]))
+    assert places[0].tolist() == [0, 1, -1, -1, 2, -1, -1]
+    assert places[1].tolist() == [-1, -1, 0, 1, -1, 2, 3]
+    part = part_at(places[1][torch.tensor([5, 4, 2, 0])])
+    assert part.rows.tolist() == [2, 0] and part.share == 1 / 2
+
+
 def test_a_single_process_has_all(identical):
     which = torch.tensor([2, 0])
+    assert places_in_order(torch.tensor([3, 5, 8])).tolist() == [0, 1, 2]
     assert identical(vars(part_of(which, 3)), vars(Part(which, 1.0)))
     tree = {"x": torch.ones(2)}
     assert ranks.sum_over_ranks(tree) is tree and ranks.mean_over_ranks(tree) is tree

@@ -115,6 +115,19 @@ def test_a_transformer_knows_how_long_ago_a_step_was_and_not_when():
     assert (swapped[-1] - early[-1]).abs().max() > 1e-3  # the order does matter
 
 
+def test_a_transformer_remembers_the_same_beside_worlds_that_are_at_another_step():
+    memory, inputs = make("transformer"), some_inputs(17)
+    valid = torch.ones(17, WORLDS, dtype=torch.bool)
+    together, state = stepped(memory, inputs, valid)
+    valid[7, 2] = False  # from here on the last world is a step behind
+
+    apart, behind = stepped(memory, inputs, valid)
+
+    assert behind["steps"].tolist() == [17, 17, 16]
+    assert torch.equal(apart[:, :2], together[:, :2])
+    assert all(torch.equal(behind[name][:2], state[name][:2]) for name in ("keys", "values"))
+
+
 def test_a_transformer_writes_one_slot_of_its_state_in_place():
     memory = make("transformer")
     _, state = stepped(memory, some_inputs(8), torch.ones(8, WORLDS, dtype=torch.bool))

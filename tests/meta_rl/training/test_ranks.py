@@ -47,6 +47,8 @@ CASES = {
     "fine_tune": ("fine_tune", {"normalize_observations": True}),
     "reptile": ("reptile", {}),
     "meta_gradient": ("meta_gradient", {"learn_step_size": True}),
+    "metric": ("metric", {"minibatches": 3, "encoder_updates": 3, "encoder_trials": 4}),
+    "varibad": ("varibad", {"minibatches": 3, "encoder_updates": 3, "encoder_trials": 5}),
 }
 """Agents with what else is shared over ranks; three minibatches of four tasks lie unevenly."""
 
