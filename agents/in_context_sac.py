@@ -29,8 +29,8 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
     """In-context actor-critic on replayed trials (AMAGO, Grigsby et al. 2024; Ni et al. 2022)."""
 
     gammas: tuple[float, ...] = (0.9, 0.97, 0.99)
-    """Discounts per environment step (γ), across the episodes of a trial, each in [0, 1). Each has
-    a policy and values of its own; the last one's policy acts."""
+    """Discounts per environment step (γ), across the episodes of a trial, each at least 0 and below
+    1. Each has a policy and values of its own; the last one's policy acts."""
     temperature: float = 0.1
     """Weight of the policy's entropy beside values in units of their own deviation (α), above 0;
     the first value if it is learned."""

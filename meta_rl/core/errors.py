@@ -31,8 +31,12 @@ class NonFiniteAction(UserError):  # noqa: N818
 
 
 def did_you_mean(given: str, known: list[str]) -> str:
-    """Return `did you mean 'x'? ` for the nearest of the known names, or nothing."""
+    """Return `did you mean 'x'? ` for the nearest of the known names, or nothing.
+
+    Names that begin with what was given come first.
+    """
     import difflib
 
-    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    begun = [name for name in known if given and name.startswith(given)]
+    nearest = begun[:1] or difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     return f"did you mean {nearest[0]!r}? " if nearest else ""
