@@ -34,6 +34,7 @@ from meta_rl.core.types import MetaBatch
 from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.learning import baseline
 from meta_rl.rollouts.collector import RolloutCollector
+from meta_rl.rollouts.elsewhere import CollectorElsewhere
 from meta_rl.rollouts.mujoco.task_env import MujocoTaskEnv
 from meta_rl.runs.folder import RunFolder
 from meta_rl.training.trainer import Trainer
@@ -46,7 +47,7 @@ MEANING = {
     "step": "env.step",
     "reset": "env.reset_ended",
     "act": "agent.act",
-    "record": "the rest of RolloutCollector.collect",
+    "record": "the rest of the collector, with copies to and from a GPU",
     "advantages": "the baseline's fit and advantages, wherever the agent computes them",
     "adapt": "agent.adapt, without advantages",
     "meta-update": "agent.meta_update, without advantages",
@@ -176,8 +177,10 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
 
 def simulator_of(trainer: Trainer) -> TaskEnv:
     """Return the simulator of a family that is played in one."""
-    assert isinstance(trainer.collector, RolloutCollector)
-    return trainer.collector.env
+    played_by = trainer.collector
+    collector = played_by.collector if isinstance(played_by, CollectorElsewhere) else played_by
+    assert isinstance(collector, RolloutCollector)
+    return collector.env
 
 
 def watch(trainer: Trainer, stopwatch: Stopwatch) -> None:
@@ -186,7 +189,9 @@ def watch(trainer: Trainer, stopwatch: Stopwatch) -> None:
     stopwatch.wrap(env, "start", "start")
     stopwatch.wrap(env, "step", "step")
     stopwatch.wrap(env, "reset_ended", "reset")
-    stopwatch.wrap(trainer.agent, "act", "act")
+    played_by = trainer.collector
+    acting = played_by.twin if isinstance(played_by, CollectorElsewhere) else trainer.agent
+    stopwatch.wrap(acting, "act", "act")
     stopwatch.wrap(trainer.agent, "adapt", "adapt")
     stopwatch.wrap(trainer.agent, "meta_update", "meta-update")
     stopwatch.wrap(trainer.collector, "collect", "record")

@@ -1,4 +1,4 @@
-"""What plays a run's rollouts: its own simulator, or workers on a Ray cluster."""
+"""What plays a run's rollouts: its own simulator, on its device or beside it, or Ray workers."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,17 +15,19 @@ from meta_rl.core.resources import usable_cores
 from meta_rl.experiment import catalog
 from meta_rl.experiment.building import build_agent, build_distribution, worker_count
 from meta_rl.experiment.config import Experiment, RolloutsConfig, experiment_from_dict, to_dict
+from meta_rl.rollouts.elsewhere import CollectorElsewhere
 from meta_rl.rollouts.footprint import check_memory, rollout_bytes
 from meta_rl.rollouts.ray.collector import SharingCollector
 from meta_rl.rollouts.ray.presence import prepare_ray
 
+CPU = torch.device("cpu")
 SPARE_STORE_BYTES = 200_000_000
 """Of an object store that is started for a run, beside the rollouts: for policies and contexts, and
 for evaluations, whose rollouts are bounded."""
 
 
 def acting_device(config: RolloutsConfig, device: torch.device) -> torch.device:
-    """Return the device that actions are drawn on: Ray workers act on the CPU or on GPUs.
+    """Return the device that actions are drawn on: not always the one that the agent is on.
 
     Args:
         device: Where the run's agent is.
@@ -34,12 +36,12 @@ def acting_device(config: RolloutsConfig, device: torch.device) -> torch.device:
         UserError: Workers would act on GPUs, whose noise a run on the CPU cannot keep.
     """
     if config.backend == "local":
-        return device
+        return device if config.device == "same" else CPU
     if config.gpus_per_worker and device.type != "cuda":
         raise UserError(
             f"rollouts.gpus_per_worker {config.gpus_per_worker:g} needs --device cuda, got {device}"
         )
-    return device if config.gpus_per_worker else torch.device("cpu")
+    return device if config.gpus_per_worker else CPU
 
 
 def make_collector(
@@ -60,7 +62,12 @@ def make_collector(
     """
     config, threads = experiment.rollouts, experiment.workers or 1
     if config.backend == "local":
-        return distribution.make_collector(device, worker_count(experiment))
+        there = acting_device(config, device)
+        collector = distribution.make_collector(there, worker_count(experiment))
+        if there == device:
+            return collector
+        twin = build_agent(experiment, distribution.spec, there)
+        return CollectorElsewhere(collector, twin, there, device)
     prepare_ray(config.address)
     if world().size > 1:
         raise UserError(

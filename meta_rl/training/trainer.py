@@ -395,8 +395,8 @@ class Trainer:
         acts_on = self.streams.acting.device.type
         if acted_on != acts_on:  # their random numbers cannot continue each other's
             raise UserError(
-                f"the run was trained on {acted_on}, so it cannot go on on {acts_on}; resume it "
-                f"with --device {acted_on}, or on Ray with the rollouts.gpus_per_worker that it had"
+                f"the run has acted on {acted_on}, so it cannot go on on {acts_on}; resume it with "
+                f"the --device, rollouts.device and rollouts.gpus_per_worker that it had"
             )
         self.agent.load_state_dict(state["agent"])
         if isinstance(self.agent, Stored):

@@ -18,6 +18,7 @@ from meta_rl.core.types import Examples, Phase
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import load_experiment
 from meta_rl.rollouts.adaptation import Adaptation, NotFinite
+from meta_rl.rollouts.elsewhere import CollectorElsewhere
 from meta_rl.rollouts.ray import presence
 from meta_rl.rollouts.ray.collector import SharingCollector
 from meta_rl.rollouts.ray.job import Failed, Played, to_arrays
@@ -25,6 +26,7 @@ from meta_rl.rollouts.ray.sharing import shares
 from meta_rl.training.collecting import make_collector
 
 CPU = torch.device("cpu")
+TWIN = 0
 
 
 class NearEnv(PointEnv):
@@ -48,7 +50,10 @@ FAMILY = NearGoals(Config(horizon=8, test_goals=6))
 
 @pytest.fixture
 def both(build_agent):
-    """Make an agent's adaptation by one collector, and by workers that share the tasks."""
+    """Make an agent's adaptation by one collector, and by workers that share the tasks.
+
+    In place of workers there may be the TWIN of an agent that is on another device.
+    """
 
     def make(agent="maml_trpo", family=FAMILY, tasks=5, copies=3, workers=3, streams=Streams):
         def build(device):
@@ -57,10 +62,12 @@ def both(build_agent):
             return build_agent(agent, family.spec, device), family
 
         drawn = family.sample(tasks, "train", torch.Generator().manual_seed(0))
-        crew = CrewHere(build, workers)
         changes = getattr(family, "changes", None)
         local = family.make_collector(CPU, 1)
-        shared = SharingCollector(crew, CPU, changes)
+        if workers == TWIN:
+            shared = CollectorElsewhere(family.make_collector(CPU, 1), build(CPU)[0], CPU, CPU)
+        else:
+            shared = SharingCollector(CrewHere(build, workers), CPU, changes)
         return [
             Adaptation(build(CPU)[0], collector, drawn, copies, streams(0, CPU, "test"), True)
             for collector in (local, shared)
@@ -95,6 +102,21 @@ def test_every_agent_plays_the_same_with_workers(agent, both, agree):
     agree(*both(agent))
 
 
+@pytest.mark.parametrize("agent", quick(catalog.names("agents")))
+def test_every_agent_s_twin_plays_as_it_does(agent, both, agree):
+    agree(*both(agent, workers=TWIN))
+
+
+def test_a_twin_plays_as_what_the_agent_has_become(both, agree):
+    one, other = both("rl2_ppo", workers=TWIN)
+    one.agent.load_state_dict(other.agent.state_dict())
+    for adaptation in (one, other):
+        with torch.no_grad():
+            adaptation.agent.policy.head.bias.add_(1.0)
+    agree(one, other)
+    assert one.experience[0].action.mean() > 0.5
+
+
 @pytest.mark.parametrize("agent", ["maml_trpo", "rl2_ppo"])
 @pytest.mark.parametrize(
     ("tasks", "copies", "workers"), [(4, 1, 4), (3, 1, 3), (1, 5, 2), (2, 2, 8), (7, 2, 3)]
@@ -103,19 +125,23 @@ def test_small_shares_are_rounded_as_large_ones(agent, tasks, copies, workers, b
     agree(*both(agent, tasks=tasks, copies=copies, workers=workers))
 
 
-def test_each_task_s_own_noise_goes_with_it(both, agree):
-    agree(*both(streams=TaskStreams))
+@pytest.mark.parametrize("workers", [TWIN, 3])
+def test_each_task_s_own_noise_goes_with_it(workers, both, agree):
+    agree(*both(streams=TaskStreams, workers=workers))
 
 
-@pytest.mark.parametrize("every", ["3 steps", "geometric 0.5"])
-def test_lives_go_on_with_workers(every, both, agree):
-    agree(*both("rl2_ppo", Changing(FAMILY, ChangeConfig(every=every))))
+@pytest.mark.parametrize(
+    ("every", "workers"), [("3 steps", 3), ("geometric 0.5", 3), ("3 steps", TWIN)]
+)
+def test_lives_go_on_elsewhere(every, workers, both, agree):
+    agree(*both("rl2_ppo", Changing(FAMILY, ChangeConfig(every=every)), workers=workers))
 
 
-def test_examples_are_shared_out_too(both, agree):
+@pytest.mark.parametrize("workers", [TWIN, 3])
+def test_examples_are_shared_out_too(workers, both, agree):
     family = lines.build(lines.Config())
     agent = ridge.build(ridge.Config(), family.spec, CPU, 0)
-    agree(*both(agent, family))
+    agree(*both(agent, family, workers=workers))
 
 
 def test_a_rollout_ends_everywhere_at_an_action_that_is_not_finite(both, identical):
@@ -242,6 +268,7 @@ def test_without_the_extra_the_flag_says_what_is_missing(monkeypatch, meta_rl, s
     ("rollouts", "message"),
     [
         ({"backend": "dask"}, "rollouts.backend must be one of local, ray"),
+        ({"device": "gpu"}, "rollouts.device must be one of same, cpu"),
         ({"workers": -1}, "rollouts.workers must be at least 0, got -1"),
         ({"gpus_per_worker": -0.5}, "rollouts.gpus_per_worker must be at least 0, got -0.5"),
         ({"deadline_s": 0.0}, "rollouts.deadline_s must be above 0, got 0"),

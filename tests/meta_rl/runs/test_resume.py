@@ -248,13 +248,24 @@ def test_a_run_on_the_gpu_resumes_on_the_gpu(agent, meta_rl, small_config, run_a
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("played", ["same", "cpu"])
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_repeatable_run_on_the_gpu_resumes_bit_for_bit(
-    agent, meta_rl, small_config, run_at, tmp_path, identical
+    agent, played, meta_rl, small_config, run_at, tmp_path, identical
 ):
     words = ("train", small_config(agent), "--device", "cuda", "--gpu-arithmetic", "repeatable")
+    words += ("--rollouts.device", played)
     meta_rl(*words, "--meta-iterations", 4, "--name", "whole").succeeds()
     meta_rl(*words, "--meta-iterations", 2, "--name", "parted").succeeds()
     meta_rl("train", "--resume", "runs/parted", "--meta-iterations", 4).succeeds()
     whole, parted = (run_at(tmp_path / "runs" / name) for name in ("whole", "parted"))
     assert identical(whole.latest["agent"], parted.latest["agent"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_run_goes_on_where_it_has_acted(meta_rl, small_config):
+    meta_rl("train", small_config(), "--device", "cuda", "--rollouts.device", "cpu").succeeds()
+    told = meta_rl("train", "--resume", "runs/small", "--rollouts.device", "same")
+    told.fails_with("the run has acted on cpu, so it cannot go on on cuda")
+    meta_rl("train", "--resume", "runs/small", "--device", "cpu", "--meta-iterations", 3).succeeds()
