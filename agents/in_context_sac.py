@@ -9,19 +9,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.seeding import Noise, SharedNoise, derive_seed, make_generator
-from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, Tasks, TimeStep
+from meta_rl.core.seeding import SharedNoise, derive_seed, make_generator
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout
 from meta_rl.learning.discounts import DiscountedActorCritic
-from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
+from meta_rl.learning.memory import MemoryConfig, State, build_memory
 from meta_rl.learning.networks import mlp
-from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.sac import ActorCriticConfig
-from meta_rl.learning.trials import History, TrialLength, last_of_trial, memory_inputs, packed
+from meta_rl.learning.trials import History, TrialLength, last_of_trial, packed
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,18 @@ class TrialNetwork(nn.Module):
         remembered, memory = self.memory.step(self.encoder(inputs), memory, valid)
         return torch.cat([remembered, inputs], dim=-1), memory
 
+    def distribution(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
+        """Return the policies of the last discount, which acts."""
+        return self.heads.policy(state)
 
-class InContextSAC(KeepsReplay):
+
+class InContextSAC(MemoryAgent, KeepsReplay):
     """Remembers what a task has taught it, and learns to from all trials that it has kept.
 
-    The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own. What
-    the memory sees, and what a trial's return counts, are RL²'s: rewards of all episodes from now
-    on, so that to explore is worth what later episodes make of it. An episode's end ends nothing.
-    After the last step of a trial nothing follows a failure; beyond a truncation the values go on.
+    What the memory sees, and what a trial's return counts, are RL²'s: rewards of all episodes from
+    now on, so that to explore is worth what later episodes make of it. An episode's end ends
+    nothing. After the last step of a trial nothing follows a failure; beyond a truncation the
+    values go on.
 
     The replay holds whole trials, and a gradient step learns from a piece of each that it draws.
     The memory at the piece's beginning is recomputed from the trial's first step by the present
@@ -117,11 +121,9 @@ class InContextSAC(KeepsReplay):
     eases (Kapturowski et al. 2019). To recompute it takes no gradient and so a third of the time.
     """
 
-    copies_share_experience = False
-
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config.normalize_inputs, spec, device)
         self.config = config
-        self.device = device
         self.phases = config.phases
         self.trial_steps = config.episodes_per_trial * spec.horizon
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
@@ -129,49 +131,19 @@ class InContextSAC(KeepsReplay):
             self.network = TrialNetwork(config, spec).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.outer_lr)
         self.generator = make_generator(seed, "update")
-        self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
-        self.reward_moments = RunningMoments.empty((), device)
         rows = History.none(spec).rows(self.trial_steps)
         failed = torch.zeros(0, dtype=torch.bool)
         self.replay = Replay(config.buffer_trials, rows | {"failed": failed})
 
-    def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
-        """Start with an empty memory."""
-        worlds = torch.Size((len(tasks), copies))
-        return by_world(self.network.memory.empty(worlds.numel()), worlds)
-
-    def act(
-        self, context: State, timestep: TimeStep, noise: Noise | None
-    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], State]:
-        """Draw actions and remember the step."""
-        policy, context = self.distribution(context, timestep)
-        action = policy.sample(noise)
-        return action, policy.log_prob(action), context
-
-    def distribution(self, context: State, timestep: TimeStep) -> tuple[TanhGaussian, State]:
-        """Return the policy of the step, and the memory of it; padding is not remembered."""
-        worlds = timestep.first.shape
-        inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
-        state, memory = self.network.step(inputs, in_a_row(context), valid)
-        policy = self.network.heads.policy(state.unflatten(0, worlds))
-        return policy, by_world(memory, worlds)
-
-    def adapt(self, context: State, rollout: Rollout) -> State:
-        """Return the context: acting has already put the rollout into memory."""
-        return context
-
-    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
-        """What the memory sees: observation, last action, last reward, start of an episode."""
-        scaled = self.config.normalize_inputs
-        moments = (self.obs_moments, self.reward_moments) if scaled else (None, None)
-        return memory_inputs(timestep, *moments)
+    @property
+    def acting(self) -> TrialNetwork:
+        """What acts."""
+        return self.network
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Store the meta-batch's trials, and take gradient steps on trials of the replay."""
         rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
-        if self.config.normalize_inputs:
-            self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
-            self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
+        self.see(rollout)
         failed = (last_of_trial(rollout.valid) & rollout.terminated).any(0).flatten()
         rows = History.played(rollout).rows(self.trial_steps)
         self.replay.add(rows | {"failed": failed})
@@ -229,8 +201,7 @@ class InContextSAC(KeepsReplay):
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "obs_moments": vars(self.obs_moments),
-            "reward_moments": vars(self.reward_moments),
+            **self.moments_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,10 +210,7 @@ class InContextSAC(KeepsReplay):
         if "optimizer" in state:  # a trimmed state is not trained on
             self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam keeps the tensors
             self.generator.set_state(state["generator"].cpu())
-        self.obs_moments, self.reward_moments = (
-            RunningMoments(**{key: value.to(self.device) for key, value in state[name].items()})
-            for name in ("obs_moments", "reward_moments")
-        )
+        self.load_moments(state)
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> InContextSAC:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution, Gaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import part_of, sum_over_ranks, world
-from meta_rl.core.seeding import Noise, derive_seed, make_generator
+from meta_rl.core.seeding import derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.threads import side_by_side
 from meta_rl.core.types import (
@@ -27,13 +28,10 @@ from meta_rl.core.types import (
     Metrics,
     Params,
     Rollout,
-    Tasks,
-    TimeStep,
     map_tensors,
 )
 from meta_rl.learning.critic import ValueHead
 from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
-from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
 from meta_rl.learning.trials import (
@@ -41,7 +39,6 @@ from meta_rl.learning.trials import (
     cut,
     handed_on,
     in_order,
-    memory_inputs,
     packed,
     to_go,
     trial_advantage,
@@ -151,10 +148,9 @@ class RecurrentPolicy(nn.Module):
 
     def step(
         self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
-    ) -> tuple[Distribution, State]:
-        """Return the action distributions of one step, and the state with it; see `Memory.step`."""
-        remembered, state = self.memory.step(self.encoder(inputs), state, valid)
-        return self.distribution(remembered), state
+    ) -> tuple[Float[Tensor, "B H"], State]:
+        """Return what is remembered at one step, and the state with it; see `Memory.step`."""
+        return self.memory.step(self.encoder(inputs), state, valid)
 
     def distribution(self, remembered: Float[Tensor, "*B H"]) -> Distribution:
         """Return the distributions of the actions that follow from what is remembered."""
@@ -188,58 +184,25 @@ class Trials:
         return map_tensors(lambda column: column[:, :, which], self)
 
 
-class RL2PPO:
-    """Remembers what a task has taught it; the learning algorithm is the policy itself.
+class RL2PPO(MemoryAgent):
+    """Remembers what a task has taught it, and learns by PPO to remember what helps."""
 
-    The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own.
-    Parameters are shared by all tasks, so (M, N) is folded into one batch axis.
-    """
-
-    copies_share_experience = False
     learns_over_ranks = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
+        super().__init__(config.normalize_inputs, spec, device)
         self.config = config
-        self.spec = spec
-        self.device = device
         self.phases = config.phases
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
             torch.manual_seed(derive_seed(seed, "init"))
             self.policy = RecurrentPolicy(config, spec).to(device)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.outer_lr, eps=1e-5)
         self.generator = make_generator(seed, "update")
-        self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
-        self.reward_moments = RunningMoments.empty((), device)
 
-    def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
-        """Start with an empty memory."""
-        worlds = torch.Size((len(tasks), copies))
-        return by_world(self.policy.memory.empty(worlds.numel()), worlds)
-
-    def act(
-        self, context: State, timestep: TimeStep, noise: Noise | None
-    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], State]:
-        """Draw actions and remember the step."""
-        policy, context = self.distribution(context, timestep)
-        action = policy.sample(noise)
-        return action, policy.log_prob(action), context
-
-    def distribution(self, context: State, timestep: TimeStep) -> tuple[Distribution, State]:
-        """Return the policy of the step, and the memory of it; padding is not remembered."""
-        worlds = timestep.first.shape
-        inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
-        policy, state = self.policy.step(inputs, in_a_row(context), valid)
-        return by_world(policy, worlds), by_world(state, worlds)
-
-    def adapt(self, context: State, rollout: Rollout) -> State:
-        """Return the context: acting has already put the rollout into memory."""
-        return context
-
-    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
-        """What the policy sees: observation, last action, last reward, start of an episode."""
-        scaled = self.config.normalize_inputs
-        moments = (self.obs_moments, self.reward_moments) if scaled else (None, None)
-        return memory_inputs(timestep, *moments)
+    @property
+    def acting(self) -> RecurrentPolicy:
+        """What acts."""
+        return self.policy
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs of clipped policy gradients on whole trials, their memory recomputed.
@@ -274,9 +237,7 @@ class RL2PPO:
             self.config,
             self.generator,
         )
-        if self.config.normalize_inputs:  # only now: the trials were played with the old moments
-            self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
-            self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
+        self.see(rollout)  # only now: the trials were played with the old moments
         return metrics
 
     def step(self, trials: Trials, memory: State) -> tuple[Metrics, State]:
@@ -439,8 +400,7 @@ class RL2PPO:
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
-            "obs_moments": vars(self.obs_moments),
-            "reward_moments": vars(self.reward_moments),
+            **self.moments_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -454,9 +414,7 @@ class RL2PPO:
         if "optimizer" in state:  # a trimmed state is not trained on
             self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam keeps the tensors
             self.generator.set_state(state["generator"].cpu())
-        for name in ("obs_moments", "reward_moments"):
-            moments = {key: value.to(self.device) for key, value in state[name].items()}
-            setattr(self, name, RunningMoments(**moments))
+        self.load_moments(state)
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> RL2PPO:

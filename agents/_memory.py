@@ -1,0 +1,109 @@
+"""What agents stand on whose memory of the trial is all that they know of the task."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from meta_rl.core.distributions import Distribution
+from meta_rl.core.seeding import Noise
+from meta_rl.core.types import EnvSpec, Rollout, Tasks, TimeStep
+from meta_rl.learning.memory import Memory, State, by_world, in_a_row
+from meta_rl.learning.normalization import RunningMoments
+from meta_rl.learning.trials import memory_inputs
+
+
+@runtime_checkable
+class ActsByMemory(Protocol):
+    """A network that draws actions from what it remembers."""
+
+    @property
+    def memory(self) -> Memory:
+        """What remembers the trial."""
+        ...
+
+    def step(
+        self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B S"], State]:
+        """Return what the policy acts on at one step, and the state with it; see `Memory.step`."""
+        ...
+
+    def distribution(self, known: Float[Tensor, "*B S"]) -> Distribution:
+        """Return the action distributions that follow from what `step` returned."""
+        ...
+
+
+class MemoryAgent:
+    """Adapts within its memory; the learning algorithm is the network itself.
+
+    The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own.
+    Parameters are shared by all tasks, so (M, N) is folded into one batch axis.
+
+    Args:
+        normalize_inputs: Scale observations and remembered rewards by their running moments.
+    """
+
+    copies_share_experience = False
+
+    def __init__(self, normalize_inputs: bool, spec: EnvSpec, device: torch.device) -> None:
+        self.normalize_inputs = normalize_inputs
+        self.spec = spec
+        self.device = device
+        self.obs_moments = RunningMoments.empty((spec.observation_size,), device)
+        self.reward_moments = RunningMoments.empty((), device)
+
+    @property
+    def acting(self) -> ActsByMemory:
+        """What acts."""
+        raise NotImplementedError(f"{type(self).__name__} must say what acts")
+
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
+        """Start with an empty memory."""
+        worlds = torch.Size((len(tasks), copies))
+        return by_world(self.acting.memory.empty(worlds.numel()), worlds)
+
+    def act(
+        self, context: State, timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], State]:
+        """Draw actions and remember the step."""
+        policy, context = self.distribution(context, timestep)
+        action = policy.sample(noise)
+        return action, policy.log_prob(action), context
+
+    def distribution(self, context: State, timestep: TimeStep) -> tuple[Distribution, State]:
+        """Return the policy of the step, and the memory of it; padding is not remembered."""
+        worlds = timestep.first.shape
+        inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
+        known, state = self.acting.step(inputs, in_a_row(context), valid)
+        return self.acting.distribution(known.unflatten(0, worlds)), by_world(state, worlds)
+
+    def adapt(self, context: State, rollout: Rollout) -> State:
+        """Return the context: acting has already put the rollout into memory."""
+        return context
+
+    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
+        """What the memory sees: observation, last action, last reward, start of an episode."""
+        moments = (self.obs_moments, self.reward_moments) if self.normalize_inputs else (None, None)
+        return memory_inputs(timestep, *moments)
+
+    def see(self, rollout: Rollout) -> None:
+        """Let the running moments know a rollout."""
+        if self.normalize_inputs:
+            self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
+            self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)
+
+    def moments_state(self) -> dict[str, Any]:
+        """Return the running moments, for a checkpoint."""
+        return {
+            "obs_moments": vars(self.obs_moments),
+            "reward_moments": vars(self.reward_moments),
+        }
+
+    def load_moments(self, state: Mapping[str, Any]) -> None:
+        """Restore what `moments_state` returned."""
+        self.obs_moments, self.reward_moments = (
+            RunningMoments(**{key: value.to(self.device) for key, value in state[name].items()})
+            for name in ("obs_moments", "reward_moments")
+        )
