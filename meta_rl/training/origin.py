@@ -17,11 +17,16 @@ from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.trimmed import TRAINING_ONLY, widened
 
 
-def start_from(run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device) -> Origin:
+def start_from(
+    run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device
+) -> tuple[Origin, list[str]]:
     """Give an agent what a run's latest checkpoint has learned; its optimizer begins anew.
 
     Agents may differ: what both have is taken, such as the policy of a multi-task agent. Numbers
     that the other one does not have, such as learned step sizes, stay as they begin.
+
+    Returns:
+        Where the agent comes from, and notes on what only one of the two has.
 
     Raises:
         UserError: The run has other spaces, sizes of networks, or nothing that this agent has.
@@ -32,7 +37,8 @@ def start_from(run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device) 
     state = checkpoint.load(folder.checkpoint("latest"), device)
     learned = widened(state["agent"])
     own = agent.state_dict()
-    taken, merged = _merged(own, learned, "", run)
+    taken: set[str] = set()
+    merged = _merged(own, learned, "", run, taken)
     if not taken:
         raise UserError(
             f"{run} cannot be started from: its {theirs.agent_name} and this agent have no "
@@ -48,7 +54,15 @@ def start_from(run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device) 
                 f"not have; give both the same settings"
             )
     agent.load_state_dict(merged)
-    return Origin(run, state["env_steps"], state["meta_iterations"])
+    notes = [
+        f"note: {what}: {', '.join(names)}"
+        for what, names in (
+            (f"begun anew, as {run} has nothing that fits", _parts_beside(own, taken)),
+            (f"left out of {run}, as this agent has no such part", _parts_beside(learned, taken)),
+        )
+        if names
+    ]
+    return Origin(run, state["env_steps"], state["meta_iterations"]), notes
 
 
 def _learned_parts(state: Mapping[str, Any]) -> set[str]:
@@ -70,24 +84,39 @@ def _check_spaces(run: str, theirs: EnvSpec, ours: EnvSpec) -> None:
         )
 
 
-def _merged(own: Any, given: Any, path: str, run: str) -> tuple[int, Any]:
-    """Return how many tensors were taken, and an agent's state with them."""
+def _merged(own: Any, given: Any, path: str, run: str, taken: set[str]) -> Any:
+    """Return an agent's state with the tensors that the other one has too; note their paths."""
     if isinstance(own, Mapping):
         given = given if isinstance(given, Mapping) else {}
         if not path:  # what only training needs begins anew
             given = {name: value for name, value in given.items() if name not in TRAINING_ONLY}
-        parts = {
-            name: _merged(value, given.get(name), f"{path}.{name}" if path else str(name), run)
+        return {
+            name: _merged(value, given.get(name), _below(path, name), run, taken)
             for name, value in own.items()
         }
-        return sum(taken for taken, _ in parts.values()), {
-            name: part for name, (_, part) in parts.items()
-        }
     if not (isinstance(own, Tensor) and isinstance(given, Tensor)):
-        return 0, own
+        return own
     if own.shape != given.shape:
         raise UserError(
             f"{run} cannot be started from: its {path} has the shape {tuple(given.shape)}, and "
             f"this agent's {tuple(own.shape)}; give both networks the same sizes"
         )
-    return 1, given
+    taken.add(path)
+    return given
+
+
+def _parts_beside(state: Mapping[str, Any], taken: set[str]) -> list[str]:
+    """Return the parts of an agent that hold learned tensors beside those that were taken."""
+    beside = {path for name in _learned_parts(state) for path in _paths(state[name], name)} - taken
+    return sorted({".".join(path.split(".")[:2]) for path in beside})
+
+
+def _paths(state: Any, path: str) -> list[str]:
+    """Return the paths of all tensors."""
+    if isinstance(state, Mapping):
+        return [each for name, value in state.items() for each in _paths(value, _below(path, name))]
+    return [path] if isinstance(state, Tensor) else []
+
+
+def _below(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)

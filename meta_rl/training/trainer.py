@@ -104,12 +104,13 @@ class Trainer:
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
             self._check_ranks()
             origin: Origin | None = None
+            notes: list[str] = []
             if state is None and experiment.start_from:
                 spec = self.distribution.spec
-                origin = start_from(experiment.start_from, self.agent, spec, self.device)
+                origin, notes = start_from(experiment.start_from, self.agent, spec, self.device)
             self.streams = Streams(experiment.seed, acting_device(experiment.rollouts, self.device))
             # What is too large is refused before anything is made.
-            notes = check_run_memory(experiment, self.agent, self.distribution, self.device)
+            notes += check_run_memory(experiment, self.agent, self.distribution, self.device)
             scratch = torch.Generator().manual_seed(0)
             self.distribution.sample(experiment.meta_batch_size, "train", scratch)
             self.pool = fixed_pool(self.distribution, experiment.train_tasks, experiment.seed)

@@ -60,6 +60,17 @@ def test_an_agent_of_another_kind_takes_what_both_have(trained, tmp_path):
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-12)
 
 
+def test_what_only_one_of_two_memories_has_is_told(trained, meta_rl, small_config, tmp_path):
+    first = trained("rl2_ppo", agent={"memory": "gru", "memory_size": 8})
+    agent = {"memory": "transformer", "memory_size": 8, "layers": 1, "heads": 2}
+    told = meta_rl(
+        "train", small_config("rl2_ppo", name="second", agent=agent), "--from", first
+    ).succeeds()
+    words = " ".join((told.out + told.err).split())
+    assert f"note: begun anew, as {first} has nothing that fits: policy.memory" in words
+    assert f"note: left out of {first}, as this agent has no such part: policy.memory" in words
+
+
 def test_a_run_that_began_so_is_resumed_as_any_other(trained, meta_rl, tmp_path, identical):
     trained(meta_iterations=1)
     whole = begun(trained, tmp_path, meta_iterations=3)
