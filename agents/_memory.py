@@ -1,4 +1,4 @@
-"""What agents stand on whose memory of the trial is all that they know of the task."""
+"""What agents stand on that know the task by their memory of the trial."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -16,8 +16,8 @@ from meta_rl.learning.trials import memory_inputs
 
 
 @runtime_checkable
-class ActsByMemory(Protocol):
-    """A network that draws actions from what it remembers."""
+class Remembers(Protocol):
+    """A network that knows at each step what it makes of all that it remembers."""
 
     @property
     def memory(self) -> Memory:
@@ -27,16 +27,12 @@ class ActsByMemory(Protocol):
     def step(
         self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B S"], State]:
-        """Return what the policy acts on at one step, and the state with it; see `Memory.step`."""
-        ...
-
-    def distribution(self, known: Float[Tensor, "*B S"]) -> Distribution:
-        """Return the action distributions that follow from what `step` returned."""
+        """Return what is known after one step, and the state with it; see `Memory.step`."""
         ...
 
 
 class MemoryAgent:
-    """Adapts within its memory; the learning algorithm is the network itself.
+    """Adapts by what it remembers. It says what remembers, and what policy follows from that.
 
     The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own.
     Parameters are shared by all tasks, so (M, N) is folded into one batch axis.
@@ -55,14 +51,18 @@ class MemoryAgent:
         self.reward_moments = RunningMoments.empty((), device)
 
     @property
-    def acting(self) -> ActsByMemory:
-        """What acts."""
-        raise NotImplementedError(f"{type(self).__name__} must say what acts")
+    def remembering(self) -> Remembers:
+        """What remembers the trial."""
+        raise NotImplementedError(f"{type(self).__name__} must say what remembers")
+
+    def policy_of(self, known: Float[Tensor, "M N S"], timestep: TimeStep) -> Distribution:
+        """Return the policy that follows from what is known after a step."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it acts")
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
         """Start with an empty memory."""
         worlds = torch.Size((len(tasks), copies))
-        return by_world(self.acting.memory.empty(worlds.numel()), worlds)
+        return by_world(self.remembering.memory.empty(worlds.numel()), worlds)
 
     def act(
         self, context: State, timestep: TimeStep, noise: Noise | None
@@ -73,11 +73,16 @@ class MemoryAgent:
         return action, policy.log_prob(action), context
 
     def distribution(self, context: State, timestep: TimeStep) -> tuple[Distribution, State]:
-        """Return the policy of the step, and the memory of it; padding is not remembered."""
+        """Return the policy of the step, and the memory of it."""
+        known, context = self.remember(context, timestep)
+        return self.policy_of(known, timestep), context
+
+    def remember(self, context: State, timestep: TimeStep) -> tuple[Float[Tensor, "M N S"], State]:
+        """Return what is known after a step, and the memory of it; padding is not remembered."""
         worlds = timestep.first.shape
         inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
-        known, state = self.acting.step(inputs, in_a_row(context), valid)
-        return self.acting.distribution(known.unflatten(0, worlds)), by_world(state, worlds)
+        known, state = self.remembering.step(inputs, in_a_row(context), valid)
+        return known.unflatten(0, worlds), by_world(state, worlds)
 
     def adapt(self, context: State, rollout: Rollout) -> State:
         """Return the context: acting has already put the rollout into memory."""

@@ -14,14 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import part_at, places_in_order, sum_over_ranks, world
-from meta_rl.core.seeding import Noise, derive_seed, make_generator
+from meta_rl.core.seeding import derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
+from meta_rl.learning.memory import MemoryConfig
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import MLPPolicy
 from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
@@ -29,14 +31,13 @@ from meta_rl.learning.task_encoder import TaskEncoder
 from meta_rl.learning.trials import (
     History,
     TrialConfig,
-    memory_inputs,
     packed,
     trial_advantage,
 )
 
 
 @dataclass(frozen=True)
-class TaskInferenceConfig(MinibatchConfig, TrialConfig):
+class TaskInferenceConfig(MinibatchConfig, TrialConfig, MemoryConfig):
     """A memory that infers the task, and a policy on the state and what was inferred, by PPO."""
 
     outer_lr: float = 7e-4
@@ -57,9 +58,9 @@ class TaskInferenceConfig(MinibatchConfig, TrialConfig):
     min_std: float = 0.05
     """Floor of the standard deviation, in the actions' unit, above 0."""
     encoder_sizes: tuple[int, ...] = (64,)
-    """Units of each layer of the encoder before its GRU, each at least 1."""
+    """Units of each layer of the encoder before its memory, each at least 1."""
     memory_size: int = 64
-    """Units of the encoder's GRU (H), at least 1."""
+    """Units of the encoder's memory (H), at least 1."""
     task_size: int = 5
     """Dimensions of the space in which tasks are told apart (L), at least 1."""
     encoder_lr: float = 3e-3
@@ -70,9 +71,9 @@ class TaskInferenceConfig(MinibatchConfig, TrialConfig):
     """Trials that each step of the encoder learns from, at least 2; fewer if there are no more."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        TrialConfig.__post_init__(self)
-        check_at_least(1, self, "memory_size", "task_size", "encoder_updates")
+        for part in (MinibatchConfig, TrialConfig, MemoryConfig):
+            part.__post_init__(self)
+        check_at_least(1, self, "task_size", "encoder_updates")
         check_at_least(2, self, "encoder_trials")
         check_at_least(0, self, "entropy_coefficient")
         check_above_zero(self, "max_gradient_norm", "initial_std", "min_std", "encoder_lr")
@@ -91,17 +92,16 @@ def check_layers(config: object, *names: str) -> None:
             raise UserError(f"agent.{name} must all be at least 1, got {getattr(config, name)}")
 
 
-class TaskInference:
+class TaskInference(MemoryAgent):
     """Infers the task, and acts on the state and what it has inferred.
 
-    The context is the encoder's memory, (M, N, H): every copy is a trial of its own. An agent adds
-    `improve_encoder`, and what its task variable is.
+    The context is the encoder's `memory`, and its `output` (M, N, V) after what it remembers. An
+    agent adds `improve_encoder`, and what its task variable is.
 
     Args:
         outputs: Numbers that the encoder puts out.
     """
 
-    copies_share_experience = False
     config: TaskInferenceConfig
 
     def __init__(
@@ -112,9 +112,8 @@ class TaskInference:
         seed: int,
         outputs: int,
     ) -> None:
+        super().__init__(config.normalize_inputs, spec, device)
         self.config = config
-        self.spec = spec
-        self.device = device
         self.phases = config.phases
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
             torch.manual_seed(derive_seed(seed, "init"))
@@ -133,17 +132,14 @@ class TaskInference:
             "encoder": torch.optim.Adam(self.inference.parameters(), lr=config.encoder_lr),
         }
         self.generator = make_generator(seed, "update")
-        self.moments = {
-            "obs": RunningMoments.empty((spec.observation_size,), device),
-            "reward": RunningMoments.empty((), device),
-            "variable": RunningMoments.empty((outputs,), device),
-        }
+        self.variable_moments = RunningMoments.empty((outputs,), device)
 
     def make_inference(self, outputs: int) -> dict[str, nn.Module]:
         """Make the modules that learn by the encoder's loss, the encoder among them."""
-        inputs = self.spec.observation_size + self.spec.action_size + 2
-        sizes = self.config.encoder_sizes
-        return {"encoder": TaskEncoder(inputs, sizes, self.config.memory_size, outputs)}
+        config, spec = self.config, self.spec
+        inputs = spec.observation_size + spec.action_size + 2
+        steps = config.episodes_per_trial * spec.horizon + 1  # what the last one has led to
+        return {"encoder": TaskEncoder(config, inputs, config.encoder_sizes, outputs, steps)}
 
     @property
     def encoder(self) -> TaskEncoder:
@@ -156,53 +152,43 @@ class TaskInference:
         """Return the task variable that an output of the encoder's head means."""
         return output
 
-    def begin(self, tasks: Tasks, copies: int, training: bool) -> Float[Tensor, "M N H"]:
-        """Start with an empty memory."""
-        return torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
+    @property
+    def remembering(self) -> TaskEncoder:
+        """What remembers the trial."""
+        return self.encoder
 
-    def act(
-        self, context: Float[Tensor, "M N H"], timestep: TimeStep, noise: Noise | None
-    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Float[Tensor, "M N H"]]:
-        """Remember the step and draw actions."""
-        policy, hidden = self.distribution(context, timestep)
-        action = policy.sample(noise)
-        return action, policy.log_prob(action), hidden
+    def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
+        """Start with an empty memory, and what is known without one."""
+        nothing = torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
+        memory = super().begin(tasks, copies, training)
+        return {"memory": memory, "output": self.encoder.head(nothing).detach()}
 
-    def distribution(
-        self, context: Float[Tensor, "M N H"], timestep: TimeStep
-    ) -> tuple[Distribution, Float[Tensor, "M N H"]]:
-        """Return the policy of the step, and the memory of it; padding is not remembered."""
-        worlds = timestep.first.shape
-        inputs = self.inputs(timestep).flatten(0, 1).unsqueeze(0)
-        output, hidden = self.encoder(inputs, context.flatten(0, 1))
-        variable = self.variable(output.squeeze(0)).unflatten(0, worlds)
-        hidden = torch.where(timestep.valid.unsqueeze(-1), hidden.unflatten(0, worlds), context)
-        return self.policy(self.shown(timestep.obs, variable)), hidden
+    def remember(
+        self, context: dict[str, Any], timestep: TimeStep
+    ) -> tuple[Float[Tensor, "M N V"], dict[str, Any]]:
+        """Return the encoder's output after a step, and the memory of it."""
+        output, memory = super().remember(context["memory"], timestep)
+        kept = torch.where(timestep.valid.unsqueeze(-1), output, context["output"])
+        return output, {"memory": memory, "output": kept}
 
-    def adapt(self, context: Float[Tensor, "M N H"], rollout: Rollout) -> Float[Tensor, "M N H"]:
-        """Return the context: acting has already put the rollout into memory."""
-        return context
-
-    def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
-        """What the encoder sees of a step."""
-        scaled = self.config.normalize_inputs
-        moments = (self.moments["obs"], self.moments["reward"]) if scaled else (None, None)
-        return memory_inputs(timestep, *moments)
+    def policy_of(self, known: Float[Tensor, "M N V"], timestep: TimeStep) -> Distribution:
+        """Return the policy in a state, given the encoder's output."""
+        policy: Distribution = self.policy(self.shown(timestep.obs, self.variable(known)))
+        return policy
 
     def shown(
         self, obs: Float[Tensor, "*B O"], variable: Float[Tensor, "*B V"]
     ) -> Float[Tensor, "*B OV"]:
         """What the policy sees: the state, and the task variable as a part of it."""
         if self.config.normalize_inputs:
-            obs = self.moments["obs"].normalize(obs)
-            variable = self.moments["variable"].normalize(variable)
+            obs = self.obs_moments.normalize(obs)
+            variable = self.variable_moments.normalize(variable)
         return torch.cat([obs, variable.to(obs.dtype)], dim=-1)
 
     def outputs(self, history: History) -> Float[Tensor, "T1 B V"]:
         """What the encoder puts out before each step of trials, and after the last."""
         inputs = self.inputs(history.seen()).flatten(1, 2).to(self.encoder.head.weight.dtype)
-        nothing = inputs.new_zeros(inputs.shape[1], self.config.memory_size)
-        output: Tensor = self.encoder(inputs, nothing)[0]
+        output: Tensor = self.encoder(inputs, self.encoder.memory.empty(inputs.shape[1]))[0]
         return output
 
     @torch.no_grad()
@@ -218,12 +204,9 @@ class TaskInference:
         variable = self.variables(rollout)
         metrics = self.improve_policy(rollout, variable)
         metrics |= self.improve_encoder(History.played(rollout), batch.tasks)
-        if self.config.normalize_inputs:  # only now: the trials were played with the old moments
-            seen = {"obs": rollout.obs, "reward": rollout.reward, "variable": variable}
-            self.moments = {
-                name: moments.merge(seen[name], rollout.valid)
-                for name, moments in self.moments.items()
-            }
+        self.see(rollout)  # only now: the trials were played with the old moments
+        if self.config.normalize_inputs:
+            self.variable_moments = self.variable_moments.merge(variable, rollout.valid)
         return metrics
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
@@ -324,7 +307,8 @@ class TaskInference:
             "inference": self.inference.state_dict(),
             "optimizer": {name: each.state_dict() for name, each in self.optimizers.items()},
             "generator": self.generator.get_state(),
-            "moments": {name: vars(moments) for name, moments in self.moments.items()},
+            **self.moments_state(),
+            "variable_moments": vars(self.variable_moments),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -335,7 +319,8 @@ class TaskInference:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(deepcopy(state["optimizer"][name]))  # Adam keeps tensors
             self.generator.set_state(state["generator"].cpu())
-        self.moments = {
-            name: RunningMoments(**{key: value.to(self.device) for key, value in each.items()})
-            for name, each in state["moments"].items()
-        }
+        if "moments" in state:  # as earlier versions wrote them
+            state = {f"{name}_moments": each for name, each in state["moments"].items()}
+        self.load_moments(state)
+        variable = {name: x.to(self.device) for name, x in state["variable_moments"].items()}
+        self.variable_moments = RunningMoments(**variable)

@@ -14,7 +14,7 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import SharedNoise, derive_seed, make_generator
-from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout
+from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, TimeStep
 from meta_rl.learning.discounts import DiscountedActorCritic
 from meta_rl.learning.memory import MemoryConfig, State, build_memory
 from meta_rl.learning.networks import mlp
@@ -102,10 +102,6 @@ class TrialNetwork(nn.Module):
         remembered, memory = self.memory.step(self.encoder(inputs), memory, valid)
         return torch.cat([remembered, inputs], dim=-1), memory
 
-    def distribution(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
-        """Return the policies of the last discount, which acts."""
-        return self.heads.policy(state)
-
 
 class InContextSAC(MemoryAgent, KeepsReplay):
     """Remembers what a task has taught it, and learns to from all trials that it has kept.
@@ -136,9 +132,13 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         self.replay = Replay(config.buffer_trials, rows | {"failed": failed})
 
     @property
-    def acting(self) -> TrialNetwork:
-        """What acts."""
+    def remembering(self) -> TrialNetwork:
+        """What remembers the trial."""
         return self.network
+
+    def policy_of(self, known: Float[Tensor, "M N S"], timestep: TimeStep) -> TanhGaussian:
+        """Return the policy of the last discount, which acts."""
+        return self.network.heads.policy(known)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Store the meta-batch's trials, and take gradient steps on trials of the replay."""

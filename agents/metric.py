@@ -1,6 +1,8 @@
 """Metric-based meta-RL: tasks are told apart in a learned metric space, and acted on there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -54,9 +56,9 @@ class Metric(TaskInference):
         """Return the embedding: the direction of the encoder's output."""
         return normalize(output, dim=-1)
 
-    def belief(self, context: Float[Tensor, "M N H"]) -> Belief:
+    def belief(self, context: Mapping[str, Any]) -> Belief:
         """Return the embedding of each copy's trial so far."""
-        return Belief(self.variable(self.encoder.head(context)), None)
+        return Belief(self.variable(context["output"]), None)
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
         """Descend the contrast of the trials that were played just now, some tasks at a time.

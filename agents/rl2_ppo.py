@@ -28,6 +28,7 @@ from meta_rl.core.types import (
     Metrics,
     Params,
     Rollout,
+    TimeStep,
     map_tensors,
 )
 from meta_rl.learning.critic import ValueHead
@@ -200,9 +201,13 @@ class RL2PPO(MemoryAgent):
         self.generator = make_generator(seed, "update")
 
     @property
-    def acting(self) -> RecurrentPolicy:
-        """What acts."""
+    def remembering(self) -> RecurrentPolicy:
+        """What remembers the trial."""
         return self.policy
+
+    def policy_of(self, known: Float[Tensor, "M N H"], timestep: TimeStep) -> Distribution:
+        """Return the policy that follows from what is remembered."""
+        return self.policy.distribution(known)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs of clipped policy gradients on whole trials, their memory recomputed.

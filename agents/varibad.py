@@ -130,9 +130,9 @@ class VariBAD(KeepsReplay, TaskInference):
             made["transition"] = Decoder(step, config.task_size, sizes, spec.observation_size)
         return made
 
-    def belief(self, context: Float[Tensor, "M N H"]) -> Belief:
+    def belief(self, context: Mapping[str, Any]) -> Belief:
         """Return what is believed of each copy's task."""
-        mean, log_std = self.encoder.head(context).chunk(2, dim=-1)
+        mean, log_std = context["output"].chunk(2, dim=-1)
         return Belief(mean, log_std.exp())
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
@@ -281,8 +281,8 @@ class VariBAD(KeepsReplay, TaskInference):
         obs, next_obs, action = history.obs[of], history.next_obs[of], history.action[of]
         reward = history.reward[of]
         if self.config.normalize_inputs:
-            obs, next_obs = (self.moments["obs"].normalize(each) for each in (obs, next_obs))
-            reward = reward / self.moments["reward"].std
+            obs, next_obs = (self.obs_moments.normalize(each) for each in (obs, next_obs))
+            reward = reward / self.reward_moments.std
         step = torch.cat([obs, action], dim=-1)
         found = self.density(
             self.inference["reward"](torch.cat([step, next_obs], dim=-1), task),

@@ -1,27 +1,31 @@
-"""A recurrent encoder that tells the task from what a trial has shown so far."""
+"""An encoder that tells the task from what a trial has shown so far."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from meta_rl.learning.memory import MemoryConfig, State, build_memory
 
 
 class TaskEncoder(nn.Module):
-    """Layers for each step, a GRU over the steps, and a linear head: the task variable.
-
-    The variable is a function of the memory alone, so what is known before any step is that of the
-    empty memory, which is all zeros.
+    """Layers for each step, a memory of the steps, and a linear head: the task variable.
 
     Args:
         input_size: Numbers that a step shows (I).
-        encoder_sizes: Units of each layer before the GRU.
-        memory_size: Units of the GRU (H).
+        encoder_sizes: Units of each layer before the memory.
         variable_size: Numbers that describe the task (V).
+        trial_steps: Most steps of a trial.
     """
 
     def __init__(
-        self, input_size: int, encoder_sizes: Sequence[int], memory_size: int, variable_size: int
+        self,
+        config: MemoryConfig,
+        input_size: int,
+        encoder_sizes: Sequence[int],
+        variable_size: int,
+        trial_steps: int,
     ) -> None:
         super().__init__()
         sizes = [input_size, *encoder_sizes]
@@ -29,12 +33,19 @@ class TaskEncoder(nn.Module):
         for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
-        self.memory = nn.GRU(sizes[-1], memory_size)
-        self.head = nn.Linear(memory_size, variable_size)
+        self.memory = build_memory(config, sizes[-1], trial_steps)
+        self.head = nn.Linear(config.memory_size, variable_size)
 
     def forward(
-        self, inputs: Float[Tensor, "T B I"], hidden: Float[Tensor, "B H"]
-    ) -> tuple[Float[Tensor, "T B V"], Float[Tensor, "B H"]]:
+        self, inputs: Float[Tensor, "T B I"], state: State
+    ) -> tuple[Float[Tensor, "T B V"], State]:
         """Return the variable after each step, and the memory after the last one."""
-        remembered, last = self.memory(self.layers(inputs), hidden.unsqueeze(0))
-        return self.head(remembered), last.squeeze(0)
+        remembered, last = self.memory.sequence(self.layers(inputs), state)
+        return self.head(remembered), last
+
+    def step(
+        self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B V"], State]:
+        """Return the variable after one step, and the memory with it; see `Memory.step`."""
+        remembered, state = self.memory.step(self.layers(inputs), state, valid)
+        return self.head(remembered), state

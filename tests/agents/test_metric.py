@@ -54,7 +54,7 @@ def test_two_doors_are_told_apart_and_gone_through():
 def test_an_embedding_is_a_direction_and_what_the_policy_sees():
     agent, family = make_agent(), TwoDoors()
     batch = played(agent, Player(family, CPU, Streams(0, CPU)), family)
-    belief = agent.belief(torch.randn(8, 4, 16))
+    belief = agent.belief({"output": torch.randn(8, 4, 5)})
     assert belief.std is None
     torch.testing.assert_close(belief.mean.norm(dim=-1), torch.ones(8, 4))
     state = agent.shown(batch.rollouts[0].obs, torch.ones(6, 8, 4, 5))

@@ -195,8 +195,9 @@ def test_a_few_beliefs_and_steps_estimate_the_whole_elbo(early_ends):
     assert error < 0.03 * whole.abs()
 
 
-def test_the_update_sees_the_beliefs_that_were_acted_on(early_ends):
-    agent = make_agent(episodes_per_trial=3)
+@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer"])
+def test_the_update_sees_the_beliefs_that_were_acted_on(memory, early_ends):
+    agent = make_agent(episodes_per_trial=3, memory=memory, heads=2)
     agent.meta_update(played(agent))  # so that the moments say something
     batch = played(agent, seed=1)
     rollout = Rollout.concatenate(batch.rollouts)
@@ -306,7 +307,7 @@ def test_bonuses_are_for_the_policy_alone_and_fade(early_ends, identical):
     assert agent.bonus_left == 0.75 and (half > 0).any()
     plain.meta_update(batch)
     assert identical(agent.replay.columns, plain.replay.columns)  # what the encoder learns from
-    assert identical(vars(agent.moments["reward"]), vars(plain.moments["reward"]))
+    assert identical(vars(agent.reward_moments), vars(plain.reward_moments))
 
     for _ in range(3):
         assert "bonus/new" in agent.meta_update(batch)
