@@ -1,6 +1,6 @@
 """Reads experiments off command lines: a config and flags for its fields."""
 
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from meta_rl.core.errors import UserError
@@ -59,8 +59,7 @@ def with_flags(
     from meta_rl.commands._help import explain
     from meta_rl.experiment.config import Experiment
 
-    sections = (experiment.agent, experiment.envs, experiment.evaluation, experiment.tracking)
-    for section in (experiment, *sections):
+    for section in (experiment, *filter(is_dataclass, vars(experiment).values())):
         explain(type(section), hidden=("None", ""))
 
     # tyro reads the flags off the concrete sections; type checkers see only their placeholders.

@@ -100,8 +100,8 @@ class RolloutsConfig:
     """Ray workers (W), at least 0; 0 means as many as the cluster's CPU cores allow. Each reserves
     as many cores as the field `workers` gives it threads or processes."""
     device: Literal["same", "cpu"] = "same"
-    """Where `local` rollouts are played, worlds and policy alike: on the run's device, or on the
-    CPU while updates are on a GPU. Few worlds let a GPU wait at every step."""
+    """Where `local` rollouts have their worlds and their policy: on the run's device, or on the CPU
+    while updates are on a GPU. Few worlds let a GPU wait at every step."""
     gpus_per_worker: float = 0.0
     """GPUs that each Ray worker reserves, at least 0. Above 0, its simulator and its copy of the
     policy are on that GPU (with `device: cuda`); a fraction lets workers share one."""

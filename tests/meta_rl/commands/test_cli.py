@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,6 +135,16 @@ def test_tyro_explains_flags_that_do_not_exist(meta_rl, small_config, words):
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
     assert outcome.err
+
+
+def test_help_texts_have_no_line_breaks_of_the_source(meta_rl, small_config, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # one panel below the other
+    told = meta_rl("train", small_config(), "--help").out
+    lines = [line if line[1:8].isspace() else "" for line in told.splitlines()]  # texts alone
+    both = [(line, after.split()[0]) for line, after in pairwise(lines) if line and after.strip()]
+    assert len(both) > 50
+    early = [line for line, word in both if len(line.rstrip()) + 1 + len(word) < len(line)]
+    assert early == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
