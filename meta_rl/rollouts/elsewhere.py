@@ -72,7 +72,7 @@ class CollectorElsewhere:
         life: Life | None = None,
     ) -> tuple[Experience, Context]:
         """Let the twin play as the agent would."""
-        self.twin.load_state_dict(moved(agent.state_dict(), self._there))
+        self.twin.load_state_dict(_moved(agent.state_dict(), self._there))
         if isinstance(streams, TaskStreams):
             streams = TaskStreams(streams.seed, self._there, streams.purpose)
         collect = self.collector.collect
@@ -81,7 +81,7 @@ class CollectorElsewhere:
             collect = partial(self.collector.collect, life=life)
         experience, context = collect(
             self.twin,
-            moved(context, self._there),
+            _moved(context, self._there),
             tasks,
             copies,
             phase,
@@ -89,7 +89,7 @@ class CollectorElsewhere:
             None if previous is None else _experience_on(self._there, ending(previous)),
             deterministic,
         )
-        return _experience_on(self._here, experience), moved(context, self._here)
+        return _experience_on(self._here, experience), _moved(context, self._here)
 
     def close(self) -> None:
         """Close the collector."""
@@ -100,6 +100,6 @@ def _experience_on(device: torch.device, experience: Experience) -> Experience:
     return map_tensors(lambda column: column.to(device), experience)
 
 
-def moved(tree: Any, device: torch.device) -> Any:
+def _moved(tree: Any, device: torch.device) -> Any:
     """Return a pytree whose tensors are on a device."""
     return pytree.tree_map_only(Tensor, lambda x: x.to(device), tree)
