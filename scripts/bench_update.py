@@ -76,6 +76,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "rl2_ppo",
         {"episodes_per_trial": 3, "memory": "transformer", "layers": 1, "heads": 8},
     ),
+    "rl2_ppo, fast weights, 1 layer": (
+        "rl2_ppo",
+        {"episodes_per_trial": 3, "memory": "fast_weights", "layers": 1},
+    ),
     "varibad": ("varibad", {}),
     "metric": ("metric", {}),
     "in_context_sac, gru, one step": (

@@ -39,6 +39,7 @@ OPTIONS = (
     {"memory": "lstm", "critic": True},
     {"memory": "lstm", "gammas": (0.5,)},
     {"memory": "transformer", "heads": 2, "context_steps": 5},
+    {"memory": "fast_weights", "heads": 2},
     {"adaptation": "recurrence"},
 )
 """What changes an agent's structure; tried on every agent whose Config has all of the settings."""
@@ -380,7 +381,7 @@ def test_how_many_tasks_are_played_together_does_not_matter(name, build_agent, d
 def test_an_evaluation_does_not_depend_on_how_many_tasks_are_played_together(
     name, build_agent, monkeypatch
 ):
-    monkeypatch.setattr(PointEnv, "REACHED", 0.2)  # so that episodes have many lengths
+    monkeypatch.setattr(PointEnv, "REACHED", 0.3)  # so that episodes have many lengths
     family = PointNavigation(Config(horizon=8, test_goals=5))
     agent = build_agent(name, family.spec)
     config = EvaluationConfig(adaptation_steps=2)
@@ -401,7 +402,7 @@ def test_an_evaluation_does_not_depend_on_how_many_tasks_are_played_together(
 def test_what_padding_holds_does_not_reach_an_update(
     name, build_agent, junk, monkeypatch, identical
 ):
-    monkeypatch.setattr(PointEnv, "REACHED", 0.2)  # so that episodes have many lengths
+    monkeypatch.setattr(PointEnv, "REACHED", 0.3)  # so that episodes have many lengths
     family = PointNavigation(Config(horizon=8, test_goals=5))
     results = []
     for filling in (0.0, junk):

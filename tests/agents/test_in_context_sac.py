@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from meta_rl.diagnosis.checks_of_updates import critic_error
 from meta_rl.diagnosis.evidence import Evidence
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.experiment.config import EvaluationConfig
+from meta_rl.learning.memory import Kind
 from meta_rl.learning.trials import History, packed
 from meta_rl.rollouts.adaptation import Adaptation
 
@@ -53,7 +55,7 @@ def trials_of(batch):
     return packed(Rollout.concatenate(batch.rollouts)).masked()
 
 
-@pytest.mark.parametrize("memory", quick(["gru", "lstm", "transformer"], ("gru", "transformer")))
+@pytest.mark.parametrize("memory", quick(get_args(Kind), ("gru", "transformer")))
 def test_a_piece_remembers_what_acting_did(memory, early_ends):
     agent = build(replace(SMALL, memory=memory, normalize_inputs=False), FAMILY.spec, CPU, 0)
     trials = trials_of(played(agent))
@@ -159,7 +161,7 @@ class SidesEnv:
         pass
 
 
-@pytest.mark.parametrize("memory", quick(["gru", "lstm", "transformer"], ("gru",)))
+@pytest.mark.parametrize("memory", quick(get_args(Kind), ("gru",)))
 def test_it_finds_the_side_of_a_task_from_what_the_first_throws_earned(memory):
     # Who does not know the side earns -1 a throw at best, -2 an episode, by throwing at the middle.
     family = Sides()

@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 FAMILY = PointNavigation(PointConfig(horizon=12, test_goals=5))
 TASKS, COPIES = 4, 3
 TRANSFORMER = {"memory": "transformer", "heads": 2}
+FAST_WEIGHTS = {"memory": "fast_weights", "heads": 2}
 SLIDING = TRANSFORMER | {"context_steps": 6}
 
 
@@ -136,6 +137,7 @@ def test_a_world_that_waits_remembers_its_own_episode_alone(early_ends):
         (7, True, {"memory": "lstm", "critic": True}),
         (7, True, SLIDING),
         (250, True, TRANSFORMER | {"critic": True}),
+        (7, True, FAST_WEIGHTS),
     ],
 )
 def test_before_the_first_update_the_probability_ratio_is_one(
@@ -180,7 +182,7 @@ def test_pieces_hold_the_trials_in_order_and_are_of_one_length(early_ends, bptt_
     assert torch.equal(pieces.of(which).action, pieces.action[:, :, which])
 
 
-@pytest.mark.parametrize("settings", [{}, SLIDING], ids=["gru", "transformer"])
+@pytest.mark.parametrize("settings", [{}, SLIDING, FAST_WEIGHTS], ids=str)
 def test_memories_are_those_of_the_whole_trial_and_follow_the_parameters(settings):
     agent = make_agent(episodes_per_trial=3, **settings)
     batch, _ = trial(agent, make_worker(), some_tasks())

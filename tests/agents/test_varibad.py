@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import cache
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from meta_rl.core.distributions import Gaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, Rollout
+from meta_rl.learning.memory import Kind
 from meta_rl.learning.trials import History, packed
 from meta_rl.rollouts.adaptation import Adaptation
 
@@ -195,7 +197,7 @@ def test_a_few_beliefs_and_steps_estimate_the_whole_elbo(early_ends):
     assert error < 0.03 * whole.abs()
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer"])
+@pytest.mark.parametrize("memory", get_args(Kind))
 def test_the_update_sees_the_beliefs_that_were_acted_on(memory, early_ends):
     agent = make_agent(episodes_per_trial=3, memory=memory, heads=2)
     agent.meta_update(played(agent))  # so that the moments say something

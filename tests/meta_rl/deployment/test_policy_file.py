@@ -26,6 +26,7 @@ from meta_rl.runs.trained import load_trained
 OPTIONS: dict[str, dict[str, object]] = {
     "maml_ppo, learned steps of the head": {"adapt": "head", "step_sizes": "per_layer"},
     "rl2_ppo, transformer": {"memory": "transformer", "heads": 2, "context_steps": 8},
+    "rl2_ppo, fast weights": {"memory": "fast_weights", "heads": 2},
     "mbrl, recurrence": {"adaptation": "recurrence", "plan_temperature": 1.0},
 }
 """Agents with other settings than the default ones; the transformer's window slides."""

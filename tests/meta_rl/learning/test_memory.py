@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from typing import get_args
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from meta_rl.core.errors import UserError
 from meta_rl.learning.critic import ValueHead
-from meta_rl.learning.memory import MemoryConfig, build_memory
+from meta_rl.learning.fast_weights import STEPS_AT_ONCE, corrected, recalled
+from meta_rl.learning.memory import Kind, MemoryConfig, build_memory
 
 WORLDS, INPUTS, UNITS, WINDOW = 3, 4, 8, 5
 
@@ -15,6 +17,8 @@ def make(kind, layers=2, window=WINDOW):
     settings = {"memory": kind, "memory_size": UNITS}
     if kind == "transformer":
         settings |= {"layers": layers, "heads": 2, "context_steps": window}
+    if kind == "fast_weights":
+        settings |= {"layers": layers, "heads": 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_memory(MemoryConfig(**settings), INPUTS, trial_steps=100)
@@ -43,7 +47,7 @@ def in_pieces(memory, inputs, cuts):
     return torch.cat(outputs), state
 
 
-@pytest.fixture(params=["gru", "lstm", "transformer"])
+@pytest.fixture(params=get_args(Kind))
 def memory(request):
     return make(request.param)
 
@@ -150,6 +154,46 @@ def test_a_transformer_has_room_for_no_more_than_a_trial():
     assert memory.empty(2)["keys"].shape == (2, 2, 30, 32)
 
 
+def test_fast_weights_recall_the_last_value_or_the_mean_of_all_that_a_key_has_had():
+    key = torch.eye(4)[[0, 1, 0, 2, 0, 1]]  # key 3 never comes
+    value = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    nothing = torch.zeros(4, 2)
+    count = torch.tensor([1, 1, 2, 1, 3, 2])
+
+    read, last = corrected(nothing, key, key, value, torch.ones(6))
+    _, mean = corrected(nothing, key, key, value, 1 / count)
+
+    torch.testing.assert_close(read, value)
+    torch.testing.assert_close(last, torch.stack([*value[[4, 5, 3]], torch.zeros(2)]))
+    torch.testing.assert_close(
+        mean[:2], torch.stack([value[[0, 2, 4]].mean(0), value[[1, 5]].mean(0)])
+    )
+
+
+def test_fast_weights_are_corrected_step_by_step_and_never_too_far():
+    """The rule itself, for longer than steps are solved together."""
+    memory, steps = make("fast_weights", layers=1), 3 * STEPS_AT_ONCE + 1
+    block, generator = memory.blocks[0], torch.Generator().manual_seed(0)
+    x = 10 * torch.randn(1, steps, UNITS, generator=generator)
+    weights = torch.randn(1, 2, UNITS // 2, UNITS // 2, generator=generator)
+    before = torch.randn(1, UNITS, generator=generator)
+
+    with torch.no_grad():
+        output, after, last = block(x, weights, before)
+        now = block.norm(x)
+        assert torch.equal(last, now[:, -1])
+        for step in range(steps):
+            query, key, value, rate = block.project(now[:, step], before)
+            wrong = value - recalled(weights, key)
+            weights = weights + rate[..., None, None] * key.unsqueeze(-1) * wrong.unsqueeze(-2)
+            expected = block.finish(x[:, step], recalled(weights, query).flatten(1))
+            torch.testing.assert_close(output[:, step], expected, rtol=1e-5, atol=1e-5)
+            assert ((value - recalled(weights, key)).abs() <= wrong.abs()).all()  # no overshooting
+            before = now[:, step]
+
+    torch.testing.assert_close(after, weights, rtol=1e-5, atol=1e-5)
+
+
 @dataclass(frozen=True)
 class Agent(MemoryConfig):
     """As an agent takes the settings over."""
@@ -165,6 +209,10 @@ class Agent(MemoryConfig):
         (
             {"memory": "transformer", "memory_size": 20},
             r"agent\.memory_size must be a multiple of 8, twice agent\.heads.*got 20",
+        ),
+        (
+            {"memory": "fast_weights", "memory_size": 6},
+            r"agent\.memory_size must be a multiple of agent\.heads, 4, .*got 6",
         ),
     ],
 )

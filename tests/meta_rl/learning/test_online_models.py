@@ -58,6 +58,7 @@ def acted(model, history, scale, until):
         {"adaptation": "recurrence"},
         {"adaptation": "recurrence", "memory": "lstm"},
         {"adaptation": "recurrence", "memory": "transformer"},
+        {"adaptation": "recurrence", "memory": "fast_weights"},
     ],
 )
 def test_what_is_known_while_acting_is_what_training_makes_of_the_trial(settings):
