@@ -1,6 +1,6 @@
 """Fast weights: a matrix that each step of a trial corrects."""
 
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +11,10 @@ from meta_rl.learning.residual import Residual, feed_forward
 STEPS_AT_ONCE = 32
 """Steps of a sequence that are solved for together (C): their matrices are C × C, and what lies
 between them and the next is read from the weights."""
+
+Remembered: TypeAlias = tuple[Float[Tensor, "B heads D D"], Float[Tensor, "B H"]]
+"""What a layer remembers: its weights, and the step before."""
+State: TypeAlias = tuple[Remembered, ...]
 
 
 class FastWeights(nn.Module):
@@ -30,8 +34,7 @@ class FastWeights(nn.Module):
     width two). Keys and queries are positive and sum to one and rates are below one, so a
     correction never overshoots.
 
-    The state holds, for each layer, the `weights` (B, layers, heads, D, D) and the step `before`
-    (B, layers, H).
+    The state is, for each layer, its weights and the step before.
 
     Args:
         input_size: I.
@@ -45,43 +48,33 @@ class FastWeights(nn.Module):
         self.blocks = nn.ModuleList(Block(size, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(size)
 
-    def empty(self, worlds: int) -> dict[str, Tensor]:
+    def empty(self, worlds: int) -> State:
         """Return a memory of nothing."""
-        weight, layers = self.inlet.weight, len(self.blocks)
-        return {
-            "weights": weight.new_zeros(worlds, layers, *self.shape),
-            "before": weight.new_zeros(worlds, layers, len(weight)),
-        }
+        weight = self.inlet.weight
+        return tuple(
+            (weight.new_zeros(worlds, *self.shape), weight.new_zeros(worlds, len(weight)))
+            for _ in self.blocks
+        )
 
     def step(
-        self, inputs: Float[Tensor, "B I"], state: dict[str, Tensor], valid: Bool[Tensor, "B"]
-    ) -> tuple[Float[Tensor, "B H"], dict[str, Tensor]]:
+        self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B H"], State]:
         """Remember a step."""
-        x, columns = self.inlet(inputs), []
-        for layer, block in enumerate(self._layers):
-            weights, now = state["weights"][:, layer], block.norm(x)
-            query, key, value, rate = block.project(now, state["before"][:, layer])
-            missing = rate.unsqueeze(-1) * (value - recalled(weights, key))
-            weights = weights + key.unsqueeze(-1) * missing.unsqueeze(-2)
-            x = block.finish(x, recalled(weights, query).flatten(1))
-            columns.append({"weights": weights, "before": now})
-        moved = together(columns)
-        kept = {
-            name: torch.where(valid.reshape(-1, *[1] * (new.dim() - 1)), new, state[name])
-            for name, new in moved.items()
-        }
-        return self.norm(x), kept
+        x, moved = self.inlet(inputs), []
+        for block, of_layer in zip(self._layers, state, strict=True):
+            x, of_layer = block.step(x, *of_layer, valid)
+            moved.append(of_layer)
+        return self.norm(x), tuple(moved)
 
     def sequence(
-        self, inputs: Float[Tensor, "T B I"], state: dict[str, Tensor]
-    ) -> tuple[Float[Tensor, "T B H"], dict[str, Tensor]]:
+        self, inputs: Float[Tensor, "T B I"], state: State
+    ) -> tuple[Float[Tensor, "T B H"], State]:
         """Remember a sequence, many steps at once."""
-        x = self.inlet(inputs).transpose(0, 1)
-        columns = []
-        for layer, block in enumerate(self._layers):
-            x, weights, before = block(x, state["weights"][:, layer], state["before"][:, layer])
-            columns.append({"weights": weights.detach(), "before": before.detach()})
-        return self.norm(x).transpose(0, 1), together(columns)
+        x, moved = self.inlet(inputs).transpose(0, 1), []
+        for block, of_layer in zip(self._layers, state, strict=True):
+            x, of_layer = block.sequence(x, *of_layer)
+            moved.append(of_layer)
+        return self.norm(x).transpose(0, 1), tuple(moved)
 
     @property
     def _layers(self) -> list["Block"]:
@@ -102,7 +95,7 @@ class Block(Residual):
         for layer in (self.query, self.key_value_rate):
             # With `nn.Linear`'s own, smaller weights all keys would be alike at first.
             nn.init.xavier_uniform_(layer.weight)
-        self.feed_forward = feed_forward(size)
+        self.feed_forward = feed_forward(size, hidden=2 * size)
 
     def project(
         self, now: Float[Tensor, "*B H"], before: Float[Tensor, "*B H"]
@@ -120,13 +113,31 @@ class Block(Residual):
         )
         return query.softmax(-1), key.softmax(-1), value, rate.sigmoid()
 
-    def forward(
+    def step(
+        self,
+        x: Float[Tensor, "B H"],
+        weights: Float[Tensor, "B heads D D"],
+        before: Float[Tensor, "B H"],
+        valid: Bool[Tensor, "B"],
+    ) -> tuple[Float[Tensor, "B H"], Remembered]:
+        """Return the layer's output at a step, and what it remembers then."""
+        now, valid = self.norm(x), valid.unsqueeze(-1)
+        query, key, value, rate = self.project(now, before)
+        # The weights are most of what a step reads, so both are looked up at once.
+        recalled, read = (torch.stack([key, query], dim=-2) @ weights).unbind(-2)
+        added = rate.unsqueeze(-1) * (value - recalled)
+        read = read + (key * query).sum(-1, keepdim=True) * added
+        key, added = (torch.where(valid.unsqueeze(-1), part, 0) for part in (key, added))
+        weights = torch.addcmul(weights, key.unsqueeze(-1), added.unsqueeze(-2))
+        return self.finish(x, read.flatten(1)), (weights, torch.where(valid, now, before))
+
+    def sequence(
         self,
         x: Float[Tensor, "B T H"],
         weights: Float[Tensor, "B heads D D"],
         before: Float[Tensor, "B H"],
-    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B heads D D"], Float[Tensor, "B H"]]:
-        """Return the layer's output along a sequence, the weights after it and its last step."""
+    ) -> tuple[Float[Tensor, "B T H"], Remembered]:
+        """Return the layer's output along a sequence, and what it remembers after it."""
         now = self.norm(x)
         shifted = torch.cat([before.unsqueeze(1), now[:, :-1]], dim=1)
         columns = [part.transpose(1, 2) for part in self.project(now, shifted)]
@@ -135,17 +146,7 @@ class Block(Residual):
             read, weights = corrected(weights, *piece)
             pieces.append(read)
         read = torch.cat(pieces, dim=2).transpose(1, 2).flatten(2)
-        return self.finish(x, read), weights, now[:, -1]
-
-
-def together(columns: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Put the states of layers together."""
-    return {name: torch.stack([one[name] for one in columns], dim=1) for name in columns[0]}
-
-
-def recalled(weights: Float[Tensor, "*B D E"], key: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
-    """Return what weights give for a key."""
-    return (key.unsqueeze(-2) @ weights).squeeze(-2)
+        return self.finish(x, read), (weights.detach(), now[:, -1].detach())
 
 
 def corrected(

@@ -19,8 +19,8 @@ class Residual(nn.Module):
         return output
 
 
-def feed_forward(size: int) -> nn.Sequential:
+def feed_forward(size: int, hidden: int) -> nn.Sequential:
     """Make the network for each step."""
     return nn.Sequential(
-        nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size)
+        nn.LayerNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, size)
     )

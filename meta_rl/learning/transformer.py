@@ -182,7 +182,7 @@ class Block(Residual):
             # As `nn.MultiheadAttention`: with `nn.Linear`'s own, smaller weights all steps would be
             # attended to alike at first, and a single one among a hundred would hardly count.
             nn.init.xavier_uniform_(layer.weight)
-        self.feed_forward = feed_forward(size)
+        self.feed_forward = feed_forward(size, hidden=4 * size)
 
     def project(
         self, x: Float[Tensor, "*B H"], turn: tuple[Tensor, Tensor]

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from meta_rl.core.errors import UserError
 from meta_rl.learning.critic import ValueHead
-from meta_rl.learning.fast_weights import STEPS_AT_ONCE, corrected, recalled
+from meta_rl.learning.fast_weights import STEPS_AT_ONCE, corrected
 from meta_rl.learning.memory import Kind, MemoryConfig, build_memory
 
 WORLDS, INPUTS, UNITS, WINDOW = 3, 4, 8, 5
@@ -178,17 +178,20 @@ def test_fast_weights_are_corrected_step_by_step_and_never_too_far():
     weights = torch.randn(1, 2, UNITS // 2, UNITS // 2, generator=generator)
     before = torch.randn(1, UNITS, generator=generator)
 
+    def given(weights, key):
+        return torch.einsum("bhde,bhd->bhe", weights, key)
+
     with torch.no_grad():
-        output, after, last = block(x, weights, before)
+        output, (after, last) = block.sequence(x, weights, before)
         now = block.norm(x)
         assert torch.equal(last, now[:, -1])
         for step in range(steps):
             query, key, value, rate = block.project(now[:, step], before)
-            wrong = value - recalled(weights, key)
+            wrong = value - given(weights, key)
             weights = weights + rate[..., None, None] * key.unsqueeze(-1) * wrong.unsqueeze(-2)
-            expected = block.finish(x[:, step], recalled(weights, query).flatten(1))
+            expected = block.finish(x[:, step], given(weights, query).flatten(1))
             torch.testing.assert_close(output[:, step], expected, rtol=1e-5, atol=1e-5)
-            assert ((value - recalled(weights, key)).abs() <= wrong.abs()).all()  # no overshooting
+            assert ((value - given(weights, key)).abs() <= wrong.abs()).all()  # no overshooting
             before = now[:, step]
 
     torch.testing.assert_close(after, weights, rtol=1e-5, atol=1e-5)
