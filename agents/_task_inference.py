@@ -19,7 +19,7 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.ranks import part_at, places_in_order, sum_over_ranks, world
+from meta_rl.core.ranks import part_at, places_in_order, sum_gradients, sum_over_ranks, world
 from meta_rl.core.seeding import derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
@@ -267,8 +267,7 @@ class TaskInference(MemoryAgent):
         optimizer.zero_grad()
         loss.backward()
         moved = optimizer.param_groups[0]["params"]
-        for parameter, slope in zip(moved, sum_over_ranks([p.grad for p in moved]), strict=True):
-            parameter.grad = slope
+        sum_gradients(moved)
         norm: Tensor = nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
         optimizer.step()
         return norm.detach()

@@ -13,7 +13,8 @@ from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.seeding import SharedNoise, derive_seed, make_generator
+from meta_rl.core.ranks import dealt, gathered, sum_gradients, sum_over_ranks
+from meta_rl.core.seeding import SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, TimeStep
 from meta_rl.learning.discounts import DiscountedActorCritic
 from meta_rl.learning.memory import MemoryConfig, State, build_memory
@@ -117,6 +118,8 @@ class InContextSAC(MemoryAgent, KeepsReplay):
     eases (Kapturowski et al. 2019). To recompute it takes no gradient and so a third of the time.
     """
 
+    learns_over_ranks = True
+
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config.normalize_inputs, spec, device)
         self.config = config
@@ -145,8 +148,8 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
         self.see(rollout)
         failed = (last_of_trial(rollout.valid) & rollout.terminated).any(0).flatten()
-        rows = History.played(rollout).rows(self.trial_steps)
-        self.replay.add(rows | {"failed": failed})
+        played = gathered(History.played(rollout).rows(self.trial_steps) | {"failed": failed})
+        self.replay.add({name: torch.cat([own[name] for own in played]) for name in played[0]})
         taken = []
         for _ in range(self.config.gradient_steps):
             rows = self.replay.sample(self.config.update_trials, self.generator)
@@ -164,27 +167,36 @@ class InContextSAC(MemoryAgent, KeepsReplay):
     def gradient_step(self, history: History, failed: Bool[Tensor, "B"], piece: slice) -> Metrics:
         """One step on the losses of critics and actor in a piece of some trials.
 
+        Every rank has all of the trials, and differentiates its share of them.
+
         Args:
             failed: Whether a trial's last step was a failure, after which there is nothing.
         """
-        noise, heads = SharedNoise(self.generator, self.device), self.network.heads
+        count, steps = len(failed), history.valid[piece].sum()
+        part, heads = dealt(count), self.network.heads
+        own = part.rows.to(self.device)
+        noise = SharedOutNoise(self.generator, part.rows, count, axis=1, device=self.device)
+        history, failed = history.of(own), failed[own]
         seen = self.inputs(history.seen()).flatten(1, 2)[: piece.stop + 1]
         state = self.network.states(seen, piece.start)
-        before, valid = state[:-1], history.valid[piece]
+        before, valid = state[:-1], history.valid[piece] & (part.share > 0)
         ended = last_of_trial(history.valid.unsqueeze(-1)).squeeze(-1)[piece] & failed
         target = heads.target(history.reward[piece], ended, state[1:].detach(), noise)
         heads.rescale(target, valid)
-        weight = valid / valid.sum()
+        weight = valid / steps
         critic_loss = heads.critic_loss(before, history.action[piece], target, weight)
-        actor_loss, metrics = heads.actor_loss(before, weight, noise)
+        actor_loss, entropy = heads.actor_loss(before, weight, noise)
         self.optimizer.zero_grad()
         (critic_loss + actor_loss).backward()
+        sum_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network_parameters, self.config.max_gradient_norm)
         self.optimizer.step()
         heads.follow()
-        return metrics | {
+        # The error is half the square, of one of two critics.
+        summed = {"policy/entropy": entropy, "critic/error": critic_loss.detach() / 4}
+        return sum_over_ranks(summed) | {
             "outer/gradient_norm": norm.detach(),
-            "critic/error": critic_loss.detach() / 4,  # half the square, of one of two critics
+            "policy/temperature": heads.temperature[-1],
             "critic/mean": heads.mean[-1].clone(),
             "critic/std": heads.moments.std[-1].clone(),
         }

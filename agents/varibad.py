@@ -14,7 +14,7 @@ from agents._task_inference import TaskInference, TaskInferenceConfig, check_lay
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.protocols import Belief
-from meta_rl.core.ranks import gathered, part_at, sum_over_ranks, world
+from meta_rl.core.ranks import dealt, gathered, sum_over_ranks
 from meta_rl.core.types import EnvSpec, Metrics, Rollout, Tasks, map_tensors
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.novelty import Novelty
@@ -233,8 +233,7 @@ class VariBAD(KeepsReplay, TaskInference):
         count = history.valid.shape[1]
         beliefs = history.valid.sum() + count
         steps = history.valid.sum(0).float().mean()
-        mine = torch.arange(count)
-        part = part_at(torch.where(mine % world().size == world().rank, mine, -1))
+        part = dealt(count)
         share = float(part.share > 0)  # a rank without any trial counts one for nothing
         history = history.of(part.rows.to(self.device))
 

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import Silent, UserError
@@ -167,6 +167,13 @@ def sum_over_ranks(tree: TreeT) -> TreeT:
     return summed
 
 
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Put in place of each parameter's gradient, if it has one, the sum over all ranks."""
+    moved = [parameter for parameter in parameters if parameter.grad is not None]
+    for parameter, slope in zip(moved, sum_over_ranks([p.grad for p in moved]), strict=True):
+        parameter.grad = slope
+
+
 def mean_over_ranks(tree: TreeT) -> TreeT:
     """Return the means over all ranks of a pytree's tensors; shares of tasks are equally large."""
     if _ranks.size == 1:
@@ -288,6 +295,12 @@ def part_at(places: Int[Tensor, "B"]) -> Part:
     rows = places[places >= 0]
     share = len(rows) / len(places)
     return Part(rows if share else torch.zeros(1, dtype=places.dtype), share)
+
+
+def dealt(count: int) -> Part:
+    """Return this rank's part of some samples that all ranks have: they are dealt out in turn."""
+    place = torch.arange(count)
+    return part_at(torch.where(place % _ranks.size == _ranks.rank, place, -1))
 
 
 def places_in_order(own: Int[Tensor, "S"]) -> Int[Tensor, "R"]:

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from meta_rl.core.ranks import gathered, world
@@ -100,11 +101,21 @@ class SharedOutNoise:
     Args:
         own: The process's rows of the meta-batch.
         count: Tasks of the whole meta-batch.
+        axis: Axis of the tasks, or of whatever else is shared out.
+        device: Where the numbers are wanted; without it, on the generator's device.
     """
 
-    def __init__(self, generator: torch.Generator, own: slice, count: int) -> None:
+    def __init__(
+        self,
+        generator: torch.Generator,
+        own: slice | Int[Tensor, "B"],
+        count: int,
+        axis: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
         self._of_all = SharedNoise(generator)
-        self._own_rows, self._count = own, count
+        self._own_rows, self._count, self._axis = own, count, axis
+        self._device = device or generator.device
 
     def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers for all tasks; return those of the process's own."""
@@ -119,7 +130,9 @@ class SharedOutNoise:
         return self.normal(shape, dtype)
 
     def _own(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
-        return draw((self._count, *shape[1:]), dtype)[self._own_rows]
+        axis = self._axis
+        drawn = draw((*shape[:axis], self._count, *shape[axis + 1 :]), dtype)
+        return drawn[(slice(None),) * axis + (self._own_rows,)].to(self._device)
 
 
 class TaskNoise:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.seeding import Noise
-from meta_rl.core.types import EnvSpec, Metrics
+from meta_rl.core.types import EnvSpec
 from meta_rl.learning.critic import keep_predictions
 from meta_rl.learning.networks import mlp
 from meta_rl.learning.normalization import RunningMoments
@@ -180,8 +180,10 @@ class DiscountedActorCritic(nn.Module):
 
     def actor_loss(
         self, state: Float[Tensor, "*B S"], weight: Float[Tensor, "*B"], noise: Noise
-    ) -> tuple[Float[Tensor, ""], Metrics]:
-        """What lowers E[α log π_g(a|s) - min Q_g(s, a)] and brings entropies to their target.
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """What lowers E[α log π_g(a|s) - min Q_g(s, a)], and the entropy of the policy that acts.
+
+        The loss also brings entropies to their target, if temperatures are learned.
 
         Gradients reach the state through the policies alone, and no critic: the slope of the values
         along the actions is a constant (Silver et al. 2014, eq. 9).
@@ -192,13 +194,10 @@ class DiscountedActorCritic(nn.Module):
         (slope,) = torch.autograd.grad(least.sum(), given)
         gain = (slope * action).sum(-1) - self.temperature * log_prob
         loss = -(weight * gain.mean(-1)).sum()
-        expected = (weight.unsqueeze(-1) * log_prob.detach()).flatten(0, -2).sum(0)
+        excess = weight.unsqueeze(-1) * (log_prob.detach() + self.target_entropy)
         if self.config.learn_temperature:
-            loss = loss - (self.log_temperature * (expected + self.target_entropy)).sum()
-        return loss, {
-            "policy/entropy": -expected[-1],
-            "policy/temperature": self.temperature[-1],
-        }
+            loss = loss - (self.log_temperature * excess.flatten(0, -2).sum(0)).sum()
+        return loss, -(weight * log_prob.detach()[..., -1]).sum()
 
     @staticmethod
     def least(

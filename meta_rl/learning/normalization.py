@@ -32,8 +32,10 @@ class RunningMoments:
         count = torch.tensor(float(len(rows)), device=values.device)
         own = (count, rows.mean(0), rows.var(0, unbiased=False))
         merged = self
-        for moments in gathered(own):
-            merged = merged._with(*(each.to(values.device) for each in moments))
+        found = gathered(own)
+        for moments in found:
+            if len(found) == 1 or moments[0] > 0:  # a rank may have nothing
+                merged = merged._with(*(each.to(values.device) for each in moments))
         return merged
 
     def _with(
