@@ -11,7 +11,8 @@ from torch import Tensor
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import Gaussian, TanhGaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.seeding import Noise, SharedNoise, derive_seed, make_generator
+from meta_rl.core.ranks import Part, dealt, gathered, mean_of_parts
+from meta_rl.core.seeding import Noise, SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
 from meta_rl.learning.policy import by_task
 from meta_rl.learning.replay import KeepsReplay, Replay, RowsByTask, task_keys
@@ -91,6 +92,8 @@ class PEARL(KeepsReplay):
     """
 
     copies_share_experience = True
+
+    learns_over_ranks = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         self.config = config
@@ -184,31 +187,37 @@ class PEARL(KeepsReplay):
             return metrics
         stored = self.replay.last
         phases = len(self.phases) if self.config.posterior_context else 1
-        contexts, steps = drawing(stored, phases)
-        if not len(steps):
+        contexts, every = drawing(stored, phases)
+        if not len(every):
             raise UserError(
                 f"agent.capacity {self.config.capacity} does not hold the steps of one meta-batch, "
                 f"so the replay has no first phase of any task; raise it"
             )
-        metrics["replay/tasks"] = torch.tensor(float(len(steps)))
-        taken = []
+        metrics["replay/tasks"] = torch.tensor(float(len(every)))
+        own, taken = dealt(self.config.update_tasks), []
         for _ in range(self.config.gradient_steps):
-            which = torch.randint(len(steps), (self.config.update_tasks,), generator=self.generator)
-            context = contexts[int(torch.randint(phases, (), generator=self.generator))]
-            seen = context.sample(which, self.config.context_size, self.generator)
-            rows = steps.sample(which, self.config.batch_size, self.generator)
-            taken.append(self.gradient_step(self.part(stored, seen), self.part(stored, rows)))
+            which = torch.randint(len(every), (self.config.update_tasks,), generator=self.generator)
+            recent = contexts[int(torch.randint(phases, (), generator=self.generator))]
+            seen = recent.sample(which, self.config.context_size, self.generator)
+            rows = every.sample(which, self.config.batch_size, self.generator)
+            context, steps = (self.columns(stored, each[own.rows]) for each in (seen, rows))
+            taken.append(self.gradient_step(context, steps, own))
         means = {name: torch.stack([each[name] for each in taken]).mean() for name in taken[0]}
         return metrics | means
 
-    def gradient_step(self, context: dict[str, Tensor], steps: dict[str, Tensor]) -> Metrics:
+    def gradient_step(
+        self, context: dict[str, Tensor], steps: dict[str, Tensor], own: Part
+    ) -> Metrics:
         """One step on the critics and the encoder, then on the actor (Alg. 1, lines 12-21).
 
         Args:
             context: What the encoder sees of each task, columns (M, C, ...).
             steps: What the actor and the critics learn from, columns (M, B, ...).
+            own: Which of the update's tasks these are.
         """
-        noise = SharedNoise(self.generator, self.device)
+        noise = SharedOutNoise(
+            self.generator, own.rows, self.config.update_tasks, device=self.device
+        )
         everything = torch.ones_like(context["reward"], dtype=torch.bool)
         start = prior(len(everything), self.config.latent_size, self.device)
         posterior = gaussian(start + self.encoded(context, everything))
@@ -219,12 +228,14 @@ class PEARL(KeepsReplay):
             state, steps["action"], steps["reward"], steps["terminated"], next_state, noise
         )
         kl = posterior.kl(Gaussian(torch.zeros_like(z[:, 0]), torch.zeros_like(z[:, 0]))).mean()
-        metrics = self.optimizer.step(critic_loss + self.config.kl_weight * kl, state, noise)
-        return metrics | {
+        loss = critic_loss + self.config.kl_weight * kl
+        metrics = self.optimizer.step(loss, state, noise, own.share)
+        found = {
             "outer/loss": critic_loss.detach(),
             "posterior/kl": kl.detach(),
             "posterior/std": posterior.log_std.detach().exp().mean(),
         }
+        return metrics | mean_of_parts(found, own.share)
 
     def store(self, batch: MetaBatch) -> None:
         """Put all steps of a meta-batch into the replay."""
@@ -237,9 +248,11 @@ class PEARL(KeepsReplay):
                 "meta_update": torch.full((count,), self.meta_updates),
                 "phase": torch.full((count,), phase),
             }
-            self.replay.add(marks | {name: getattr(rollout, name)[valid] for name in STEP})
+            own = marks | {name: getattr(rollout, name)[valid] for name in STEP}
+            for rows in gathered(own):  # every rank keeps the steps of all
+                self.replay.add(rows)
 
-    def part(self, stored: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    def columns(self, stored: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """Return some of the stored steps, on the device."""
         return {name: stored[name][rows].to(self.device) for name in STEP}
 

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
 from meta_rl.core.protocols import EnvDistribution, MetaAgent, Stored
+from meta_rl.core.ranks import dealt
 from meta_rl.core.seeding import Streams
 from meta_rl.core.threads import one_thread
 from meta_rl.core.types import TimeStep
@@ -273,6 +274,7 @@ def measure_gradient_step(bench: Bench) -> dict[str, float]:
         }
 
     context, batch = steps(config.context_size), steps(config.batch_size)
+    own = dealt(config.update_tasks)
     products = matrix_products(agent, config.update_tasks, config)
 
     def multiply() -> None:
@@ -281,7 +283,7 @@ def measure_gradient_step(bench: Bench) -> dict[str, float]:
                 torch.mm(rows, weight)
 
     return {
-        "update_s": fastest(lambda: agent.gradient_step(context, batch), bench, device),
+        "update_s": fastest(lambda: agent.gradient_step(context, batch, own), bench, device),
         "products_s": fastest(multiply, bench, device),
         "peak_mb": peak_mb(device),
     }

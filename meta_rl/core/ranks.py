@@ -182,6 +182,18 @@ def mean_over_ranks(tree: TreeT) -> TreeT:
     return mean
 
 
+def mean_of_parts(tree: TreeT, share: float) -> TreeT:
+    """Return the means over all samples of a pytree's tensors, which are those over a rank's own.
+
+    Args:
+        share: How many of the samples are the rank's, as `Part` tells.
+    """
+    if _ranks.size == 1:
+        return tree
+    weighed: TreeT = pytree.tree_map(lambda mean: share * mean, tree)
+    return sum_over_ranks(weighed)
+
+
 def gathered(own: ObjectT) -> list[ObjectT]:
     """Return what each rank has, in their order: plain data, and tensors, which come on the CPU."""
     if _ranks.size == 1:

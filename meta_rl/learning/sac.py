@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from meta_rl.core.checks import check_above_zero, check_within_unit
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
+from meta_rl.core.ranks import mean_of_parts, sum_gradients
 from meta_rl.core.seeding import Noise
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, Metrics
@@ -239,26 +240,30 @@ class SACOptimizer:
             for name, part in self.parts.items()
         }
 
-    def step(self, critic_loss: Tensor, state: Float[Tensor, "*B S"], noise: Noise) -> Metrics:
-        """Take one step on the critics' loss, then on the actor's in the same states."""
-        self.descend("critics", critic_loss)
+    def step(
+        self, critic_loss: Tensor, state: Float[Tensor, "*B S"], noise: Noise, share: float = 1.0
+    ) -> Metrics:
+        """Take one step on the critics' loss, then on the actor's in the same states.
+
+        Args:
+            share: How many of the samples of all ranks these are.
+        """
+        self.descend("critics", share * critic_loss)
         actor_loss, log_prob = self.sac.actor_loss(state.detach(), noise)
-        self.descend("actor", actor_loss)
+        self.descend("actor", share * actor_loss)
         if self.sac.config.learn_temperature:
-            self.descend("temperature", self.sac.temperature_loss(log_prob))
+            self.descend("temperature", share * self.sac.temperature_loss(log_prob))
         self.sac.follow()
-        return {
-            "outer/actor_loss": actor_loss.detach(),
-            "policy/entropy": -log_prob.detach(),
-            "policy/temperature": self.sac.temperature,
-        }
+        found = {"outer/actor_loss": actor_loss.detach(), "policy/entropy": -log_prob.detach()}
+        return mean_of_parts(found, share) | {"policy/temperature": self.sac.temperature}
 
     def descend(self, name: str, loss: Tensor) -> None:
-        """Take one step of a part against the gradient of a loss."""
+        """Take one step of a part against the gradient of a loss, added up over ranks."""
         part = self.parts[name]
         # Not `backward`, which would also differentiate the critics on the actor's way.
         for parameter, slope in zip(part, torch.autograd.grad(loss, part), strict=True):
             parameter.grad = slope
+        sum_gradients(part)
         self.optimizers[name].step()
 
     def state_dict(self) -> dict[str, Any]:

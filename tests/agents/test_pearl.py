@@ -161,7 +161,7 @@ def test_the_encoder_sees_episodes_of_the_posterior_only_if_it_is_told_to(
     from_the_prior = set(batch.rollouts[0].action.flatten().tolist())
     step = agent.gradient_step
     monkeypatch.setattr(
-        agent, "gradient_step", lambda context, steps: seen.append(context) or step(context, steps)
+        agent, "gradient_step", lambda context, *rest: seen.append(context) or step(context, *rest)
     )
     for _ in range(5):
         agent.meta_update(batch)

@@ -49,6 +49,10 @@ CASES = {
     "meta_gradient": ("meta_gradient", {"learn_step_size": True}),
     "metric": ("metric", {"minibatches": 3, "encoder_updates": 3, "encoder_trials": 4}),
     "in_context_sac": ("in_context_sac", {"gradient_steps": 3, "update_trials": 5}),
+    "pearl": (
+        "pearl",
+        {"gradient_steps": 2, "update_tasks": 3, "learn_temperature": True, "initial_steps": 1},
+    ),
     "varibad": ("varibad", {"minibatches": 3, "encoder_updates": 3, "encoder_trials": 5}),
 }
 """Agents with what else is shared over ranks; three minibatches of four tasks lie unevenly."""
