@@ -13,7 +13,7 @@ from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.ranks import dealt, gathered, sum_gradients, sum_over_ranks
+from meta_rl.core.ranks import dealt, sum_gradients, sum_over_ranks
 from meta_rl.core.seeding import SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, TimeStep
 from meta_rl.learning.discounts import DiscountedActorCritic
@@ -148,8 +148,7 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
         self.see(rollout)
         failed = (last_of_trial(rollout.valid) & rollout.terminated).any(0).flatten()
-        played = gathered(History.played(rollout).rows(self.trial_steps) | {"failed": failed})
-        self.replay.add({name: torch.cat([own[name] for own in played]) for name in played[0]})
+        self.keep(History.played(rollout).rows(self.trial_steps) | {"failed": failed})
         taken = []
         for _ in range(self.config.gradient_steps):
             rows = self.replay.sample(self.config.update_trials, self.generator)

@@ -1,6 +1,6 @@
 """Model-based meta-RL: plans by a model that adapts at every step to what just happened."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from math import log
@@ -13,12 +13,23 @@ from torch import Tensor, nn
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.errors import UserError
+from meta_rl.core.ranks import dealt, sum_gradients, sum_over_ranks, world
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
-from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.core.types import (
+    EnvSpec,
+    MetaBatch,
+    Metrics,
+    Phase,
+    Rollout,
+    Tasks,
+    TimeStep,
+    map_tensors,
+)
 from meta_rl.learning.dynamics import TransitionScale
 from meta_rl.learning.memory import by_world
 from meta_rl.learning.online_models import OnlineModelConfig, build_online_model
 from meta_rl.learning.planning import Planner, PlannerConfig, imagined_return, moved_on
+from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.trials import History, packed
 from meta_rl.learning.windows import Moments
@@ -81,6 +92,7 @@ class MBRL(KeepsReplay):
     """
 
     copies_share_experience = False
+    learns_over_ranks = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         self.config = config
@@ -103,8 +115,11 @@ class MBRL(KeepsReplay):
         worlds = torch.Size((len(tasks), copies))
         shape = (*worlds, self.config.planning_horizon, self.spec.action_size)
         least, most = self.config.action_std, self.config.training_std
-        explored = torch.linspace(log(least), log(most), len(tasks), device=self.device).exp()
-        std = explored if training else torch.full_like(explored, least)
+        std = torch.full((len(tasks),), least, device=self.device)
+        if training:  # spread over the tasks of all ranks
+            count = len(tasks) * world().size
+            spread = torch.linspace(log(least), log(most), count, device=self.device).exp()
+            std = spread[world().share(count)]
         return {
             "known": self.model.nothing(worlds),
             "plan": torch.zeros(shape, device=self.device),
@@ -156,40 +171,59 @@ class MBRL(KeepsReplay):
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Store the trials, and let the model learn to adapt to any moment of stored ones."""
-        history = History.played(packed(Rollout.concatenate(batch.rollouts)).masked())
-        metrics = self.errors(history) if self.meta_updates > 0 else {}
-        self.scale = self.scale.merge(history.obs, history.reward, history.next_obs, history.valid)
-        self.replay.add(history.rows(self.trial_steps))
+        own = History.played(packed(Rollout.concatenate(batch.rollouts)).masked())
+        of_all = History.from_rows(self.keep(own.rows(self.trial_steps)), self.device)
+        metrics = self.errors(of_all) if self.meta_updates > 0 else {}
+        self.scale = self.scale.merge(own.obs, own.reward, own.next_obs, own.valid)
         found = []
         for _ in range(self.config.gradient_steps):
             drawn = self.replay.sample(self.config.update_trials, self.generator)
             found.append(self.gradient_step(History.from_rows(drawn, self.device)))
         self.meta_updates += 1
         metrics["replay/trials"] = torch.tensor(float(len(self.replay)))
-        means = {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
-        return metrics | means
+        return metrics | mean_of(found)
 
     def gradient_step(self, history: History) -> Metrics:
-        """One step on what the model, adapted to the past, predicts of the future (eq. 3)."""
+        """One step on what the model, adapted to the past, predicts of the future (eq. 3).
+
+        Every rank has all of the trials, and differentiates its share of them.
+        """
         moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
-        loss = self.loss(history, moments, self.model.knowledge_at(history, moments, self.scale))
+        loss = self.loss(history, moments, self.model.knowledge_at)
         self.optimizer.zero_grad()
         loss.backward()
+        sum_gradients(self.model.parameters())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
-        return {"outer/loss": loss.detach(), "outer/gradient_norm": norm.detach()}
+        return {"outer/loss": sum_over_ranks(loss.detach()), "outer/gradient_norm": norm.detach()}
 
-    def loss(self, history: History, moments: Moments, knowledge: Any) -> Float[Tensor, ""]:
-        """Return the mean error of K transitions after each moment, given what is known."""
+    def loss(
+        self,
+        history: History,
+        moments: Moments,
+        known: Callable[[History, Moments, TransitionScale], Any],
+    ) -> Float[Tensor, ""]:
+        """Return the mean error of K transitions after each moment; of several ranks, a part of it.
+
+        Args:
+            known: What the model knows at moments of trials.
+        """
         steps = self.config.future_steps
         if self.config.future == "next":
             future = moments.next(history, steps)
         else:
             future = moments.later(history, steps, self.generator)
+        count, part = future.counted.sum(), dealt(history.valid.shape[1])
+        trials = part.rows.to(self.device)
+        among, moments = moments.of(trials)
+        future = map_tensors(lambda column: column[among], future)
+        knowledge = known(history.of(trials), moments, self.scale)
         x = self.scale.inputs(future.obs, self.scale.unit(future.action))
         target = self.scale.targets(future.obs, future.reward, future.next_obs)
         error = self.model.error(self.model.predict(x, knowledge), target)
-        return torch.where(future.counted, error, 0.0).sum() / future.counted.sum()
+        # A rank without any trial takes one for nothing.
+        counted = future.counted & (part.share > 0)
+        return torch.where(counted, error, 0.0).sum() / count
 
     @torch.no_grad()
     def errors(self, history: History) -> Metrics:
@@ -200,10 +234,8 @@ class MBRL(KeepsReplay):
         moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
         knows = {"before": self.model.ignorance_at, "after": self.model.knowledge_at}
         return {
-            f"prediction/error_{when}": self.loss(
-                history, moments, of(history, moments, self.scale)
-            )
-            for when, of in knows.items()
+            f"prediction/error_{when}": sum_over_ranks(self.loss(history, moments, known))
+            for when, known in knows.items()
         }
 
     def state_dict(self) -> dict[str, Any]:

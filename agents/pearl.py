@@ -11,10 +11,11 @@ from torch import Tensor
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import Gaussian, TanhGaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.ranks import Part, dealt, gathered, mean_of_parts
+from meta_rl.core.ranks import Part, dealt, mean_of_parts
 from meta_rl.core.seeding import Noise, SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
 from meta_rl.learning.policy import by_task
+from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay, RowsByTask, task_keys
 from meta_rl.learning.sac import SACConfig, SACOptimizer, SoftActorCritic
 from meta_rl.learning.task_posterior import ContextEncoder, gaussian, prior
@@ -202,8 +203,7 @@ class PEARL(KeepsReplay):
             rows = every.sample(which, self.config.batch_size, self.generator)
             context, steps = (self.columns(stored, each[own.rows]) for each in (seen, rows))
             taken.append(self.gradient_step(context, steps, own))
-        means = {name: torch.stack([each[name] for each in taken]).mean() for name in taken[0]}
-        return metrics | means
+        return metrics | mean_of(taken)
 
     def gradient_step(
         self, context: dict[str, Tensor], steps: dict[str, Tensor], own: Part
@@ -248,9 +248,7 @@ class PEARL(KeepsReplay):
                 "meta_update": torch.full((count,), self.meta_updates),
                 "phase": torch.full((count,), phase),
             }
-            own = marks | {name: getattr(rollout, name)[valid] for name in STEP}
-            for rows in gathered(own):  # every rank keeps the steps of all
-                self.replay.add(rows)
+            self.keep(marks | {name: getattr(rollout, name)[valid] for name in STEP})
 
     def columns(self, stored: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """Return some of the stored steps, on the device."""

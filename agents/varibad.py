@@ -14,7 +14,7 @@ from agents._task_inference import TaskInference, TaskInferenceConfig, check_lay
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.protocols import Belief
-from meta_rl.core.ranks import dealt, gathered, sum_over_ranks
+from meta_rl.core.ranks import dealt, sum_over_ranks
 from meta_rl.core.types import EnvSpec, Metrics, Rollout, Tasks, map_tensors
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.novelty import Novelty
@@ -141,8 +141,7 @@ class VariBAD(KeepsReplay, TaskInference):
         Every rank keeps the trials of all, and differentiates its share of those that are drawn.
         """
         explored = self.get_used_to(history)
-        rows = gathered(history.rows(self.config.episodes_per_trial * self.spec.horizon))
-        self.replay.add({name: torch.cat([own[name] for own in rows]) for name in rows[0]})
+        self.keep(history.rows(self.config.episodes_per_trial * self.spec.horizon))
         found = []
         for _ in range(self.config.encoder_updates):
             drawn = self.replay.sample(self.config.encoder_trials, self.generator)

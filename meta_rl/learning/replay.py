@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
+from meta_rl.core.ranks import gathered
 from meta_rl.core.types import Tasks
 
 
@@ -127,6 +128,13 @@ class KeepsReplay:
     """What `protocols.Stored` asks of an agent, for one that has all that it stores in a replay."""
 
     replay: Replay
+
+    def keep(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Store rows, (B, ...) in each column: every rank those of all. Return what was stored."""
+        found = gathered(dict(rows))
+        of_all = {name: torch.cat([own[name] for own in found]) for name in rows}
+        self.replay.add(of_all)
+        return of_all
 
     @property
     def room(self) -> int:

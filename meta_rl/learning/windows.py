@@ -64,6 +64,15 @@ class Moments:
         device = history.valid.device
         return cls(trial.flatten().to(device), step.flatten().to(device))
 
+    def of(self, trials: Int[Tensor, "D"]) -> tuple[Bool[Tensor, "W"], "Moments"]:
+        """Return which moments are of some trials, and these as moments of those trials alone.
+
+        Args:
+            trials: In order.
+        """
+        among = torch.isin(self.trial, trials)
+        return among, Moments(torch.searchsorted(trials, self.trial[among]), self.step[among])
+
     def next(self, history: History, steps: int) -> Window:
         """Return the next transitions of each."""
         return Window.of(history, self.trial, in_a_row(self.step, steps))

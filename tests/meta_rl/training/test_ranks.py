@@ -34,6 +34,8 @@ with joined():
 """
 TRUST_REGION = {"damping": 0.1, "cg_iterations": 4}
 """Conjugate gradients amplify rounding, the more the less damping there is."""
+MODEL_BASED = {"gradient_steps": 2, "update_trials": 5, "candidates": 10, "plan_temperature": 10.0}
+"""So do planners, the more the surer they are which candidate is the best."""
 CASES = {
     "trpo": ("maml_trpo", {"outer_steps": 2, "trust_region": TRUST_REGION}),
     "ppo": ("maml_ppo", {"minibatches": 1, "exploration_weight": 0.5}),
@@ -53,6 +55,8 @@ CASES = {
         "pearl",
         {"gradient_steps": 2, "update_tasks": 3, "learn_temperature": True, "initial_steps": 1},
     ),
+    "grbal": ("mbrl", MODEL_BASED),
+    "rebal": ("mbrl", MODEL_BASED | {"adaptation": "recurrence", "future": "trial"}),
     "varibad": ("varibad", {"minibatches": 3, "encoder_updates": 3, "encoder_trials": 5}),
 }
 """Agents with what else is shared over ranks; three minibatches of four tasks lie unevenly."""
