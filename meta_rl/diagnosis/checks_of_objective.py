@@ -71,6 +71,8 @@ def direction_sign(evidence: Evidence) -> Finding:
 def baseline_explains(evidence: Evidence) -> Finding:
     """The linear baseline takes away some of the returns' variance."""
     check = "variance explained by the baseline"
+    if evidence.mean("critic/error") is not None:
+        return Finding(check, "above 0.05").skipped("a critic takes the baseline's place")
     found = _of_maths(check, "above 0.05", evidence, "explained_variance")
     maths = evidence.maths
     if maths is not None and maths.fewest_steps <= maths.baseline_features:

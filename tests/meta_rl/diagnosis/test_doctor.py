@@ -130,6 +130,15 @@ def test_a_baseline_of_too_few_steps_is_told(doctor):
     assert not any("features" in note for note in notes)
 
 
+def test_a_critic_is_examined_in_place_of_the_baseline(doctor):
+    _, _, _, found = quick(doctor, RL2, "--agent.critic")
+    baseline = found["variance explained by the baseline"]
+    critic = found["half the critics' squared error, in variances of their targets"]
+    assert baseline["status"] == "skipped" and critic["measured"] is not None
+    _, _, _, found = quick(doctor, RL2)
+    assert found["variance explained by the baseline"]["measured"] is not None
+
+
 @pytest.mark.parametrize(("config", "module"), [(TRPO, samples), (RL2, trials)])
 def test_a_wrong_sign_in_the_advantage_is_found(doctor, monkeypatch, config, module):
     right = module.baseline_advantage
