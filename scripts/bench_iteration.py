@@ -33,6 +33,7 @@ from meta_rl.core.protocols import TaskEnv
 from meta_rl.core.types import MetaBatch
 from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.learning import baseline
+from meta_rl.rollouts.acting_graph import ActingGraph
 from meta_rl.rollouts.collector import RolloutCollector
 from meta_rl.rollouts.elsewhere import CollectorElsewhere
 from meta_rl.rollouts.mujoco.task_env import MujocoTaskEnv
@@ -87,7 +88,7 @@ class Stopwatch:
 
     def _charge(self) -> None:
         """Charge the time since the last change to the innermost part."""
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         if self._running:
@@ -192,6 +193,7 @@ def watch(trainer: Trainer, stopwatch: Stopwatch) -> None:
     played_by = trainer.collector
     acting = played_by.twin if isinstance(played_by, CollectorElsewhere) else trainer.agent
     stopwatch.wrap(acting, "act", "act")
+    stopwatch.wrap(ActingGraph, "act", "act")
     stopwatch.wrap(trainer.agent, "adapt", "adapt")
     stopwatch.wrap(trainer.agent, "meta_update", "meta-update")
     stopwatch.wrap(trainer.collector, "collect", "record")

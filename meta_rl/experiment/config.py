@@ -102,6 +102,9 @@ class RolloutsConfig:
     device: Literal["same", "cpu"] = "same"
     """Where `local` rollouts have their worlds and their policy: on the run's device, or on the CPU
     while updates are on a GPU. Few worlds let a GPU wait at every step."""
+    cuda_graph: bool = False
+    """Record the policy's step once a rollout, for the GPU to replay as one CUDA graph, so that it
+    need not wait for Python at each operation (with `device: cuda`, and both devices the same)."""
     gpus_per_worker: float = 0.0
     """GPUs that each Ray worker reserves, at least 0. Above 0, its simulator and its copy of the
     policy are on that GPU (with `device: cuda`); a fraction lets workers share one."""
@@ -201,6 +204,13 @@ class Experiment(Generic[AgentT, EnvsT]):
             )
         if self.device != "cpu" and self.device.partition(":")[0] != "cuda":
             raise UserError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
+        acts_on_gpu = self.rollouts.backend == "local" and self.rollouts.device == "same"
+        if self.rollouts.cuda_graph and (self.device == "cpu" or not acts_on_gpu):
+            raise UserError(
+                "rollouts.cuda_graph is for a policy that acts on a GPU: it needs device cuda, "
+                f"rollouts.backend local and rollouts.device same, got {self.device}, "
+                f"{self.rollouts.backend} and {self.rollouts.device}"
+            )
         if "/" in self.name or self.name.startswith("."):
             raise UserError(f"name must be a plain folder name, got {self.name!r}; see also runs")
         if self.version != VERSION:

@@ -21,6 +21,7 @@ from meta_rl.core.types import (
     Tasks,
     TimeStep,
 )
+from meta_rl.rollouts.acting_graph import ActingGraph
 
 MANY_WORLDS = 2000
 """Worlds from which on a policy's step is shared out over torch's threads: fewer are too little
@@ -47,6 +48,9 @@ class RolloutCollector:
     Args:
         device: Where policies and rollouts live.
         changes: How the tasks change; without it, they stay.
+
+    Attributes:
+        cuda_graph: Whether a GPU replays the policy's step as a graph.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class RolloutCollector:
         self.env = env
         self.device = device
         self.env_steps = 0
+        self.cuda_graph = False
         self.changes = changes
         if changes is not None:
             changes.check(self.changes_within_episodes)
@@ -103,6 +108,7 @@ class RolloutCollector:
         env = self.env
         context = pytree.tree_map_only(Tensor, torch.clone, context)
         noise = None if deterministic else streams.noise(tasks)
+        act = ActingGraph(agent).act if self.cuda_graph else agent.act
         steps = phase.episodes * self.spec.horizon
         obs = env.start(tasks, copies, streams.env_seed())
         worlds = obs.shape[:2]
@@ -133,7 +139,7 @@ class RolloutCollector:
                 break
             timestep = TimeStep(obs, prev_action, prev_reward, first, valid)
             with acting():
-                action, log_prob, context = agent.act(context, timestep, noise)
+                action, log_prob, context = act(context, timestep, noise)
             try:
                 step = env.step(action)
             except NonFiniteAction:

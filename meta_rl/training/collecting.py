@@ -15,6 +15,7 @@ from meta_rl.core.resources import usable_cores
 from meta_rl.experiment import catalog
 from meta_rl.experiment.building import build_agent, build_distribution, worker_count
 from meta_rl.experiment.config import Experiment, RolloutsConfig, experiment_from_dict, to_dict
+from meta_rl.rollouts.collector import RolloutCollector
 from meta_rl.rollouts.elsewhere import CollectorElsewhere
 from meta_rl.rollouts.footprint import check_memory, rollout_bytes
 from meta_rl.rollouts.ray.collector import SharingCollector
@@ -64,6 +65,13 @@ def make_collector(
     if config.backend == "local":
         there = acting_device(config, device)
         collector = distribution.make_collector(there, worker_count(experiment))
+        if config.cuda_graph:
+            if not isinstance(collector, RolloutCollector):
+                raise UserError(
+                    f"rollouts.cuda_graph replays a policy's steps, but the family "
+                    f"{experiment.envs_name} has none; leave it out"
+                )
+            collector.cuda_graph = True
         if there == device:
             return collector
         twin = build_agent(experiment, distribution.spec, there)

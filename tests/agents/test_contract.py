@@ -10,6 +10,7 @@ import pytest
 import torch
 from gpu import CUDA
 from playing import Player
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from envs.point_navigation import Config, PointEnv, PointNavigation
@@ -428,3 +429,52 @@ def filled(rollout, value):
         return torch.where(valid, column, value)
 
     return map_tensors(fill, rollout)
+
+
+def test_it_acts_by_one_program_of_tensors(name, build_agent, monkeypatch):
+    """So a GPU can replay a step as a graph, in place.
+
+    No step depends on numbers that the processor must read first, or brings tensors of its own. On
+    the CPU alone a transformer counts what it remembers.
+    """
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    agent, worker = build_agent(name, FAMILY.spec), make_worker()
+    agent.meta_update(play(agent, worker, some_tasks())[0])
+    context = agent.begin(some_tasks(), COPIES, True)
+    drawn, replayed = (torch.Generator().manual_seed(0) for _ in range(2))
+    leaves, structure = pytree.tree_flatten((context, vars(some_steps())))
+
+    def step(*leaves):
+        context, timestep = pytree.tree_unflatten(leaves, structure)
+        acted = agent.act(context, TimeStep(**timestep), SharedNoise(replayed))
+        return pytree.tree_leaves(acted)
+
+    with torch.no_grad():
+        program = make_fx(step)(*copied(leaves))
+        assert not any("lift_fresh" in node.name for node in program.graph.nodes)
+        replayed.manual_seed(0)
+        again = copied(pytree.tree_leaves(context))
+        for seed in range(3):
+            expected = agent.act(context, some_steps(seed), SharedNoise(drawn))
+            found = program(*again, *vars(some_steps(seed)).values())
+            assert_close(found, pytree.tree_leaves(expected))
+            context = expected[-1]
+            for kept, moved in zip(again, found[2:], strict=True):
+                kept.copy_(moved)
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_on_a_gpu_a_graph_plays_what_the_agent_plays(name, build_agent, device, identical):
+    device = torch.device(device)
+    agent, tasks = build_agent(name, FAMILY.spec, device), some_tasks()
+    graphed, plain = make_worker(device=device), make_worker(device=device)
+    graphed.collector.cuda_graph = True
+    for _ in range(2):  # an update may put parameters elsewhere
+        expected, contexts = play(agent, plain, tasks)
+        found, moved = play(agent, graphed, tasks)
+        assert identical(
+            [vars(each) for each in found.rollouts], [vars(each) for each in expected.rollouts]
+        )
+        assert identical(moved, contexts)
+        agent.meta_update(expected)
+    assert identical(graphed.streams.state_dict(), plain.streams.state_dict())

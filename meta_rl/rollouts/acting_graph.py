@@ -1,0 +1,64 @@
+"""An agent's step as a CUDA graph."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from meta_rl.core.protocols import MetaAgent
+from meta_rl.core.seeding import Noise, SharedNoise
+from meta_rl.core.types import Context, TimeStep
+
+
+class ActingGraph:
+    """Acts for one rollout as an agent does, on a GPU by replaying a graph of its first steps.
+
+    A step is dozens of small operations, which Python starts more slowly than a GPU ends them. A
+    graph starts them all at once. It reads and writes the memory that it was recorded with, and an
+    update may put parameters elsewhere: so each rollout records its own. The actions are the same.
+
+    The first step is played without a graph, as libraries set themselves up then. Noise that is
+    drawn on the processor, as evaluations have it, is no part of a graph; then no step is.
+    """
+
+    def __init__(self, agent: MetaAgent) -> None:
+        self._agent = agent
+        self._steps = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def act(
+        self, context: Context, timestep: TimeStep, noise: Noise | None
+    ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], Context]:
+        """Return actions, their log-probabilities and the context, as `MetaAgent.act` does.
+
+        The context that it returns is the next step's, and is written into then.
+        """
+        self._steps += 1
+        if self._steps == 1 or not drawn_on_gpu(noise):
+            return self._agent.act(context, timestep, noise)
+        if self._graph is None:
+            self._record(context, timestep, noise)
+        assert self._graph is not None
+        pytree.tree_map(Tensor.copy_, self._given, (context, vars(timestep)))
+        self._graph.replay()
+        action, log_prob = (column.clone() for column in self._drawn)
+        return action, log_prob, self._given[0]
+
+    def _record(self, context: Context, timestep: TimeStep, noise: Noise | None) -> None:
+        graph = torch.cuda.CUDAGraph()
+        if isinstance(noise, SharedNoise):
+            graph.register_generator_state(noise.generator)
+        self._given = pytree.tree_map(Tensor.clone, (context, vars(timestep)))
+        kept, columns = self._given
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            action, log_prob, moved = self._agent.act(kept, TimeStep(**columns), noise)
+            pytree.tree_map(Tensor.copy_, kept, moved)
+        self._drawn = action, log_prob
+        self._graph = graph
+
+
+def drawn_on_gpu(noise: Noise | None) -> bool:
+    """Return whether actions need nothing that the processor draws."""
+    if noise is None:
+        return True
+    return isinstance(noise, SharedNoise) and noise.generator.device.type == "cuda"
