@@ -1,16 +1,22 @@
 """Fast weights: a matrix that each step of a trial corrects."""
 
-from typing import TypeAlias, cast
+from math import log10
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
+from meta_rl.core.errors import UserError
 from meta_rl.learning.residual import Residual, feed_forward
 
 STEPS_AT_ONCE = 32
 """Steps of a sequence that are solved for together (C): their matrices are C × C, and what lies
 between them and the next is read from the weights."""
+STEPS_REMEMBERED = (30.0, 3000.0)
+"""Steps after which a head has forgotten most (1 − 1 / e), at first: from the quickest to the
+slowest. As in Mamba (Gu and Dao 2023), heads differ, and learn for how long to remember."""
 
 Remembered: TypeAlias = tuple[Float[Tensor, "B heads D D"], Float[Tensor, "B H"]]
 """What a layer remembers: its weights, and the step before."""
@@ -20,10 +26,11 @@ State: TypeAlias = tuple[Remembered, ...]
 class FastWeights(nn.Module):
     """Layers of fast weights that the delta rule writes (Schlag et al. 2021; Irie et al. 2021).
 
-    In each head, a step has a key, a value, a rate and a query. The weights W are corrected so that
-    the key comes nearer to giving the value, and the query reads what they have become:
+    In each head, a step has a key, a value, a rate, a query and a share that is kept. The weights W
+    fade to that share (Yang et al. 2025), are corrected so that the key comes nearer to giving the
+    value, and the query reads what they have become:
 
-        W ← W + rate · key (value − Wᵀ key)ᵀ,    read = Wᵀ query
+        W ← kept · W,    W ← W + rate · key (value − Wᵀ key)ᵀ,    read = Wᵀ query
 
     So what followed in the same situation before is recalled at once, however many other
     situations lay between, which a vector that is rewritten at each step learns slowly. A step
@@ -87,14 +94,18 @@ class Block(Residual):
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.sizes = (size, size, heads)
+        self.sizes = (size, size, heads, heads)
         self.norm = nn.LayerNorm(size)
         self.query = nn.Linear(size, size)
-        self.key_value_rate = nn.Linear(2 * size, sum(self.sizes))
+        self.key_value_rates = nn.Linear(2 * size, sum(self.sizes))
         self.merge = nn.Linear(size, size)
-        for layer in (self.query, self.key_value_rate):
+        for layer in (self.query, self.key_value_rates):
             # With `nn.Linear`'s own, smaller weights all keys would be alike at first.
             nn.init.xavier_uniform_(layer.weight)
+        shortest, longest = STEPS_REMEMBERED
+        steps = torch.logspace(log10(shortest), log10(longest), heads)
+        with torch.no_grad():
+            self.key_value_rates.bias[-heads:] = steps.log()
         self.feed_forward = feed_forward(size, hidden=2 * size)
 
     def project(
@@ -104,14 +115,26 @@ class Block(Residual):
         Float[Tensor, "*B heads D"],
         Float[Tensor, "*B heads D"],
         Float[Tensor, "*B heads"],
+        Float[Tensor, "*B heads"],
     ]:
-        """Return each head's query, key, value and rate, of a step and the one before it."""
+        """Return each head's query, key, value, rate and log of what is kept.
+
+        They are of a step and the one before it.
+        """
         both = torch.cat([now, before], dim=-1)
-        key, value, rate = self.key_value_rate(both).split(self.sizes, dim=-1)
+        key, value, rate, kept = self.key_value_rates(both).split(self.sizes, dim=-1)
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)) for part in (self.query(now), key, value)
         )
-        return query.softmax(-1), key.softmax(-1), value, rate.sigmoid()
+        return query.softmax(-1), key.softmax(-1), value, rate.sigmoid(), logsigmoid(kept)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        if f"{prefix}key_value_rate.weight" in state:
+            raise UserError(
+                "the checkpoint is of fast weights that forgot nothing; these fade, and learn how "
+                "fast: train anew"
+            )
+        super()._load_from_state_dict(state, prefix, *others)
 
     def step(
         self,
@@ -122,13 +145,14 @@ class Block(Residual):
     ) -> tuple[Float[Tensor, "B H"], Remembered]:
         """Return the layer's output at a step, and what it remembers then."""
         now, valid = self.norm(x), valid.unsqueeze(-1)
-        query, key, value, rate = self.project(now, before)
+        query, key, value, rate, log_kept = self.project(now, before)
+        kept = torch.where(valid, log_kept, 0).exp()[..., None, None]
         # The weights are most of what a step reads, so both are looked up at once.
-        recalled, read = (torch.stack([key, query], dim=-2) @ weights).unbind(-2)
+        recalled, read = (kept * (torch.stack([key, query], dim=-2) @ weights)).unbind(-2)
         added = rate.unsqueeze(-1) * (value - recalled)
         read = read + (key * query).sum(-1, keepdim=True) * added
         key, added = (torch.where(valid.unsqueeze(-1), part, 0) for part in (key, added))
-        weights = torch.addcmul(weights, key.unsqueeze(-1), added.unsqueeze(-2))
+        weights = torch.addcmul(kept * weights, key.unsqueeze(-1), added.unsqueeze(-2))
         return self.finish(x, read.flatten(1)), (weights, torch.where(valid, now, before))
 
     def sequence(
@@ -155,19 +179,24 @@ def corrected(
     key: Float[Tensor, "*B C D"],
     value: Float[Tensor, "*B C E"],
     rate: Float[Tensor, "*B C"],
+    log_kept: Float[Tensor, "*B C"],
 ) -> tuple[Float[Tensor, "*B C E"], Float[Tensor, "*B D E"]]:
     """Return what each of C steps reads, and the weights that they leave, without a loop.
 
-    Step i adds keyᵢ uᵢᵀ to the weights, and what it corrects has the steps before it in it:
+    Step i adds keyᵢ uᵢᵀ to the weights. At step i, keptⱼᵢ = keptⱼ₊₁ ⋯ keptᵢ is left of what step j
+    added, and kept₀ᵢ of the weights before all. What a step corrects has those before it in it:
 
-        uᵢ = rateᵢ (valueᵢ − Wᵀ keyᵢ − Σ_{j<i} (keyᵢ · keyⱼ) uⱼ)
+        uᵢ = rateᵢ (valueᵢ − kept₀ᵢ Wᵀ keyᵢ − Σ_{j<i} keptⱼᵢ (keyᵢ · keyⱼ) uⱼ)
 
-    which is a triangular system in u (Yang et al. 2024).
+    which is a triangular system in u (Yang et al. 2024, 2025).
     """
-    rate = rate.unsqueeze(-1)
-    overlap = (rate * key @ key.mT).tril(-1)
+    left = log_kept.cumsum(-1)
+    between = (left.unsqueeze(-1) - left.unsqueeze(-2)).tril().exp()
+    start, rate = left.exp().unsqueeze(-1), rate.unsqueeze(-1)
+    overlap = (rate * between * (key @ key.mT)).tril(-1)
     added = torch.linalg.solve_triangular(
-        overlap, rate * (value - key @ weights), upper=False, unitriangular=True
+        overlap, rate * (value - start * (key @ weights)), upper=False, unitriangular=True
     )
-    read = query @ weights + (query @ key.mT).tril() @ added
-    return read, weights + key.mT @ added
+    read = start * (query @ weights) + (between * (query @ key.mT)).tril() @ added
+    last = between[..., -1, :].unsqueeze(-1)
+    return read, start[..., -1:, :] * weights + (last * key).mT @ added

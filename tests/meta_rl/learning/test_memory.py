@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from meta_rl.core.errors import UserError
 from meta_rl.learning.critic import ValueHead
-from meta_rl.learning.fast_weights import STEPS_AT_ONCE, corrected
+from meta_rl.learning.fast_weights import STEPS_AT_ONCE, STEPS_REMEMBERED, corrected
 from meta_rl.learning.memory import Kind, MemoryConfig, build_memory
 
 WORLDS, INPUTS, UNITS, WINDOW = 3, 4, 8, 5
@@ -159,15 +159,55 @@ def test_fast_weights_recall_the_last_value_or_the_mean_of_all_that_a_key_has_ha
     value = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     nothing = torch.zeros(4, 2)
     count = torch.tensor([1, 1, 2, 1, 3, 2])
+    all_kept = torch.zeros(6)
 
-    read, last = corrected(nothing, key, key, value, torch.ones(6))
-    _, mean = corrected(nothing, key, key, value, 1 / count)
+    read, last = corrected(nothing, key, key, value, torch.ones(6), all_kept)
+    _, mean = corrected(nothing, key, key, value, 1 / count, all_kept)
 
     torch.testing.assert_close(read, value)
     torch.testing.assert_close(last, torch.stack([*value[[4, 5, 3]], torch.zeros(2)]))
     torch.testing.assert_close(
         mean[:2], torch.stack([value[[0, 2, 4]].mean(0), value[[1, 5]].mean(0)])
     )
+
+
+def test_fast_weights_fade_by_what_each_step_keeps():
+    kept = torch.tensor([0.5, 0.9, 0.0, 0.8])
+    key, other = torch.eye(2)
+    written = torch.ones(1, 3)
+
+    read, last = corrected(
+        key.unsqueeze(1) @ written,
+        key.expand(4, -1),
+        other.expand(4, -1),
+        torch.zeros(4, 3),
+        torch.ones(4),
+        kept.clamp(min=1e-30).log(),
+    )
+
+    expected = kept.cumprod(0).unsqueeze(1) * written
+    torch.testing.assert_close(read, expected)
+    torch.testing.assert_close(last, key.unsqueeze(1) @ expected[-1:])
+
+
+def test_heads_of_fast_weights_begin_with_memories_of_different_lengths():
+    with torch.no_grad():
+        block = make("fast_weights").blocks[0]
+        block.key_value_rates.weight.zero_()
+        *_, log_kept = block.project(torch.zeros(UNITS), torch.zeros(UNITS))
+    torch.testing.assert_close(
+        (-1 / log_kept).log(), torch.tensor(STEPS_REMEMBERED).log(), rtol=0, atol=0.02
+    )
+
+
+def test_fast_weights_that_forgot_nothing_are_refused():
+    memory = make("fast_weights", layers=1)
+    state = {
+        name.replace("key_value_rates", "key_value_rate"): value
+        for name, value in memory.state_dict().items()
+    }
+    with pytest.raises(UserError, match=r"fast weights that forgot nothing.*train anew"):
+        memory.load_state_dict(state)
 
 
 def test_fast_weights_are_corrected_step_by_step_and_never_too_far():
@@ -186,7 +226,8 @@ def test_fast_weights_are_corrected_step_by_step_and_never_too_far():
         now = block.norm(x)
         assert torch.equal(last, now[:, -1])
         for step in range(steps):
-            query, key, value, rate = block.project(now[:, step], before)
+            query, key, value, rate, log_kept = block.project(now[:, step], before)
+            weights = log_kept.exp()[..., None, None] * weights
             wrong = value - given(weights, key)
             weights = weights + rate[..., None, None] * key.unsqueeze(-1) * wrong.unsqueeze(-2)
             expected = block.finish(x[:, step], given(weights, query).flatten(1))
