@@ -1,4 +1,4 @@
-# Sourced by scripts/test and scripts/demo: goes to the repository root and makes .venv current.
+# Sourced by the scripts that build an environment: goes to the repository root.
 # shellcheck shell=bash
 
 find_python() {
@@ -14,24 +14,25 @@ find_python() {
     return 1
 }
 
+# build_venv DIRECTORY EXTRAS CONSTRAINTS: makes the environment current, installing what is new.
 build_venv() {
-    local python wanted stamp=.venv/installed-for
+    local venv=$1 extras=$2 constraints=$3 python wanted
     # The text that decides what is installed, and the place: console scripts hold absolute paths.
-    wanted="$PWD $(cat setup.cfg pyproject.toml constraints.txt | cksum)"
-    if [[ -x .venv/bin/meta-rl && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then
+    wanted="$PWD $(cat setup.cfg pyproject.toml "$constraints" | cksum)"
+    if [[ -x $venv/bin/meta-rl && "$(cat "$venv/installed-for" 2>/dev/null)" == "$wanted" ]]; then
         return
     fi
-    if ! grep -qsF "$PWD/.venv/" .venv/bin/pip || ! .venv/bin/python -m pip --version >/dev/null; then
+    if ! grep -qsF "$PWD/$venv/" "$venv/bin/pip" ||
+        ! "$venv/bin/python" -m pip --version >/dev/null; then
         python=$(find_python)
-        echo "building .venv with $python" >&2
-        "$python" -m venv --clear .venv
+        echo "building $venv with $python" >&2
+        "$python" -m venv --clear "$venv"
     fi
     # The constraints name torch's tested version; which build of it (CPU or CUDA) is pip's choice
     # among the places it is set up to look in.
-    .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
-        -c constraints.txt -e '.[dev]'
-    echo "$wanted" >"$stamp"
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        -c "$constraints" -e ".[$extras]"
+    echo "$wanted" >"$venv/installed-for"
 }
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-build_venv

@@ -20,7 +20,11 @@ from meta_rl.rollouts.mujoco.row import Finish, WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 from meta_rl.rollouts.warp import kernels
 
-MOVED = ("qpos", "qvel", "act", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat")
+MOVED = (
+    *("qpos", "qvel", "act", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat"),
+    # MuJoCo Warp's equality constraints see the velocities of the step before.
+    *("cvel", "cdof_dot"),
+)
 """What of a simulation a step depends on, and an episode begins with."""
 NO_FRAME, BODY_FRAME, INERTIA_FRAME = (
     int(getattr(mujoco.mjtSameFrame, f"mjSAMEFRAME_{frame}"))

@@ -1,6 +1,5 @@
 """Meta-World in MuJoCo Warp, on its slow device cpu; `scripts/check_warp.py` tries all tasks."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -80,7 +79,7 @@ def test_a_task_does_the_same_whatever_is_beside_it_and_came_before(env, tasks):
     for step in steps:
         drawn = torch.rand(4, 2, 4, generator=noise) * 2 - 1
         moved = env.step(drawn[[1, 0, 3, 2]])
-        torch.testing.assert_close(moved.next_obs, step.next_obs[[1, 0, 3, 2]], rtol=0, atol=1e-5)
+        assert torch.equal(moved.next_obs, step.next_obs[[1, 0, 3, 2]])
         env.reset_ended()
 
 
@@ -197,25 +196,38 @@ def test_on_a_gpu_a_step_is_a_graph_that_nothing_waits_for(tasks, device):
     env.close()
 
 
-@pytest.mark.slow
-def test_maml_trpo_earns_what_it_earns_in_the_native_simulator_and_is_evaluated(
-    tmp_path, monkeypatch, meta_rl
-):
-    common = (
-        "--envs.horizon 8 --meta-iterations 2 --meta-batch-size 2 --copies 2 "
+def train(meta_rl, name, simulator, meta_iterations):
+    words = (
+        f"train ml1_reach_maml_trpo --name {name} --meta-iterations {meta_iterations} "
+        f"--envs.simulator {simulator} --envs.horizon 8 --meta-batch-size 2 --copies 2 "
         "--agent.episodes-per-phase 1 --evaluation.goals 1 --evaluation.every 0 "
         "--tracking.mode off --threads 1 --workers 1"
     )
-    returns = {}
-    for simulator in ("native", "warp"):
-        words = (
-            f"train ml1_reach_maml_trpo {common} --envs.simulator {simulator} --name {simulator}"
-        )
-        meta_rl(*words.split()).succeeds()
-        lines = (tmp_path / "runs" / simulator / "metrics.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
-        returns[simulator] = [
-            value for row in rows for name, value in row.items() if name.startswith("return/")
-        ]
-    assert returns["native"]
-    np.testing.assert_allclose(returns["warp"], returns["native"], rtol=1e-2)
+    meta_rl(*words.split()).succeeds()
+
+
+def returns(run):
+    """The returns of every rollout of a training."""
+    return [
+        value for row in run.rows for metric, value in row.items() if metric.startswith("return/")
+    ]
+
+
+@pytest.mark.slow
+def test_maml_trpo_earns_what_it_earns_in_the_native_simulator_and_resumes(
+    tmp_path, meta_rl, run_at, identical, request
+):
+    native, warp, stopped = (run_at(tmp_path / "runs" / n) for n in ("native", "warp", "stopped"))
+    train(meta_rl, "native", "native", 2)
+    train(meta_rl, "warp", "warp", 2)
+    train(meta_rl, "stopped", "warp", 1)
+    np.testing.assert_allclose(returns(warp), returns(native), rtol=1e-2)
+
+    meta_rl("train", "--resume", "runs/stopped", "--meta-iterations", 2).succeeds()
+    assert identical(stopped.latest["agent"], warp.latest["agent"])
+    assert returns(stopped) == returns(warp)
+
+    meta_rl("evaluate", "runs/warp", "--split", "train").succeeds()
+    request.getfixturevalue("can_draw")
+    meta_rl("render", "runs/warp", "--task", "reach-v3").succeeds()
+    assert list((warp.path / "videos").glob("*.mp4"))
