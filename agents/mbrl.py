@@ -104,11 +104,18 @@ class MBRL(KeepsReplay):
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
             torch.manual_seed(derive_seed(seed, "init"))
             self.model = build_online_model(config, spec, self.trial_steps).to(device)
-        self.planner = Planner(config, spec.action_size, make_generator(seed, "planner"), device)
+        self._plan_by(seed)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.outer_lr)
         self.generator = make_generator(seed, "update")
         self.meta_updates = 0
+        self.has_model = False
+        """Whether the model has learned anything, in this run or in the one that it began from."""
         self.replay = Replay(config.buffer_trials, History.none(spec).rows(self.trial_steps))
+
+    def _plan_by(self, seed: int) -> None:
+        generator = make_generator(seed, "planner")
+        self.planner = Planner(self.config, self.spec.action_size, generator, self.device)
+        self.planner_seed = seed
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
         """Start without memories and without a plan."""
@@ -116,10 +123,11 @@ class MBRL(KeepsReplay):
         shape = (*worlds, self.config.planning_horizon, self.spec.action_size)
         least, most = self.config.action_std, self.config.training_std
         std = torch.full((len(tasks),), least, device=self.device)
-        if training:  # spread over the tasks of all ranks
+        if training:  # spread over the tasks of all ranks, otherwise in each meta-iteration
             count = len(tasks) * world().size
-            spread = torch.linspace(log(least), log(most), count, device=self.device).exp()
-            std = spread[world().share(count)]
+            spread = torch.linspace(log(least), log(most), count).exp()
+            order = torch.randperm(count, generator=make_generator(self.meta_updates, "spread"))
+            std = spread[order][world().share(count)].to(self.device)
         return {
             "known": self.model.nothing(worlds),
             "plan": torch.zeros(shape, device=self.device),
@@ -142,7 +150,7 @@ class MBRL(KeepsReplay):
         fresh = timestep.first.unsqueeze(-1).unsqueeze(-1)
         plan = torch.where(fresh, 0.0, moved_on(context["plan"]))
         std = torch.full_like(context["std"], self.config.initial_std)
-        if self.meta_updates > 0:
+        if self.has_model:
             plan, std = self.planned(plan, timestep.obs, known), context["std"]
         mean = self.scale.action(plan[:, :, 0])
         log_std = (std.unsqueeze(-1) * self.scale.half_range).log().expand_as(mean)
@@ -173,13 +181,14 @@ class MBRL(KeepsReplay):
         """Store the trials, and let the model learn to adapt to any moment of stored ones."""
         own = History.played(packed(Rollout.concatenate(batch.rollouts)).masked())
         of_all = History.from_rows(self.keep(own.rows(self.trial_steps)), self.device)
-        metrics = self.errors(of_all) if self.meta_updates > 0 else {}
+        metrics = self.errors(of_all) if self.has_model else {}
         self.scale = self.scale.merge(own.obs, own.reward, own.next_obs, own.valid)
         found = []
         for _ in range(self.config.gradient_steps):
             drawn = self.replay.sample(self.config.update_trials, self.generator)
             found.append(self.gradient_step(History.from_rows(drawn, self.device)))
         self.meta_updates += 1
+        self.has_model = True
         metrics["replay/trials"] = torch.tensor(float(len(self.replay)))
         return metrics | mean_of(found)
 
@@ -239,12 +248,12 @@ class MBRL(KeepsReplay):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the model, its scale, Adam's moments, the planner's deviations, the drawing."""
+        """Return the model, its scale, Adam's moments, and what is drawn by."""
         return {
             "model": self.model.state_dict(),
             "scale": self.scale.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "deviations": self.planner.deviations,
+            "planner_seed": self.planner_seed,
             "generator": self.generator.get_state(),
             "meta_updates": self.meta_updates,
         }
@@ -253,8 +262,9 @@ class MBRL(KeepsReplay):
         """Restore what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.scale = self.scale.loaded(state["scale"])
-        self.planner.deviations = state["deviations"].to(self.device)
+        self._plan_by(state["planner_seed"])
         self.meta_updates = state["meta_updates"]
+        self.has_model = bool(self.scale.reward.count > 0)
         if "optimizer" in state:  # a trimmed state is not trained on
             self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # Adam keeps tensors
             self.generator.set_state(state["generator"].cpu())

@@ -113,6 +113,7 @@ class SharedOutNoise:
         axis: int = 0,
         device: torch.device | None = None,
     ) -> None:
+        self.generator = generator
         self._of_all = SharedNoise(generator)
         self._own_rows, self._count, self._axis = own, count, axis
         self._device = device or generator.device

@@ -67,6 +67,7 @@ def set_gpu_arithmetic(experiment: Experiment[Any, Any], device: torch.device) -
     torch.use_deterministic_algorithms(repeatable)
     tf32 = experiment.gpu_arithmetic == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32  # which recurrent layers read, and which is on at first
 
 
 def worker_count(experiment: Experiment[Any, Any]) -> int:

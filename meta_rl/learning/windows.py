@@ -37,15 +37,6 @@ class Window:
             inside & history.valid[rows],
         )
 
-    def seen_while_acting(self, first: Bool[Tensor, "W S"]) -> "Window":
-        """Return the window without transitions whose end no agent is shown.
-
-        Args:
-            first: Whether the next step begins another episode: what is observed then is that
-                episode's beginning.
-        """
-        return Window(self.obs, self.action, self.reward, self.next_obs, self.counted & ~first)
-
 
 @dataclass(frozen=True)
 class Moments:
@@ -85,11 +76,18 @@ class Moments:
         return Window.of(history, self.trial, place)
 
     def past(self, history: History, steps: int) -> Window:
-        """Return the last transitions before each, as far as an agent has been shown them."""
-        place = in_a_row(self.step - steps, steps)
-        begins = torch.cat([history.first[1:], torch.zeros_like(history.first[:1])])
-        ended = begins[place.clamp(0, len(begins) - 1), self.trial.unsqueeze(1)]
-        return Window.of(history, self.trial, place).seen_while_acting(ended)
+        """Return the last transitions before each that an agent has been shown whole.
+
+        It is not shown where an episode's last one leads to: what is observed next is the beginning
+        of another episode.
+        """
+        shown = torch.ones_like(history.first)
+        shown[:-1] = ~history.first[1:]
+        in_order = torch.argsort(~shown, dim=0, stable=True)  # each trial's shown ones, then others
+        before = torch.cat([torch.zeros_like(in_order[:1]), shown.cumsum(0)])[self.step, self.trial]
+        number = in_a_row(before - steps, steps)
+        place = in_order[number.clamp(min=0), self.trial.unsqueeze(1)]
+        return Window.of(history, self.trial, torch.where(number >= 0, place, -1))
 
 
 def in_a_row(start: Int[Tensor, "W"], steps: int) -> Int[Tensor, "W S"]:

@@ -1,12 +1,14 @@
 """An agent's step as a CUDA graph."""
 
+from typing import TypeGuard
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.protocols import MetaAgent
-from meta_rl.core.seeding import Noise, SharedNoise
+from meta_rl.core.seeding import Noise, SharedNoise, SharedOutNoise
 from meta_rl.core.types import Context, TimeStep
 
 
@@ -44,21 +46,27 @@ class ActingGraph:
         action, log_prob = (column.clone() for column in self._drawn)
         return action, log_prob, self._given[0]
 
-    def _record(self, context: Context, timestep: TimeStep, noise: Noise | None) -> None:
+    def _record(
+        self, context: Context, timestep: TimeStep, noise: SharedNoise | SharedOutNoise | None
+    ) -> None:
         graph = torch.cuda.CUDAGraph()
-        if isinstance(noise, SharedNoise):
+        if noise is not None:
             graph.register_generator_state(noise.generator)
         self._given = pytree.tree_map(Tensor.clone, (context, vars(timestep)))
         kept, columns = self._given
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # The agent's GPU need not be the current one, in whose stream torch would record.
+        stream = torch.cuda.Stream(timestep.obs.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             action, log_prob, moved = self._agent.act(kept, TimeStep(**columns), noise)
             pytree.tree_map(Tensor.copy_, kept, moved)
         self._drawn = action, log_prob
         self._graph = graph
 
 
-def drawn_on_gpu(noise: Noise | None) -> bool:
+def drawn_on_gpu(noise: Noise | None) -> TypeGuard[SharedNoise | SharedOutNoise | None]:
     """Return whether actions need nothing that the processor draws."""
     if noise is None:
         return True
-    return isinstance(noise, SharedNoise) and noise.generator.device.type == "cuda"
+    if not isinstance(noise, SharedNoise | SharedOutNoise):
+        return False
+    return noise.generator.device.type == "cuda"

@@ -32,6 +32,7 @@ def settle(
     metric_places: wp.array[int],
     terminated_place: int,
     horizon: int,
+    refused: wp.array[wp.bool],
     current: wp.array2d[float],
     frozen: wp.array[wp.bool],
     steps: wp.array[int],
@@ -47,7 +48,7 @@ def settle(
     """
     world = wp.tid()
     live = not frozen[world]
-    good = wp.isfinite(outputs[world, 0])
+    good = wp.isfinite(outputs[world, 0]) and not refused[world]
     for place in range(finite_start, finite_stop):
         good = good and wp.isfinite(rows[world, place])
     good = good and live

@@ -107,10 +107,12 @@ class WarpTaskEnv(ABC):
         action = action.detach().to(self._device, torch.float32)
         if self._device.type == "cpu" and not torch.isfinite(action).all():
             raise NonFiniteAction("an action is not finite: the policy has diverged")
-        action = torch.clamp(action, self._low, self._high)
+        refused = ~torch.isfinite(action).all(-1)
+        action = torch.clamp(action.masked_fill(refused.unsqueeze(-1), 0.0), self._low, self._high)
         with self._stream():
             for worlds, at in self._groups:
                 worlds.tensors.actions.copy_(action[at].flatten(0, 1))
+                worlds.tensors.refused.copy_(refused[at].flatten())
                 worlds.step()
         metrics = dict(zip(self.metric_names, self._gather("metrics").unbind(-1), strict=True))
         self._overflowed |= metrics["overflow"].any()

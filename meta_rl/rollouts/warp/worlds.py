@@ -46,6 +46,8 @@ class Tensors:
     """Views of what a step reads and leaves; axes W worlds, O observation, A action, K metrics."""
 
     actions: Float[Tensor, "W A"]
+    refused: Bool[Tensor, "W"]
+    """Worlds whose action is not finite: a step of theirs counts as diverged."""
     frozen: Bool[Tensor, "W"]
     """Worlds whose episode has ended: a step leaves them as they are."""
     current: Float[Tensor, "W O"]
@@ -108,6 +110,8 @@ class Worlds:
             model = solvable(scene.model)
             self.model = mjw.put_model(model, dict.fromkeys(sorted(varied), count))
             self.model.opt.warn_overflow = 0  # a metric tells of it
+            # Else contacts come in the order in which a GPU's threads happen to find them.
+            self.model.opt.deterministic = torch.are_deterministic_algorithms_enabled()
             limits = code.limits
             self.data = mjw.make_data(
                 model, nworld=count, nconmax=limits.contacts, njmax=limits.constraints
@@ -122,6 +126,7 @@ class Worlds:
         self.rows = wp.zeros((count, self.scene.row.size), dtype=float)
         self.outputs = wp.zeros((count, world_format.outputs), dtype=float)
         self.actions = wp.zeros((count, world_format.action_size), dtype=float)
+        self._refused = wp.zeros(count, dtype=wp.bool)
         self.frozen = wp.ones(count, dtype=wp.bool)
         self._steps = wp.zeros(count, dtype=int)
         self.chance = wp.zeros((count, 2), dtype=int)
@@ -144,6 +149,7 @@ class Worlds:
         """A mask of all worlds."""
         self.tensors = Tensors(
             actions=wp.to_torch(self.actions),
+            refused=wp.to_torch(self._refused),
             frozen=wp.to_torch(self.frozen),
             current=wp.to_torch(self._current),
             next_obs=wp.to_torch(self._next_obs),
@@ -309,6 +315,7 @@ class Worlds:
                 self._metric_places,
                 terminated,
                 self._horizon,
+                self._refused,
                 self._current,
                 self.frozen,
                 self._steps,

@@ -9,6 +9,8 @@ from gpu import CUDA
 
 pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
 
+from mujoco_warp import DeterminismType
+
 from envs.metaworld import Config, build
 from envs.metaworld.warp.task_env import WarpMetaworld
 from meta_rl.core.errors import NonFiniteAction, UserError
@@ -131,6 +133,32 @@ def test_an_action_that_is_not_finite_raises_on_the_processor(env, tasks):
         env.step(torch.full((4, 1, 4), float("nan")))
 
 
+def test_a_world_whose_action_is_refused_is_cut(env, tasks):
+    env.start(tasks, 1, seed=0)
+    worlds, _ = env._groups[0]
+    worlds.tensors.refused.fill_(True)
+    worlds.step()
+    assert worlds.tensors.metrics[:, -2].all() and worlds.tensors.truncated.all()
+    step = env.step(torch.zeros(4, 1, 4))  # which says anew what is refused
+    assert not step.metrics["diverged"].any()
+
+
+def test_repeatable_arithmetic_has_contacts_in_a_fixed_order(tasks):
+    torch.use_deterministic_algorithms(True)
+    try:
+        spec = build(Config(horizon=HORIZON)).spec
+        env = WarpMetaworld("v2", {"reach-v3": 6}, spec, CPU)
+        first = play(env, tasks[[0, 2]], HORIZON)
+        assert env._groups[0][0].model.opt.deterministic == DeterminismType.ALL
+        play(env, tasks[[2, 0]], 2)
+        again = play(env, tasks[[0, 2]], HORIZON)
+        env.close()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(first[0], again[0], strict=True):
+        assert torch.equal(one, other)
+
+
 def test_worlds_become_other_tasks_as_in_the_native_simulator(env, tasks):
     native = build(Config(horizon=HORIZON)).make_env(CPU, 1)
     native._goal_sizes = {"reach-v3": 6, "drawer-open-v3": 3}
@@ -211,6 +239,21 @@ def returns(run):
     return [
         value for row in run.rows for metric, value in row.items() if metric.startswith("return/")
     ]
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_on_a_gpu_an_action_that_is_not_finite_cuts_its_world(tasks, device):
+    spec = build(Config(horizon=HORIZON)).spec
+    env = WarpMetaworld("v2", {"reach-v3": 6, "drawer-open-v3": 3}, spec, torch.device(device))
+    env.start(tasks, 2, seed=0)
+    action = torch.zeros(4, 2, 4, device=device)
+    action[1, 0, 2] = float("nan")
+    step = env.step(action)
+    cut = torch.zeros(4, 2, device=device)
+    cut[1, 0] = 1.0
+    assert torch.equal(step.metrics["diverged"], cut)
+    assert torch.isfinite(env.reset_ended()).all()
+    env.close()
 
 
 @pytest.mark.slow

@@ -131,6 +131,8 @@ def test_arithmetic_is_what_the_experiment_asks_for_on_a_gpu(
         building.set_gpu_arithmetic(chosen, torch.device(device))
         assert torch.are_deterministic_algorithms_enabled() == repeatable
         assert torch.get_float32_matmul_precision() == precision
+        if device == "cuda":
+            assert torch.backends.cudnn.allow_tf32 == (precision == "high")
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == repeatable
     finally:
         building.set_gpu_arithmetic(experiment, torch.device("cuda"))

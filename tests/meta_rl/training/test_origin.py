@@ -71,6 +71,16 @@ def test_what_only_one_of_two_memories_has_is_told(trained, meta_rl, small_confi
     assert f"note: left out of {first}, as this agent has no such part: policy.memory" in words
 
 
+def test_a_model_that_was_given_is_planned_by_at_once(trained, tmp_path, run_at):
+    first = trained("mbrl", meta_iterations=1, seed=3)
+    second = begun(trained, tmp_path, "mbrl", meta_iterations=1, seed=4)
+    told = [
+        any("prediction/error_before" in row for row in run_at(r).rows) for r in (first, second)
+    ]
+    assert told == [False, True]
+    assert state(second)["agent"]["planner_seed"] == 4
+
+
 def test_a_run_that_began_so_is_resumed_as_any_other(trained, meta_rl, tmp_path, identical):
     trained(meta_iterations=1)
     whole = begun(trained, tmp_path, meta_iterations=3)
