@@ -181,10 +181,19 @@ class Stages:
 
     @property
     def counted(self) -> dict[int, float]:
-        """Which stages' policies an outer step moves on purpose, and how much each counts."""
+        """Which stages' policies an outer step moves on purpose, and the share of each."""
+        if not self.credit:
+            return self.weights
+        both = self.weights.keys() | self.credit.keys()
         credited = dict.fromkeys(self.credit, self.credit_weight)
-        both = self.weights.keys() | credited.keys()
-        return {k: self.weights.get(k, 0.0) + credited.get(k, 0.0) for k in sorted(both)}
+        return {
+            k: (self.weights.get(k, 0.0) + credited.get(k, 0.0)) / self.total for k in sorted(both)
+        }
+
+    @property
+    def total(self) -> float:
+        """What the weights of all gains come to, which is 1 without E-MAML's term."""
+        return 1.0 + self.credit_weight * len(self.credit)
 
     def gains(self) -> Iterator[tuple[int, float, Float[Tensor, "M B"]]]:
         """Yield stages with what their steps brought, and how much that counts.
@@ -252,7 +261,7 @@ class Stages:
             weight = self.share * samples.weight / len(samples.weight)
             each, measured = clipped_loss(samples.log_ratio(new[k]), gain, weight, clip)
             losses.append(share * each)
-            clipped_shares.append(share * measured["outer/clipped_share"])
+            clipped_shares.append(share / self.total * measured["outer/clipped_share"])
         return torch.stack(losses).sum(), {
             "outer/kl": self.divergence(old, new),
             "outer/clipped_share": torch.stack(clipped_shares).sum(),
@@ -261,7 +270,7 @@ class Stages:
     def divergence(
         self, old: Mapping[int, Distribution], new: Mapping[int, Distribution]
     ) -> Float[Tensor, ""]:
-        """How far the policies that the objective counts have moved, in nats."""
+        """How far the policies that the objective counts have moved on average, in nats a step."""
         shares = [share * self.moved(old, new, k) for k, share in self.counted.items()]
         return torch.stack(shares).sum()
 

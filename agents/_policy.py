@@ -203,8 +203,8 @@ class PolicyAgent:
             name: value.to(self.device, copy=True) for name, value in state["theta"].items()
         }
         self.meta_updates = state.get("meta_updates", 0)  # the first checkpoints did not count
-        if self.descent is not None and "optimizer" in state:  # a trimmed state has none
-            self.descent.load_state_dict(state["optimizer"], self.theta)
+        if self.descent is not None:
+            self.descent.load_state_dict(state.get("optimizer"), self.theta)
         if self.generator is not None and "generator" in state:  # MAML once shuffled nothing
             self.generator.set_state(state["generator"].cpu())
         if self.config.normalize_observations:

@@ -80,6 +80,7 @@ class Config(MinibatchConfig, TrialConfig, MemoryConfig):
         for part in (MinibatchConfig, TrialConfig, MemoryConfig):
             part.__post_init__(self)
         check_at_least(1, self, "bptt_steps")
+        check_at_least(0, self, "entropy_coefficient")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
         check_above_zero(self, "max_gradient_norm", "min_std", "value_coefficient")

@@ -16,13 +16,15 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 class Chance:
     """A stream of random numbers for each of M × N worlds.
 
-    A number depends on the seed, the task's index, the copy and how many were drawn before it: not
-    on the other tasks, nor on the device. The streams are those of SplitMix64 (Steele et al. 2014).
+    A number depends on the seed, the task's index, the copy, how often the task came before in the
+    meta-batch, and how many were drawn before it: not on the other tasks, nor on the device. The
+    streams are those of SplitMix64 (Steele et al. 2014).
     """
 
     def __init__(self, tasks: Tasks, copies: int, seed: int, device: torch.device) -> None:
         index = tasks.index.to(device).unsqueeze(1)
-        copy = torch.arange(copies, device=device)
+        before = torch.tensor(tasks.counted(), device=device).unsqueeze(1)
+        copy = torch.arange(copies, device=device) + copies * before
         self.drawn = 0
         """How many numbers each world has drawn."""
         self._key = _mixed(_mixed(_mixed(torch.tensor(seed, device=device)) ^ index) ^ copy)

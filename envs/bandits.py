@@ -15,6 +15,7 @@ from envs._chance import Chance
 from envs._drawn import DrawnFamily, of_each_copy
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import one_hot
+from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, EnvSpec, Picture, Score, Step, Tasks
 
 BEST_ARM = Score("best_arm", "best arm", "best_arm", "mean")
@@ -106,6 +107,11 @@ class BanditEnv:
 
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N 1"]:
         """Begin an episode with every bandit."""
+        if not ((tasks.params >= 0) & (tasks.params <= 1)).all():
+            raise UserError(
+                f"a bandit is the probabilities of its arms, each in [0, 1], got "
+                f"{tasks.params.tolist()}"
+            )
         self.probability = of_each_copy(tasks.params.to(self.device), copies)
         self.chance = Chance(tasks, copies, seed, self.device)
         self.obs = torch.ones(len(tasks), copies, 1, device=self.device)

@@ -9,10 +9,11 @@ STUDY.yaml names what is trained, each by the words that follow `meta-rl train`,
       plain: ml1_push_maml_ppo
       minibatches: ml1_push_maml_ppo --agent.minibatches 5
 
-Every finished run is added to results/STUDY.json at once. What is in there is not run again, on
-whichever machine it was made; a run that was stopped is resumed. All runs of a seed come before
-those of the next, so that a study that is cut short has whole seeds. `--show` prints the table
-alone.
+Every finished run is added to results/STUDY.json at once, beside what others have added meanwhile.
+What is in there is not run again, on whichever machine it was made; a run that was stopped is
+resumed. Both are refused where the words of the training have become others. All runs of a seed
+come before those of the next, so that a study that is cut short has whole seeds. `--show` prints
+the table alone.
 """
 
 import json
@@ -27,13 +28,14 @@ from record_results import record
 from rich.console import Console
 from rich.table import Table
 
-from meta_rl.commands._flags import take
+from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
 from meta_rl.core.resources import usable_cores
 from meta_rl.experiment import strict_yaml
+from meta_rl.experiment.identity import check_same_run
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.studies.launching import Here
-from meta_rl.studies.processes import InTurn, Places, Training, carry_out
+from meta_rl.studies.processes import InTurn, Places, Training, carry_out, say
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class Job:
     seed: int
     training: Training
 
+    def check(self) -> None:
+        """Raise a UserError if the words are wrong, or its folder holds a run of others."""
+        config, *flags = self.words
+        run, prog = self.training.run, f"the training {self.name} of the study"
+        experiment = experiment_of(config, [*flags, "--seed", str(self.seed)], prog)
+        if (run.checkpoints / "latest.pt").is_file():
+            check_same_run(run.experiment(), experiment, run.path)
+
     def progress(self) -> str:
         """How far it has come, for the table."""
         rows = read_metrics(self.training.run.metrics).rows
@@ -73,10 +83,19 @@ def read(path: Path, folder: Path) -> list[Job]:
     content = strict_yaml.read(path)
     if not isinstance(content, dict) or content.keys() != {"seeds", "trainings"}:
         raise UserError(f"{path} must hold `seeds` and `trainings`, and nothing else")
+    seeds, trainings = content["seeds"], content["trainings"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"`seeds` of {path} must be a list of whole numbers, got {seeds!r}")
+    if not isinstance(trainings, dict) or not all(
+        isinstance(words, str) and words.split() for words in trainings.values()
+    ):
+        raise UserError(
+            f"`trainings` of {path} must be lines of `name: CONFIG [--field value ...]`"
+        )
     return [
         _job(name, shlex.split(words), seed, folder)
-        for seed in content["seeds"]
-        for name, words in content["trainings"].items()
+        for seed in seeds
+        for name, words in trainings.items()
     ]
 
 
@@ -94,16 +113,34 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        self.runs: list[dict[str, Any]] = []
+        self._read()
+
+    def _read(self) -> None:
+        if self.path.exists():
+            self.runs = json.loads(self.path.read_text())
 
     def of(self, job: Job) -> dict[str, Any] | None:
-        """Return the entry of a job, if it has one."""
-        key = (job.name, job.seed)
-        return next((run for run in self.runs if (run["config"], run["seed"]) == key), None)
+        """Return the entry of a job, if it has one.
+
+        Raises:
+            UserError: It has one of other words.
+        """
+        for run in self.runs:
+            if (run["config"], run["seed"]) == (job.name, job.seed):
+                if run["words"] != shlex.join(job.words):
+                    raise UserError(
+                        f"{self.path} has {job.training.name} as it came of other words: "
+                        f"{run['words']}; give the training another name, or remove the entry"
+                    )
+                return run
+        return None
 
     def add(self, job: Job) -> None:
         """Take a finished run's evaluation, and write it down at once."""
-        entry = record(job.training.run.path, "test", "sampled")
+        run = job.training.run
+        entry = record(run.path, "test", run.experiment().evaluation.actions)
+        self._read()  # others may have added theirs
         self.runs.append({"words": shlex.join(job.words), **entry})
         self.runs.sort(key=lambda run: (run["config"], run["seed"]))
         text = json.dumps(self.runs, indent=1) + "\n"
@@ -135,18 +172,26 @@ class Study(InTurn):
 
     def __init__(self, jobs: list[Job], results: Results) -> None:
         self.jobs, self.results = jobs, results
-        super().__init__(job.training for job in jobs if results.of(job) is None)
+        self.unrecorded = False
+        missing = [job for job in jobs if results.of(job) is None]
+        for job in missing:
+            job.check()
+        super().__init__(job.training for job in missing)
 
     def ended(self, training: Training) -> None:
         """Record the results, or tell of the failure; show all."""
         super().ended(training)
         if training.exit_code == 0:
-            self.results.add(next(job for job in self.jobs if job.training is training))
+            try:
+                self.results.add(next(job for job in self.jobs if job.training is training))
+            except UserError as error:
+                say(f"{training.name} is not recorded: {error}")
+                self.unrecorded = True
         Console().print(table(self.jobs, self.results))
 
 
 def main(args: Args) -> int:
-    """Run what is missing; return 1 if a training failed."""
+    """Run what is missing; return 1 if a training failed, or cannot be recorded."""
     folder = args.runs or Path("runs") / args.study.stem
     jobs, results = read(args.study, folder), Results(args.study.with_suffix(".json"))
     if args.show:
@@ -156,7 +201,7 @@ def main(args: Args) -> int:
     if not study.waiting:
         Console().print(table(jobs, results))
     carry_out(study, Places(Here(), args.processes or usable_cores()))
-    return 1 if study.failed else 0
+    return 1 if study.failed or study.unrecorded else 0
 
 
 if __name__ == "__main__":

@@ -69,14 +69,55 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
     shown, _ = (process := start(study, environment)).communicate(timeout=60)
     assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 4
 
+    # Neither what is recorded nor what was begun passes for a training of other words.
+    words = study.read_text()
+    study.write_text(words.replace("--meta-iterations 2", "--meta-iterations 2 --copies 3"))
+    shown, _ = (process := start(study, environment)).communicate(timeout=60)
+    assert process.returncode == 1 and "short-seed0 as it came of other words" in shown
+    study.with_suffix(".json").unlink()
+    shown, _ = (process := start(study, environment)).communicate(timeout=60)
+    assert process.returncode == 1 and "was begun with other settings (copies" in shown
+
 
 def test_what_fails_is_told_and_leaves_the_others_their_turn(study, environment):
-    text = study.read_text().replace("--meta-iterations 1000000", "--meta-iterations 0")
+    text = study.read_text().replace("--meta-iterations 1000000", "--from runs/nothing")
     study.write_text(text.replace("[0, 1]", "[3]"))
     shown, _ = (process := start(study, environment)).communicate(timeout=60)
     assert process.returncode == 1
     assert "long-seed3 failed: see" in shown and "FAILED (1)" in shown
     assert [run["config"] for run in entries(study)] == ["short"]
+
+
+def test_results_that_others_have_added_meanwhile_are_kept(study, environment):
+    study.write_text(study.read_text().replace("1000000", "1"))
+    process = start(study, environment, "--processes", "1")
+    deadline = time.monotonic() + 120
+    while not entries(study):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    (first,) = entries(study)
+    theirs = {**first, "config": "theirs"}
+    study.with_suffix(".json").write_text(json.dumps([first, theirs]))
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
+    assert len(entries(study)) == 5 and theirs in entries(study)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("seeds: 3", "must be a list of whole numbers, got 3"),
+        ("seeds: ['0']", "must be a list of whole numbers"),
+        ("trainings: [short]", "must be lines of `name: CONFIG"),
+        ("trainings: {short: }", "must be lines of `name: CONFIG"),
+    ],
+)
+def test_a_study_of_another_form_is_told(study, environment, line, message):
+    given = {"seeds": "seeds: [0]", "trainings": "trainings: {short: two_step_rl2_ppo}"}
+    given[line.partition(":")[0]] = line
+    study.write_text("\n".join(given.values()) + "\n")
+    shown, _ = (process := start(study, environment)).communicate(timeout=60)
+    assert process.returncode == 1 and message in " ".join(shown.split())
 
 
 def test_a_study_holds_seeds_and_trainings_alone(study, environment):

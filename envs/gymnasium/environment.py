@@ -5,13 +5,14 @@ Nothing here may import torch.
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import gymnasium
 
 from envs.gymnasium.actions import scaled, unscaled
-from envs.gymnasium.places import Place, attribute, rows
+from envs.gymnasium.places import Place, attribute, rows, same
 from envs.gymnasium.success import Success
 from envs.gymnasium.variation import Variation
 from envs.gymnasium.wrapping import Wrapping
@@ -92,6 +93,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         check_action_space(self.env.action_space, self._where)
         self.action_space = scaled(self.env.action_space)
         self._places = self._find()
+        self._expected: list[tuple[str, str, Any]] = []
         self._task_seed: int | None = None
         self._steps, self._return, self._told = 0, 0.0, False
 
@@ -111,6 +113,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self._task_seed = value
             for place in places:
                 place.put(place.original * value if variation.multiplies else value)
+        self._expected = self._attributes()
         if any(variation.target == "model" for variation in self._family.variations):
             import mujoco
 
@@ -124,7 +127,10 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Begin an episode; by the task's own seed, if it has one, so that all begin alike."""
         self._steps, self._return, self._told = 0, 0.0, False
         own = self._task_seed
-        return checks.reset(self.env, seed if own is None else own, self._where)
+        begun = checks.reset(self.env, seed if own is None else own, self._where)
+        if self._expected:
+            self._check_kept()
+        return begun
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment, and say whether the episode is solved."""
@@ -142,6 +148,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _make_again(self, keywords: dict[str, Any]) -> None:
         before = self.env
         self.env = self._family.make_plain(keywords)
+        self.env.unwrapped.np_random = before.unwrapped.np_random  # its chance goes on
         self._keywords = keywords
         before.close()
         for was, now in (
@@ -171,6 +178,28 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                     place.check_number(each.where)
             found.append(places)
         return found
+
+    def _attributes(self) -> list[tuple[str, str, Any]]:
+        """Return the attributes that tasks vary: which entry says so, the name, what it is now."""
+        return [
+            (each.where, name, deepcopy(attribute(self.env, name, each.where).original))
+            for each in self._family.variations
+            if each.target == "attribute"
+            for name in each.names
+        ]
+
+    def _check_kept(self) -> None:
+        """Raise a UserError if the first reset of a task has undone what the task changed."""
+        for (where, name, put), (_, _, found) in zip(
+            self._expected, self._attributes(), strict=True
+        ):
+            if not same(put, found):
+                raise UserError(
+                    f"{where} changes {name!r} to {put!r}, but reset() of {self._where} sets it "
+                    f"to {found!r}, so that all tasks would be alike; vary a keyword that the "
+                    f"environment is made with, or the seed of its resets"
+                )
+        self._expected = []
 
     def _check_told(self, success: Success, info: dict[str, Any], ended: bool) -> None:
         """Raise a UserError if a whole episode has not once told its success."""

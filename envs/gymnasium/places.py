@@ -81,6 +81,14 @@ def attribute(env: Env, name: str, where: str) -> Place:
     return place
 
 
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values of an attribute are equal; what cannot be compared counts as so."""
+    try:
+        return bool(np.array_equal(one, other))
+    except (TypeError, ValueError):
+        return True
+
+
 def rows(env: Env, name: str, parts: Sequence[str], where: str) -> list[Place]:
     """Return the rows of a field of MuJoCo's model that belong to some parts; all for none."""
     import mujoco

@@ -96,7 +96,16 @@ class Variation:
         return float(before + position)
 
     def value(self, number: float) -> Any:
-        """Return what a number means."""
+        """Return what a number means.
+
+        Raises:
+            UserError: Values are listed or whole, and it is none of them.
+        """
+        if self.discrete and number != math.floor(number):
+            raise UserError(
+                f"{self.where} has whole numbers for its values, but a task has the number "
+                f"{number:g}"
+            )
         if self.kind == "integers":
             return int(number)
         if self.kind == "values":
@@ -249,6 +258,11 @@ def _spread(given: Any, kind: Kind, where: str) -> tuple[Any, ...]:
     if kind == "values":
         if not given:
             raise UserError(f"{where} is empty; list at least one value")
+        for place, value in enumerate(given):
+            if value in given[:place]:
+                raise UserError(
+                    f"{where} lists {value!r} twice, so that splits would share it; list it once"
+                )
         return tuple(given)
     number = int if kind == "integers" else float
     good = len(given) == 2 and all(

@@ -127,12 +127,11 @@ class Group:
         Args:
             stage: None means the last; where tasks change, all times since a change together.
         """
-        found = [run.result.scores[quantity] for run in self.runs]
+        results = [run.result for run in self.runs]
         if stage is None and SINCE_CHANGE in self.first.protocol:
-            return np.stack([scores.mean((0, 1, 3)) for scores in found])
-        return np.stack(
-            [scores[:, -1 if stage is None else stage].mean((0, 2)) for scores in found]
-        )
+            return np.stack([each.over_time(quantity).mean((0, 2)) for each in results])
+        at = -1 if stage is None else stage
+        return np.stack([each.scores[quantity][:, at].mean((0, 2)) for each in results])
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

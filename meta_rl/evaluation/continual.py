@@ -59,9 +59,13 @@ class StreamRecord:
         return float(self.values[during, place].mean()) if during.any() else np.nan
 
     def _during(self, place: int) -> Bool[np.ndarray, "J"]:
-        """Which evaluations were made during a task's turn, its end included."""
-        first, last = place * self.turn, (place + 1) * self.turn
-        found: NDArray[np.bool_] = (self.iterations > first) & (self.iterations <= last)
+        """Which evaluations were made during a task's turn, its end included.
+
+        The last one's has no end: a longer training stays with that task.
+        """
+        found: NDArray[np.bool_] = self.iterations > place * self.turn
+        if place < len(self.names) - 1:
+            found &= self.iterations <= (place + 1) * self.turn
         return found
 
 

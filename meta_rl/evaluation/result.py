@@ -69,6 +69,15 @@ class EvalResult:
         """(E, S, M, N): episodes, stages, tasks, copies."""
         return self.scores[self.judged_by[0].name].shape
 
+    def over_time(self, quantity: str) -> Float[np.ndarray, "E M N"]:
+        """Return means over all times since a change; stages may last differently long."""
+        ends = [*self.adaptation_episodes[1:], self.protocol["between_changes"]]
+        lasting = np.subtract(ends, self.adaptation_episodes)
+        found: Float[np.ndarray, "E M N"] = np.average(
+            self.scores[quantity], axis=1, weights=lasting
+        )
+        return found
+
     def summary(self) -> dict[str, Any]:
         """Return means and intervals for each stage, in all and for each task name."""
         stages = []
@@ -141,8 +150,14 @@ class EvalResult:
 
         Where tasks change, it is the scores at all times since a change.
         """
-        stages = slice(None) if SINCE_CHANGE in self.protocol else -1
-        last = [(score, self.scores[score.name][:, stages].mean()) for score in self.judged_by]
+        changes = SINCE_CHANGE in self.protocol
+        last = [
+            (
+                score,
+                (self.over_time(score.name) if changes else self.scores[score.name][:, -1]).mean(),
+            )
+            for score in self.judged_by
+        ]
         # NaN would compare as neither better nor worse, and so stay the best for ever.
         return tuple(
             float(np.nan_to_num(value if score.higher_is_better else -value, nan=-np.inf))

@@ -36,7 +36,13 @@ class Descent:
         """Return the optimizer's moments."""
         return self.optimizer.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any], theta: Params) -> None:
-        """Restore the moments of θ, as a copy: the optimizer would write into them."""
+    def load_state_dict(self, state: Mapping[str, Any] | None, theta: Params) -> None:
+        """Restore the moments of θ, as a copy: the optimizer would write into them.
+
+        Args:
+            state: None, of a trimmed checkpoint, lets them begin anew.
+        """
         self.optimizer.param_groups[0]["params"] = list(theta.values())
-        self.optimizer.load_state_dict(deepcopy(dict(state)))
+        self.optimizer.state.clear()
+        if state is not None:
+            self.optimizer.load_state_dict(deepcopy(dict(state)))

@@ -56,9 +56,11 @@ def beyond_other_tasks(gain: Float[Tensor, "M"], normalized: bool) -> Float[Tens
     """Return how much each task earned beyond the mean of all others, those of all ranks.
 
     What others earned has nothing to do with what was drawn for this task, so as a baseline it
-    leaves the gradient's expectation as it is. A single task has none.
+    leaves the gradient's expectation as it is. A single task has none, and no deviation either.
     """
     every = torch.cat(gathered(gain)).to(gain)
     count = len(every)
-    beyond = gain if count == 1 else (count * gain - every.sum()) / (count - 1)
-    return beyond / (every.std(correction=0) + 1e-8) if normalized else beyond
+    beyond = gain - every.mean()
+    if normalized:
+        return beyond / (every.std(correction=0) + 1e-8)
+    return gain if count == 1 else beyond * count / (count - 1)

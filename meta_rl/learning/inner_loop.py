@@ -156,15 +156,13 @@ class InnerLoop:
 
     def diagnostics(self, theta: Params, samples: Samples) -> Metrics:
         """How large the first inner step is, and how far it moves the policy."""
-        support = thin(samples, 5)  # an average for the log needs no more
-        before, after = self.trajectory(theta, [support])
-        inner = [value.flatten(1) for value in self.gradient(before, support).values()]
-        divergence = self.policy.batched(before, support.obs).kl(
-            self.policy.batched(after, support.obs)
-        )
+        before, after = self.trajectory(theta, [samples])
+        inner = [value.flatten(1) for value in self.gradient(before, samples).values()]
+        some = thin(samples, 5)  # the step is of all samples; a mean over states needs no more
+        divergence = self.policy.batched(before, some.obs).kl(self.policy.batched(after, some.obs))
         metrics = {
             "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),
-            "inner/kl": support.mean_over_tasks(divergence),
+            "inner/kl": some.mean_over_tasks(divergence),
         }
         alpha = [value.flatten() for name, value in theta.items() if name.startswith(LEARNED)]
         return metrics | ({"inner/step_size": torch.cat(alpha).mean()} if alpha else {})

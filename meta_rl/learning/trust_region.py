@@ -67,7 +67,7 @@ class TrustRegionConfig:
     damping: float = 1e-5
     """Added to the curvature's diagonal, at least 0."""
     backtracks: int = 15
-    """Most shrinkings of the step in the line search, at least 1."""
+    """Most lengths that the line search tries, at least 1; the first is the full step."""
     backtrack_ratio: float = 0.8
     """Factor by which the line search shrinks the step, between 0 and 1."""
 

@@ -127,14 +127,18 @@ class Trial:
         return None
 
     def result(self, training: Training, meta_iterations: int) -> EvalResult | None:
-        """Return the run's own evaluation on the validation split after so many meta-iterations."""
-        for path in sorted(training.run.evaluations.glob("*-validation-*.json")):
+        """Return the run's own evaluation on the validation split after so many meta-iterations.
+
+        It is the earliest: others may have been made by hand since, by other protocols.
+        """
+        found = []
+        for path in training.run.evaluations.glob("*-validation-*.json"):
             if path not in self._evaluations:
                 self._evaluations[path] = EvalResult.load(path)
-            found = self._evaluations[path]
-            if (found.meta_iterations, found.checkpoint) == (meta_iterations, "latest"):
-                return found
-        return None
+            each = self._evaluations[path]
+            if (each.meta_iterations, each.checkpoint) == (meta_iterations, "latest"):
+                found.append(each)
+        return min(found, key=lambda each: each.made_at or "", default=None)
 
     def rank(self, meta_iterations: int) -> Rank | None:
         """Return what the first seed is judged by at a rung; none if it is not there yet."""

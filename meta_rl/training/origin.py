@@ -16,6 +16,9 @@ from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.trimmed import TRAINING_ONLY, widened
 
+BESIDE_THE_POLICY = {"eta", "trace", "bonuses"}
+"""What an agent learns for its updates alone; where the other one has none, it begins anew."""
+
 
 def start_from(
     run: str, agent: MetaAgent, spec: EnvSpec, device: torch.device
@@ -48,7 +51,7 @@ def start_from(
         (learned, own, f"its {theirs.agent_name} needs"),
         (own, learned, "this agent needs"),
     ):
-        if missing := sorted(_learned_parts(one) - other.keys()):
+        if missing := sorted(_learned_parts(one) - other.keys() - BESIDE_THE_POLICY):
             raise UserError(
                 f"{run} cannot be started from: {whose} {', '.join(missing)}, which the other does "
                 f"not have; give both the same settings"

@@ -309,18 +309,20 @@ class Trainer:
     def evaluate(self, split: Split) -> EvalResult:
         """Measure adaptation to the tasks of a split, and write the result."""
         experiment, env_steps = self.experiment, self.collector.env_steps
-        result = evaluate(
-            self.agent,
-            self.distribution,
-            self.collector,
-            self.device,
-            replace(experiment.evaluation, split=split),
-            experiment.evaluation.copies or experiment.copies,
-            experiment.meta_batch_size,
-            self.counters.env_steps,
-            self.counters.meta_iterations,
-        )
-        self.collector.env_steps = env_steps  # the agent learns nothing from the others
+        try:
+            result = evaluate(
+                self.agent,
+                self.distribution,
+                self.collector,
+                self.device,
+                replace(experiment.evaluation, split=split),
+                experiment.evaluation.copies or experiment.copies,
+                experiment.meta_batch_size,
+                self.counters.env_steps,
+                self.counters.meta_iterations,
+            )
+        finally:
+            self.collector.env_steps = env_steps  # the agent learns nothing from the others
         result.save(self.folder.evaluations)
         return result
 
@@ -343,6 +345,7 @@ class Trainer:
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         elif watched is None:
             watched = self.watch()
+            self.save(self._state())  # which knows what is best now, should the end be moved
             values |= watched.metrics()
         if watched is not None and watched.protocol["split"] == "test":
             return watched, values

@@ -59,6 +59,19 @@ def test_a_bandit_pays_alike_in_any_company_and_otherwise_with_another_seed_or_i
     assert torch.equal(alone[:, :, :3], fewer)
 
 
+def test_a_bandit_that_is_there_twice_pays_otherwise_each_time():
+    bandit = bandits_of((0.5, 0.5))
+    twice = play(bandit[[0, 0]], 50, 7, lambda t: 0, horizon=10)
+    assert torch.equal(twice[:, :1], play(bandit, 50, 7, lambda t: 0, horizon=10))
+    streams = twice.transpose(0, 2).flatten(0, 1)  # of 50 copies of each
+    assert len(streams.unique(dim=0)) > 90
+
+
+def test_numbers_that_are_no_probabilities_are_refused():
+    with pytest.raises(UserError, match="probabilities of its arms"):
+        play(bandits_of((0.5, 1.5)), 1, 0, lambda t: 0, horizon=10)
+
+
 def test_every_episode_has_all_its_pulls_and_metrics_tell_the_regret():
     env = build(Config(arms=2, horizon=2)).make_env(CPU, 1)
     env.start(bandits_of((0.25, 0.75)), 1, 0)

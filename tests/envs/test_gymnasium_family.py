@@ -189,6 +189,71 @@ ARENA = dedent("""
 """)
 
 
+ROOM = dedent("""
+    import gymnasium
+    import numpy as np
+
+    import envs
+
+
+    class Room(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float64)
+        action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+        def __init__(self, door=0.0, draws=False):
+            self.door, self.draws, self.walls = door, draws, np.zeros(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            if self.draws:
+                self.walls = self.np_random.uniform(size=2)
+            return self.np_random.uniform(-1, 1, size=1), {}
+
+        def step(self, action):
+            return np.array([self.door]), 0.0, True, False, {}
+""")
+
+
+def test_what_a_seed_decides_goes_on_in_a_world_that_is_made_anew(tmp_path):
+    (tmp_path / "room.py").write_text(ROOM)
+    door = {"keyword": "door", "uniform": [-1, 1]}
+    env = environment(rooms := family(f"{tmp_path / 'room.py'}:Room", door, horizon=3))
+
+    def lived():
+        env.assign(numbers(rooms, number=0))
+        seen = [env.reset(seed=0)[0]]
+        env.assign(numbers(rooms, number=1))
+        return [*seen, env.reset()[0], env.reset()[0]]
+
+    once = lived()
+    assert once == lived() and once[1] != once[2]
+
+
+@pytest.mark.parametrize("name", ["walls", "walls[1]"])
+def test_a_reset_that_undoes_the_task_is_told(tmp_path, name):
+    (tmp_path / "room.py").write_text(ROOM)
+    where = f"{tmp_path / 'room.py'}:Room"
+    entry = {"attribute": name, "uniform": [2.0, 3.0]}
+    kept = environment(family(where, entry, horizon=3))
+    kept.reset(seed=0)
+    kept.reset()
+    undone = environment(family(where, entry, horizon=3, keywords={"draws": True}))
+    with pytest.raises(UserError, match=r"reset\(\) of .* sets it to .* all tasks would be alike"):
+        undone.reset(seed=0)
+
+
+@pytest.mark.parametrize("file", ["envs.py", "rooms.py"])
+def test_what_lies_beside_a_file_does_not_take_the_place_of_this_project(tmp_path, file):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("raise RuntimeError('not this')")
+    (tmp_path / file).write_text(ROOM)
+    door = {"keyword": "door", "uniform": [-1, 1]}
+    rooms = family(f"{tmp_path / file}:Room", door, horizon=3)
+    simulator = rooms.make_env(CPU, workers=1)
+    assert simulator.start(rooms.tasks("test")[[0]], 1, 0).shape == (1, 1, 1)
+    simulator.close()
+
+
 def test_wrappers_are_put_around_it_and_what_varies_is_found_within(tmp_path):
     (tmp_path / "arena.py").write_text(ARENA)
     arena = family(
@@ -360,7 +425,7 @@ def test_a_config_that_cannot_be_played_is_told_in_a_sentence(tmp_path, settings
 
 def test_a_keyword_that_changes_a_space_is_refused_where_the_task_is_assigned(tmp_path):
     (tmp_path / "arena.py").write_text(ARENA)
-    sizes = {"keyword": "size", "values": [1, 1, 2], "shared": True}
+    sizes = {"keyword": "size", "values": [1, 3, 2], "shared": True}
     arena = family(
         f"{tmp_path / 'arena.py'}:make",
         sizes,

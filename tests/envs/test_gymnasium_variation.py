@@ -125,6 +125,7 @@ def test_what_is_shared_is_drawn_whole_by_every_split():
             r"must be above 0 to be drawn by its logarithm",
         ),
         ([{"attribute": "m", "values": []}], r"is empty; list at least one value"),
+        ([{"attribute": "m", "values": [1, 2, 3, 1.0]}], r"lists 1.0 twice"),
         ([{"attribute": "m", "values": [1, 2]}], r"none is left for validation; list at least 3"),
         (
             [{"attribute": "m", "uniform": [0, 2], "test": [1, 3]}],
@@ -163,3 +164,9 @@ def test_a_value_that_is_not_listed_is_refused():
         UserError, match="has 3 values, counted from 0, but a task has the number 3"
     ):
         variation.value(3.0)
+    for entry in (
+        {"keyword": "n", "values": ["a", "b", "c"]},
+        {"keyword": "n", "integers": [0, 9]},
+    ):
+        with pytest.raises(UserError, match=r"whole numbers .* has the number 1.9"):
+            one(entry).value(1.9)

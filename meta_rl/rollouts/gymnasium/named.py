@@ -18,6 +18,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import Env
 
+PROJECT = Path(__file__).resolve().parents[3]
+"""Where `meta_rl`, `envs` and `agents` are imported from."""
+
 
 def make(
     where: str,
@@ -114,16 +117,26 @@ def _maker(where: str, said: str) -> Callable[..., Any] | None:
 def _module_of_file(path: Path, said: str) -> ModuleType:
     if not path.is_file():
         raise UserError(f"no file {path} for {said}; name path/to/file.py:attribute")
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
-        return known
-    sys.path.insert(0, str(path.resolve().parent))  # as if Python ran the file
-    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    path = path.resolve()
+    name = path.stem
+    if name in sys.modules and not _is_from(sys.modules[name], path):
+        name = str(path)  # another module has the file's name, such as meta-rl's own `envs`
+    if name in sys.modules:
+        return sys.modules[name]
+    # It may import what lies beside it, but nothing there takes the place of this project.
+    for place in (PROJECT, path.parent):
+        if str(place) not in sys.path:
+            sys.path.append(str(place))
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _is_from(module: ModuleType, path: Path) -> bool:
+    return getattr(module, "__file__", None) == str(path)
 
 
 def _called(maker: Callable[..., Any], where: str, said: str, keywords: Mapping[str, Any]) -> Env:

@@ -60,6 +60,15 @@ def test_an_agent_of_another_kind_takes_what_both_have(trained, tmp_path):
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("agents", [("multitask_ppo", "promp"), ("promp", "maml_ppo")])
+def test_what_agents_learn_beside_their_policy_begins_anew(trained, tmp_path, agents):
+    first = trained(agents[0], meta_iterations=2)
+    second = begun(trained, tmp_path, agents[1], meta_iterations=1, agent={"outer_lr": 1e-30})
+    theirs, ours = state(first)["agent"]["theta"], state(second)["agent"]["theta"]
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-12)
+
+
 def test_what_only_one_of_two_memories_has_is_told(trained, meta_rl, small_config, tmp_path):
     first = trained("rl2_ppo", agent={"memory": "gru", "memory_size": 8})
     agent = {"memory": "transformer", "memory_size": 8, "layers": 1, "heads": 2}
