@@ -6,7 +6,6 @@ name, one meaning and one help text.
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
 import tyro
@@ -171,6 +170,7 @@ def read_runs(given: SomeRuns, command: str) -> "tuple[list[Run], list[str]]":
     if not given.runs:
         raise UserError(f"name at least one run folder: meta-rl {command} RUN RUN ...")
     from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.experiment import catalog
 
     wanted = Wanted(given.split, given.actions, given.checkpoint)
-    return load_runs(map(Path, given.runs), wanted, given.skip_broken)
+    return load_runs(map(catalog.run_path, given.runs), wanted, given.skip_broken)

@@ -37,7 +37,8 @@ Trains a meta-policy and evaluates it at the end.
 
 Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluations/. Weights &
 Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not);
-so does TensorBoard with --tracking.tensorboard. What was said while training is in log.txt.
+so does TensorBoard with --tracking.tensorboard. Warnings and notes of a training are in its
+log.txt, if there were any.
 Ctrl-C stops cleanly, as do SIGTERM and a closed terminal; the run can be resumed.
 
 Started by torchrun, N processes share out the tasks of each meta-batch (--device cuda: one GPU
@@ -94,9 +95,10 @@ def _trainer(
 def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], RunFolder]":
     """Return what to train, and where."""
     if resume:
+        from meta_rl.experiment import catalog
         from meta_rl.runs.folder import RunFolder
 
-        folder = RunFolder(Path(_operand(arguments, "--resume needs a run folder")))
+        folder = RunFolder(catalog.run_path(_operand(arguments, "--resume needs a run folder")))
         stored = folder.experiment()
         experiment = with_flags(stored, arguments[2:], "meta-rl train --resume RUN")
         _check_resumable(stored, experiment)

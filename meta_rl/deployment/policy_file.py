@@ -82,7 +82,7 @@ class AdaptedPolicy:
         shape = (len(obs), self.policy.spec.action_size)
         noise = torch.zeros(shape) if deterministic else torch.randn(shape)
         action, drawn, moved = self.policy(obs, noise, prev_action, prev_reward, first, memory)
-        action = self._in_space(action.numpy()).reshape(*given.shape[:-1], *self._action_shape)
+        action = self._in_space(action.numpy()).reshape((*given.shape[:-1], *self._action_shape))
         if not self.policy.has_memory:
             return action, None
         return action, (moved.numpy(), drawn.numpy(), prev_reward.numpy())

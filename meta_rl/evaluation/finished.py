@@ -64,7 +64,8 @@ def load_runs(
     """Read runs with one evaluation each, and say what was left out.
 
     Of several paths, those that exist but are no run folders are left out. A run that cannot be
-    read, or has no such evaluation, is an error unless it may be skipped.
+    read, or has no such evaluation, is an error unless it may be skipped. Runs that were measured
+    by one protocol are shown by it, whatever else some were measured by later.
 
     Returns:
         The runs in the order given, each once, and a sentence for each path that was left out.
@@ -73,12 +74,13 @@ def load_runs(
     for path in paths:
         named.setdefault(path.resolve(), path)
     runs, skipped, broken = [], [], []
+    protocol = _shared_protocol(named.values(), wanted)
     for path in named.values():
         try:
             if len(named) > 1 and path.exists() and not looks_like_run(path):
                 skipped.append(f"skipped {path}: it is not a run folder{_inside(path)}")
             else:
-                runs.append(load_run(path, wanted))
+                runs.append(load_run(path, wanted, protocol))
         except UserError as error:
             broken.append(str(error))
         except OSError as error:
@@ -109,8 +111,30 @@ def _inside(path: Path) -> str:
     return f", but holds some; name them: {path}/*" if holds else ""
 
 
-def load_run(path: Path, wanted: Wanted) -> Run:
-    """Read a run's experiment and the evaluation that speaks for it."""
+def _shared_protocol(paths: Iterable[Path], wanted: Wanted) -> str | None:
+    """Return the fingerprint that all runs have an evaluation of, at their most env steps.
+
+    Of several, it is that of the last one in the first run; None if there is none.
+    """
+    found: list[dict[str, datetime]] = []
+    for path in filter(looks_like_run, paths):
+        try:
+            fitting = _candidates(path, wanted)
+        except (UserError, OSError):
+            continue  # told when it is read
+        most = max((each.env_steps for each in fitting), default=0)
+        last = [each for each in fitting if each.env_steps == most]
+        found.append({each.summary["fingerprint"]: each.made_at for each in last})
+    shared = set(found[0]).intersection(*found) if found else set()
+    return max(shared, key=lambda each: found[0][each], default=None)
+
+
+def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
+    """Read a run's experiment and the evaluation that speaks for it.
+
+    Args:
+        protocol: Fingerprint of the evaluation; None takes any.
+    """
     if not path.exists():
         beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
         hint = did_you_mean(path.name, [other.name for other in beside if looks_like_run(other)])
@@ -118,7 +142,7 @@ def load_run(path: Path, wanted: Wanted) -> Run:
     if not looks_like_run(path):
         raise UserError(f"{path} is not a run folder: it has no config.yaml{_inside(path)}")
     experiment = RunFolder(path).description()
-    result, remark = choose_evaluation(path, wanted)
+    result, remark = choose_evaluation(path, wanted, protocol)
     run = Run(path, experiment, result)
     remarks = [f"{run.name}: {remark}"] if remark else []
     if (origin := RunFolder(path).origin) is not None:
@@ -129,16 +153,20 @@ def load_run(path: Path, wanted: Wanted) -> Run:
     return replace(run, remarks=tuple(remarks))
 
 
-def choose_evaluation(run: Path, wanted: Wanted) -> tuple[EvalResult, str | None]:
+def choose_evaluation(
+    run: Path, wanted: Wanted, protocol: str | None = None
+) -> tuple[EvalResult, str | None]:
     """Read the evaluation with the most env steps of training; of equals, the one made last.
+
+    Args:
+        protocol: Fingerprint of the evaluation; None takes any.
 
     Returns:
         The evaluation, and a sentence on which it is if there are several.
     """
-    written = sorted(RunFolder(run).evaluations.glob("*.json"))
-    found = [_Candidate(path, read_summary(path)) for path in written]
-    fitting = [candidate for candidate in found if _fits(candidate.summary, wanted)]
+    fitting = _candidates(run, wanted)
     if not fitting:
+        found = _candidates(run)
         others = dict.fromkeys(
             f"--split {protocol.get('split')} --actions {protocol.get('actions')}"
             for protocol in (candidate.summary["protocol"] for candidate in found)
@@ -149,8 +177,16 @@ def choose_evaluation(run: Path, wanted: Wanted) -> tuple[EvalResult, str | None
             f"{run} has no evaluation {wanted.words}; make one with `meta-rl evaluate {run} "
             f"{wanted.flags}`.{has}".removesuffix(".")
         )
-    taken = max(fitting, key=lambda each: (each.env_steps, each.made_at, each.path.name))
+    preferred = [each for each in fitting if each.summary["fingerprint"] == protocol] or fitting
+    taken = max(preferred, key=lambda each: (each.env_steps, each.made_at, each.path.name))
     return EvalResult.load(taken.path), _told(taken, fitting)
+
+
+def _candidates(run: Path, wanted: Wanted | None = None) -> list[_Candidate]:
+    """Return a run's evaluations, or those that are wanted."""
+    written = sorted(RunFolder(run).evaluations.glob("*.json"))
+    found = [_Candidate(path, read_summary(path)) for path in written]
+    return [each for each in found if wanted is None or _fits(each.summary, wanted)]
 
 
 def _fits(summary: dict[str, Any], wanted: Wanted) -> bool:

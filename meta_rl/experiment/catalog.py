@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeAlias
@@ -17,11 +18,16 @@ _plugins: set[str] = set()
 
 
 def allow_plugin(module: str) -> None:
-    """Let `agent.name` or `envs.name` be this module of the user's own, outside the tree."""
+    """Let `agent.name` or `envs.name` be this module of the user's own, outside the tree.
+
+    It may lie in the working folder, like the files that a config names.
+    """
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     if "." not in module or importlib.util.find_spec(module.partition(".")[0]) is None:
         raise UserError(
-            f"cannot find the plugin {module!r}; name a module as package.module, and make sure "
-            f"that Python finds its package (PYTHONPATH, or pip install -e)"
+            f"cannot find the plugin {module!r}; name a module as package.module, whose package is "
+            f"in this folder, or where Python finds it (PYTHONPATH, or pip install -e)"
         )
     _plugins.add(module)
 

@@ -38,10 +38,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except Exception as error:  # whatever the readers stumble over in a file that is not ours
-        raise UserError(
-            f"{path} {reason} and is not a checkpoint of meta-rl; use another, such as "
-            f"{'best.pt' if path.name == 'latest.pt' else 'latest.pt'} in the same folder"
-        ) from error
+        other = path.with_name("best.pt" if path.name == "latest.pt" else "latest.pt")
+        advice = f"no {other.name} lies beside it"
+        if other.is_file():
+            advice = f"{other} lies beside it: evaluate, adapt and render take --checkpoint"
+        raise UserError(f"{path} {reason} and is not a checkpoint of meta-rl; {advice}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         given = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise UserError(f"{path} is not a {FORMAT!r}, but {given!r}; was it made by another tool?")

@@ -120,6 +120,12 @@ class Trainer:
             self.counters = Counters()
             if state is not None:
                 self._restore(state)
+                if experiment.meta_iterations < (done := self.counters.meta_iterations):
+                    raise UserError(
+                        f"{folder.path} has done {done} meta-iterations already, so that it cannot "
+                        f"end with {experiment.meta_iterations}; leave out --meta-iterations, or "
+                        f"give more"
+                    )
             self.collector = make_collector(
                 experiment, self.agent, self.distribution, self.device, self.sinks.say
             )

@@ -18,6 +18,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import Env
 
+EXTRAS = {"minigrid": "minigrid", "gymnasium_robotics": "robotics"}
+"""The extra of this project that brings a module."""
+
 PROJECT = Path(__file__).resolve().parents[3]
 """Where `meta_rl`, `envs` and `agents` are imported from."""
 
@@ -102,10 +105,14 @@ def _maker(where: str, said: str) -> Callable[..., Any] | None:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{source}.".startswith(f"{error.name}."):
                 raise  # the module is there, but something that it imports is not
-            raise UserError(
-                f"cannot import {source!r} of {said} {where}; make sure that Python finds it "
-                f"(PYTHONPATH, or pip install -e), or name its file: path/to/file.py:{attribute}"
-            ) from error
+            if source in EXTRAS:
+                advice = f"install its extra: pip install '.[{EXTRAS[source]}]'"
+            else:
+                advice = (
+                    f"make sure that Python finds it (PYTHONPATH, or pip install -e), or name its "
+                    f"file: path/to/file.py:{attribute}"
+                )
+            raise UserError(f"cannot import {source!r} of {said} {where}; {advice}") from error
         if not hasattr(module, attribute):
             return None  # an id that the module registers
     maker: Callable[..., Any] | None = getattr(module, attribute, None)

@@ -251,7 +251,12 @@ def test_compare_refuses_different_protocols_and_names_them(meta_rl, run, tmp_pa
     told = meta_rl(*both).succeeds().out
     assert "small" in told and "other" in told and (tmp_path / "runs/comparison.png").exists()
 
+    shared = list((tmp_path / "runs" / "other" / "evaluations").iterdir())
     meta_rl("evaluate", "runs/other", "--copies", 3).succeeds()
+    told = meta_rl(*both).succeeds().out  # by the protocol that both were measured by
+    assert f"other: of 2 evaluations takes {shared[0].stem}" in told
+    for path in shared:
+        path.unlink()
     meta_rl(*both).fails_with(
         "different protocols (adaptation_episodes: 2 / 3; evaluation_episodes: 2 / 3); evaluate "
         "them alike, or pass --allow-different-protocols"

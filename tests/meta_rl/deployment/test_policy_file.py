@@ -266,6 +266,19 @@ def test_an_agent_that_only_acts_is_exported_too(tmp_path):
         ActingPolicy(Counter(), {"acted": torch.ones(1)}, memory, spec, False)
 
 
+def test_a_policy_that_chooses_says_a_number_for_one_observation(meta_rl, small_config, tmp_path):
+    config = small_config("rl2_ppo", name="arms", envs={"name": "bandits", "horizon": 4})
+    meta_rl("train", config).succeeds()
+    meta_rl("adapt", "runs/arms").succeeds()
+    (file,) = (tmp_path / "runs" / "arms" / "adapted").glob("*.pt")
+    policy = load(file)
+    arm, state = policy.predict(np.ones(1))
+    assert np.shape(arm) == () and 0 <= arm < 5
+    arms, _ = policy.predict(np.ones((3, 1)))
+    assert arms.shape == (3,)
+    assert np.shape(policy.predict(np.ones(1), state, reward=1.0)[0]) == ()
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_no_state_begins_an_episode_with_what_adaptation_left(agent, adapted):
     policy = load(adapted / agent / "adapted" / "point-1.pt")

@@ -1,5 +1,6 @@
 """Agents measured on tasks that change: known answers, and the layout of lives."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -191,7 +192,11 @@ def result_of(curve):
         {"episode_return": scores},
         (RETURN,),
         tuple(range(len(curve))),
-        {"since_the_change_in": "episodes", "split": "test"},
+        {
+            "since_the_change_in": "episodes",
+            "split": "test",
+            "between_changes": len(curve),
+        },
         0,
         0,
     )
@@ -209,9 +214,11 @@ def test_recovery_is_when_all_but_a_tenth_of_the_drop_is_made_good():
     assert "nothing that is certain" in flat.told
 
 
-def test_the_best_checkpoint_is_best_at_all_times():
+def test_the_best_checkpoint_is_best_at_all_times_by_how_long_each_lasts():
     early, late = result_of([1.0, 1.0, 1.0]), result_of([-5.0, 0.0, 1.5])
     assert early.rank() > late.rank()
+    long_last = replace(late, protocol={**late.protocol, "between_changes": 100})
+    assert long_last.rank()[-1] == pytest.approx((-5.0 + 0.0 + 98 * 1.5) / 100)
 
 
 def test_tasks_change_from_the_command_line(meta_rl, small_config, tmp_path, run_at, identical):

@@ -90,6 +90,15 @@ def test_the_choice_is_made_on_the_validation_split_alone(sweep_again, tmp_path)
     assert rows_of(tmp_path)[0][5].startswith(f"{mean:.2f} [")
 
 
+def test_an_evaluation_that_was_made_by_hand_changes_no_choice(sweep_again, meta_rl, tmp_path):
+    before = table_of(tmp_path)
+    for number, *_ in rows_of(tmp_path)[-2:]:
+        words = ("--split", "validation", "--actions", "deterministic", "--goals", 1)
+        meta_rl("evaluate", run_of(tmp_path, number), *words).succeeds()
+    sweep_again().succeeds()
+    assert table_of(tmp_path) == before
+
+
 def test_a_dry_run_counts_and_estimates_and_makes_nothing(meta_rl, in_process, config, tmp_path):
     words = ("sweep", config, *FEW, "--vary", "copies=3", "--seeds", 2, "--name", "s")
     told = meta_rl(*words, "--processes", 1, "--dry-run").succeeds().out

@@ -334,6 +334,32 @@ def test_training_ends_with_the_test_split_whatever_is_watched_and_compares_at_o
     meta_rl("report", run).succeeds()
 
 
+def test_an_evaluation_that_fails_counts_no_env_steps(small_config, tmp_path, monkeypatch):
+    steps = []
+
+    def failing(agent, distribution, collector, *others):
+        steps.append(collector.env_steps)
+        collector.env_steps += 1000
+        raise UserError("nothing to measure")
+
+    monkeypatch.setattr("meta_rl.training.trainer.evaluate", failing)
+    config = small_config("maml_ppo", evaluation={"every": 1}, runs=str(tmp_path))
+    experiment = load_experiment(str(config))
+    trainer = Trainer(experiment, RunFolder(tmp_path / "small"))
+    with pytest.raises(UserError, match="nothing to measure"):
+        trainer.run()  # where its end is measured, which is no warning
+    trainer.close()
+    assert steps[1] == 2 * steps[0] > 0
+
+
+def test_an_end_that_is_behind_is_refused(meta_rl, small_config, run_at, tmp_path):
+    meta_rl("train", small_config("maml_ppo", meta_iterations=3)).succeeds()
+    before = (tmp_path / "runs" / "small" / "config.yaml").read_text()
+    refused = meta_rl("train", "--resume", "runs/small", "--meta-iterations", 2)
+    refused.fails_with("has done 3 meta-iterations already, so that it cannot end with 2")
+    assert (tmp_path / "runs" / "small" / "config.yaml").read_text() == before
+
+
 def test_a_family_whose_validation_tasks_are_its_test_tasks_is_refused(
     small_config, tmp_path, monkeypatch
 ):
