@@ -117,8 +117,10 @@ def _shared_protocol(paths: Iterable[Path], wanted: Wanted) -> str | None:
     Of several, it is that of the last one in the first run; None if there is none.
     """
     found: list[dict[str, datetime]] = []
-    for path in filter(looks_like_run, paths):
+    for path in paths:
         try:
+            if not looks_like_run(path):
+                continue
             fitting = _candidates(path, wanted)
         except (UserError, OSError):
             continue  # told when it is read

@@ -351,7 +351,6 @@ class Trainer:
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
         elif watched is None:
             watched = self.watch()
-            self.save(self._state())  # which knows what is best now, should the end be moved
             values |= watched.metrics()
         if watched is not None and watched.protocol["split"] == "test":
             return watched, values

@@ -195,7 +195,8 @@ def test_a_damaged_checkpoint_is_refused(meta_rl, run, command):
     words = command.replace("RUN", "runs/small").split()
 
     latest.write_bytes(latest.read_bytes()[:-100])
-    meta_rl(*words).fails_with("latest.pt is cut short or damaged", "such as best.pt")
+    told = "latest.pt is cut short or damaged"
+    meta_rl(*words).fails_with(told, "best.pt lies beside it: evaluate, adapt and render take")
 
     torch.save({"theta": torch.zeros(3)}, latest)
     meta_rl(*words).fails_with("latest.pt is not a 'meta-rl checkpoint 1'")
