@@ -262,7 +262,7 @@ class MBRL(KeepsReplay):
         """Restore what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.scale = self.scale.loaded(state["scale"])
-        self._plan_by(state["planner_seed"])
+        self._plan_by(state.get("planner_seed", self.planner_seed))  # older runs do not tell it
         self.meta_updates = state["meta_updates"]
         self.has_model = bool(self.scale.reward.count > 0)
         if "optimizer" in state:  # a trimmed state is not trained on

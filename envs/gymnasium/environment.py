@@ -93,7 +93,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         check_action_space(self.env.action_space, self._where)
         self.action_space = scaled(self.env.action_space)
         self._places = self._find()
-        self._expected: list[tuple[str, str, Any]] = []
+        self._is_new = False
         self._task_seed: int | None = None
         self._steps, self._return, self._told = 0, 0.0, False
 
@@ -113,7 +113,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self._task_seed = value
             for place in places:
                 place.put(place.original * value if variation.multiplies else value)
-        self._expected = self._attributes()
+        self._is_new = True
         if any(variation.target == "model" for variation in self._family.variations):
             import mujoco
 
@@ -127,9 +127,10 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Begin an episode; by the task's own seed, if it has one, so that all begin alike."""
         self._steps, self._return, self._told = 0, 0.0, False
         own = self._task_seed
+        before = self._attributes() if self._is_new else []
         begun = checks.reset(self.env, seed if own is None else own, self._where)
-        if self._expected:
-            self._check_kept()
+        if self._is_new:
+            self._check_kept(before)
         return begun
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -188,18 +189,16 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
             for name in each.names
         ]
 
-    def _check_kept(self) -> None:
+    def _check_kept(self, before: list[tuple[str, str, Any]]) -> None:
         """Raise a UserError if the first reset of a task has undone what the task changed."""
-        for (where, name, put), (_, _, found) in zip(
-            self._expected, self._attributes(), strict=True
-        ):
+        for (where, name, put), (_, _, found) in zip(before, self._attributes(), strict=True):
             if not same(put, found):
                 raise UserError(
                     f"{where} changes {name!r} to {put!r}, but reset() of {self._where} sets it "
                     f"to {found!r}, so that all tasks would be alike; vary a keyword that the "
                     f"environment is made with, or the seed of its resets"
                 )
-        self._expected = []
+        self._is_new = False
 
     def _check_told(self, success: Success, info: dict[str, Any], ended: bool) -> None:
         """Raise a UserError if a whole episode has not once told its success."""
