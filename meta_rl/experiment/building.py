@@ -82,6 +82,7 @@ def build_distribution(experiment: Experiment[Any, Any]) -> TaskDistribution:
     """Make the task distribution."""
     module = catalog.load("envs", experiment.envs_name)
     distribution: TaskDistribution = module.build(experiment.envs)
+    _check_complete(distribution, TaskDistribution, module.__name__)
     if not experiment.change.happens:
         return distribution
     kind = Stream if experiment.change.in_iterations else Changing
@@ -92,4 +93,15 @@ def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.d
     """Make the agent with its initial parameters."""
     module = catalog.load("agents", experiment.agent_name)
     agent: MetaAgent = module.build(experiment.agent, spec, device, experiment.seed)
+    _check_complete(agent, MetaAgent, module.__name__)
     return agent
+
+
+def _check_complete(made: object, kind: type, module: str) -> None:
+    """Raise a UserError if what a module has built lacks a part that every such thing has."""
+    parts = {name for name in (*kind.__annotations__, *vars(kind)) if not name.startswith("_")}
+    if missing := sorted(name for name in parts if not hasattr(made, name)):
+        raise UserError(
+            f"{module}.build() returns a {type(made).__name__} without {', '.join(missing)}; a "
+            f"{kind.__name__} has them (CONTRIBUTING.md)"
+        )

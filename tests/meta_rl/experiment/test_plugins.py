@@ -79,3 +79,21 @@ def test_taking_an_agent_by_a_flag_keeps_the_name_that_was_given(
 
     rows = (tmp_path / "runs" / "small" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[0])["outer/own"] == 1.0
+
+
+def test_an_agent_or_a_family_without_a_part_is_told(meta_rl, small_config, tmp_path):
+    (tmp_path / "own_parts").mkdir()  # found in the working folder
+    (tmp_path / "own_parts" / "__init__.py").touch()
+    (tmp_path / "own_parts" / "partly.py").write_text(
+        "from agents.maml_ppo import Config\n"
+        "class Partly:\n"
+        "    phases = ()\n"
+        "    def begin(self, tasks, copies, training): ...\n"
+        "def build(*given): return Partly()\n"
+    )
+    for section in ("agent", "envs"):
+        config = small_config(**{section: {"name": "own_parts.partly"}})
+        meta_rl("train", config, "--plugin", "own_parts.partly").fails_with(
+            "own_parts.partly.build() returns a Partly without", "CONTRIBUTING.md"
+        )
+        assert not (tmp_path / "runs").exists()
