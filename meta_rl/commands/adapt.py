@@ -215,4 +215,6 @@ def describe(result: "Round") -> str:
         told.append(f"KL {result.kl:.3g}")
     learned = f"having learned from {result.learned_from} episodes"
     doing = "adapting" if result.doing == "adapt" else "executing"
-    return f"round {result.number}, {doing}, {learned}: {', '.join(told)} ({len(result.returns)})"
+    played = len(result.returns)
+    told.append(f"{played} episode" + "s" * (played != 1))
+    return f"round {result.number}, {doing}, {learned}: {', '.join(told)}"
