@@ -128,8 +128,9 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._steps, self._return, self._told = 0, 0.0, False
         own = self._task_seed
         before = self._attributes() if self._is_new else []
+        self._is_new = False
         begun = checks.reset(self.env, seed if own is None else own, self._where)
-        if self._is_new:
+        if before:
             self._check_kept(before)
         return begun
 
@@ -198,7 +199,6 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"to {found!r}, so that all tasks would be alike; vary a keyword that the "
                     f"environment is made with, or the seed of its resets"
                 )
-        self._is_new = False
 
     def _check_told(self, success: Success, info: dict[str, Any], ended: bool) -> None:
         """Raise a UserError if a whole episode has not once told its success."""
