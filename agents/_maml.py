@@ -152,6 +152,10 @@ class MAMLConfig(AdaptationConfig):
         return {0: self.before_weight, **after}
 
 
+STEPS_AT_ONCE = 25_000
+"""Env steps of each stage that are differentiated at a time on a CPU, if a task has no more."""
+
+
 @dataclass(frozen=True)
 class Stages:
     """A meta-batch as an outer step sees it: the policies that θ becomes, on what they played."""
@@ -178,6 +182,19 @@ class Stages:
         episodes = [map_tensors(lambda x: x[chosen], each) for each in self.episodes]
         credit = {k: each[chosen] for k, each in self.credit.items()}
         return replace(self, episodes=episodes, share=which.share, credit=credit)
+
+    def parts(self) -> list["Stages"]:
+        """Cut into some tasks at a time, whose results add up to those of all.
+
+        What a derivative keeps of the experience, twenty times as much, is then kept of a part.
+        """
+        obs = self.episodes[0].obs
+        tasks = len(obs)
+        if obs.device.type != "cpu":
+            return [self]
+        at_once = max(STEPS_AT_ONCE // obs.shape[1], 1)
+        chosen = torch.arange(tasks).split(at_once)
+        return [self.of(Part(rows, self.share * len(rows) / tasks)) for rows in chosen]
 
     @property
     def counted(self) -> dict[int, float]:

@@ -1,9 +1,11 @@
 """MAML with a trust-region outer step."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from agents._maml import MAML, MAMLConfig, Stages
 from meta_rl.core.checks import check_above_zero, check_at_least
@@ -73,10 +75,7 @@ class MAMLTRPO(MAML):
         acting: dict[int, Distribution] = {}
         steps = 0
         for _ in range(self.config.outer_steps):
-            gradient, loss, old = grad_and_value(
-                lambda theta: outer_loss(theta, stages), self.theta
-            )
-            gradient, loss = sum_over_ranks((gradient, loss))
+            gradient, loss, old = self.outer_gradient(stages)
             acting = acting or old
             metrics = metrics or self.diagnostics(gradient, stages.episodes[0])
             if steps > 0 and self.too_far(sum_over_ranks(stages.divergence(acting, old))):
@@ -90,6 +89,18 @@ class MAMLTRPO(MAML):
             metrics["outer/kl"] = self.moved(stages, acting)
         self.count(batch)
         return metrics | {"outer/steps": torch.tensor(float(steps))}
+
+    def outer_gradient(self, stages: Stages) -> tuple[Params, Tensor, dict[int, Distribution]]:
+        """The outer loss's gradient, the loss, and this rank's policies after adaptation."""
+        found = [
+            grad_and_value(partial(outer_loss, stages=part), self.theta) for part in stages.parts()
+        ]
+        gradients, losses, policies = zip(*found, strict=True)
+        gradient = {
+            name: torch.stack([each[name] for each in gradients]).sum(0) for name in self.theta
+        }
+        gradient, loss = sum_over_ranks((gradient, torch.stack(losses).sum()))
+        return gradient, loss, pytree.tree_map(lambda *each: torch.cat(each), *policies)
 
     def too_far(self, divergence: Tensor) -> bool:
         """Whether the policies have left those that played by more than they may."""
