@@ -156,8 +156,14 @@ class InnerLoop:
 
     def diagnostics(self, theta: Params, samples: Samples) -> Metrics:
         """How large the first inner step is, and how far it moves the policy."""
-        before, after = self.trajectory(theta, [samples])
-        inner = [value.flatten(1) for value in self.gradient(before, samples).values()]
+        tasks, device = len(samples.obs), samples.obs.device
+        before = after = for_each_task(theta, tasks)
+        steps = torch.zeros(tasks, dtype=torch.long, device=device)
+        gradients = []
+        for _ in range(self.epochs):
+            gradients.append(self.gradient(after, samples))
+            after = self.moved(after, gradients[-1], steps)
+        inner = [value.flatten(1) for value in gradients[0].values()]
         some = thin(samples, 5)  # the step is of all samples; a mean over states needs no more
         divergence = self.policy.batched(before, some.obs).kl(self.policy.batched(after, some.obs))
         metrics = {
