@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import tyro
 from record_results import record
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
@@ -151,7 +151,7 @@ class Results:
 
 def table(jobs: list[Job], results: Results) -> Table:
     """One row a job: how far it is, and its first score at every stage when it is done."""
-    shown = Table("run", "state", "env steps, success before adaptation", "held-out score")
+    shown = Table(Column("run", no_wrap=True), "state", "env steps, success before", "held out")
     for job in jobs:
         entry, state = results.of(job), "waits"
         if entry is not None:
