@@ -68,7 +68,7 @@ class TaskInferenceConfig(MinibatchConfig, TrialConfig, MemoryConfig):
     encoder_updates: int = 40
     """Gradient steps of the encoder in each meta-update, at least 1."""
     encoder_trials: int = 20
-    """Trials that each step of the encoder learns from, at least 2; fewer if there are no more."""
+    """Trials that each step of the encoder learns from, at least 2."""
 
     def __post_init__(self) -> None:
         for part in (MinibatchConfig, TrialConfig, MemoryConfig):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
@@ -80,7 +81,8 @@ class TrialNetwork(nn.Module):
         inputs = spec.observation_size + spec.action_size + 2
         *between, last = config.encoder_sizes
         self.encoder = mlp(inputs, between, last).append(nn.ReLU())
-        self.memory = build_memory(config, last, config.episodes_per_trial * spec.horizon)
+        states = config.episodes_per_trial * spec.horizon + 1  # of every step, and after the last
+        self.memory = build_memory(config, last, states)
         state_size = config.memory_size + inputs
         self.heads = DiscountedActorCritic(config, state_size, config.gammas, spec)
 
@@ -154,13 +156,20 @@ class InContextSAC(MemoryAgent, KeepsReplay):
             rows = self.replay.sample(self.config.update_trials, self.generator)
             failed = rows.pop("failed").to(self.device)
             history = History.from_rows(rows, self.device)
-            taken.append(self.gradient_step(history, failed, self.piece(len(history.valid))))
+            taken.append(self.gradient_step(history, failed, self.piece(history.valid)))
         return mean_of(taken) | {"replay/trials": torch.tensor(float(len(self.replay)))}
 
-    def piece(self, steps: int) -> slice:
-        """Draw a piece of trials of so many steps; all steps are as likely to be in it."""
+    def piece(self, valid: Bool[Tensor, "T B"]) -> slice:
+        """Draw a piece of some trials, the likelier the more of their steps are in it.
+
+        A gradient step learns from the mean over those, so each step counts the same, at the ends
+        of a trial as in the middle, and in a long trial as in short ones.
+        """
+        steps = len(valid)
         longest = min(self.config.piece_steps, steps)
-        start = int(torch.randint(1 - longest, steps, (), generator=self.generator))
+        each = pad(valid.sum(1).double().cpu(), (longest - 1, longest - 1))
+        within = each.unfold(0, longest, 1).sum(1)
+        start = int(torch.multinomial(within, 1, generator=self.generator)) + 1 - longest
         return slice(max(start, 0), min(start + longest, steps))
 
     def gradient_step(self, history: History, failed: Bool[Tensor, "B"], piece: slice) -> Metrics:

@@ -50,7 +50,7 @@ class Config(TaskInferenceConfig):
     """Weight at first of the bonus for steps to new states and beliefs (HyperX), at least 0; in
     the rewards' unit, since bonuses are divided by their deviation. 0 gives none."""
     error_bonus: float = 0.0
-    """Likewise of the bonus for steps that the decoder does not foresee, at least 0."""
+    """Likewise of the bonus for steps that the decoder gets wrong even after them, at least 0."""
     bonus_updates: int = 100
     """Meta-updates over which both bonuses fade to 0, at least 1."""
 
@@ -280,7 +280,7 @@ class VariBAD(KeepsReplay, TaskInference):
         reward = history.reward[of]
         if self.config.normalize_inputs:
             obs, next_obs = (self.obs_moments.normalize(each) for each in (obs, next_obs))
-            reward = reward / self.reward_moments.std
+            reward = (reward / self.reward_moments.std).clamp(-10, 10)  # as memories see it
         step = torch.cat([obs, action], dim=-1)
         found = self.density(
             self.inference["reward"](torch.cat([step, next_obs], dim=-1), task),

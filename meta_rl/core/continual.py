@@ -107,6 +107,11 @@ def fixed_pool(distribution: TaskDistribution, count: int | None, seed: int) -> 
             f"train_tasks {count} fixes tasks of all names, but change.every goes through one name "
             f"after the other; leave out one of them"
         )
+    if getattr(distribution, "changes", None) is not None:
+        raise UserError(
+            f"train_tasks {count} fixes the run's tasks, but change.every turns them into any of "
+            f"the family's; leave out one of them (--train-tasks None)"
+        )
     return distribution.sample(count, "train", make_generator(seed, "train/pool"))
 
 

@@ -349,7 +349,7 @@ class Stored(Protocol):
     def mark(self) -> dict[str, Any]:
         """Return plain data that names what is stored now; cheap, for it is asked each iteration.
 
-        What the last mark names must be there until the next one.
+        What a mark names must be there until something is stored after a later one.
         """
         ...
 
@@ -358,7 +358,11 @@ class Stored(Protocol):
         ...
 
     def write_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
-        """Write what the last mark names, in files that are never changed afterwards."""
+        """Write what a mark names, in files that are never changed afterwards."""
+        ...
+
+    def delete_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:
+        """Delete the files that a mark has no need of, now that its checkpoint is written."""
         ...
 
     def read_stored(self, folder: Path, mark: Mapping[str, Any]) -> None:

@@ -97,8 +97,8 @@ def critic_error(evidence: Evidence) -> Finding:
     # A critic that says the same of everything has 0.5.
     if found.measured is not None and not found.measured < 1:
         return found.alarm(
-            f"The critics miss their targets by more ({found.measured:.2g}) than a constant would "
-            f"(0.5): they diverge.",
+            f"The critics miss their targets by {found.measured:.2g}, and a constant would by 0.5: "
+            f"they diverge.",
             "Lower agent.outer_lr, or agent.polyak if there is one.",
         )
     return found

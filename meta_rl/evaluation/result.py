@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,15 @@ class EvalResult:
     def save(self, folder: Path) -> Path:
         """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz.
 
-        Where tasks change, how the agent learned stands before the fingerprint.
+        Before the fingerprint stands how the agent learned, where tasks change, and which
+        checkpoint was measured, if it is not the latest.
         """
         kind = f"{self.protocol['split']}-{self.protocol['actions']}-seed{self.seed}"
         if LEARNING in self.protocol:
             kind += f"-{self.protocol[LEARNING]}"
+        if self.checkpoint != "latest":
+            digest = blake2b(self.checkpoint.encode(), digest_size=4).hexdigest()
+            kind += "-best" if self.checkpoint == "best" else f"-{digest}"
         return self.save_as(folder / f"{self.env_steps}-{kind}-{self.fingerprint}.json")
 
     def save_as(self, path: Path) -> Path:

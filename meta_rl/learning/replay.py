@@ -23,7 +23,7 @@ class Replay:
     """The last `capacity` rows of named columns, for an agent that is `protocols.Stored`.
 
     Rows have numbers, in order, for the whole life of a run. What a mark names stays in memory
-    until the next mark, so that an update can be taken back.
+    until rows are added after a later one, so that an update can be taken back.
 
     Args:
         columns: What a row holds: each column without any row, (0, ...).
@@ -34,6 +34,8 @@ class Replay:
         self.columns = dict(columns)
         self._first = 0
         """Number of the first row in memory."""
+        self._marked = 0
+        """Number of the first row that the last mark names."""
         self._written = 0
         """Rows before this number are in segments, if they are anywhere."""
 
@@ -52,9 +54,14 @@ class Replay:
         return min(self.added - self._first, self.capacity)
 
     def add(self, rows: Mapping[str, Tensor]) -> None:
-        """Append rows, (B, ...) in each column; kept on the CPU."""
+        """Append rows, (B, ...) in each column; kept on the CPU.
+
+        Those that the last mark names no more are forgotten.
+        """
+        unnamed = self._marked - self._first
         for name, column in self.columns.items():  # one by one: less memory is held twice
-            self.columns[name] = torch.cat([column, rows[name].detach().to(column)])
+            self.columns[name] = torch.cat([column[unnamed:], rows[name].detach().to(column)])
+        self._first = self._marked
 
     @property
     def last(self) -> dict[str, Tensor]:
@@ -68,22 +75,20 @@ class Replay:
         return {name: column[drawn] for name, column in self.last.items()}
 
     def mark(self) -> dict[str, int]:
-        """Forget the rows beyond the capacity, and return what names the others."""
-        self._first, self.columns = self.added - len(self), self.last
-        return {"first": self._first, "added": self.added}
+        """Return what names the rows within the capacity."""
+        self._marked = self.added - len(self)
+        return {"first": self._marked, "added": self.added}
 
     def rewind(self, mark: Mapping[str, int]) -> None:
-        """Forget what was added after the last mark."""
+        """Forget what was added after a mark."""
         kept = mark["added"] - self._first
         self.columns = {name: column[:kept] for name, column in self.columns.items()}
 
     def write(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Write the rows that the last mark names and that are in no file yet, as one segment.
+        """Write the rows that a mark names and that are in no file yet, as one segment.
 
-        The segments that the mark names no row of stay until the next call: the checkpoint that
-        is about to be replaced may still name them.
+        What a mark names is in memory until rows are added after a later one: write it before.
         """
-        segments = _segments(folder)
         start, end = max(self._written, mark["first"]), mark["added"]
         if start < end:
             kept = slice(start - self._first, end - self._first)
@@ -91,13 +96,12 @@ class Replay:
             torch.save({name: each[kept].clone() for name, each in self.columns.items()}, content)
             write(content.getbuffer(), folder / f"{start:012}-{end:012}.pt", "replayed experience")
         self._written = max(self._written, end)
-        for path, _, last in segments:
-            if last <= self._named_before:
-                path.unlink()
-        self._named_before = mark["first"]
 
-    _named_before = 0
-    """First row that the checkpoint on disk names."""
+    def delete(self, folder: Path, mark: Mapping[str, int]) -> None:
+        """Delete the segments without any row that a mark names, once its checkpoint is written."""
+        for path, _, end in _segments(folder):
+            if end <= mark["first"]:
+                path.unlink()
 
     def read(self, folder: Path, mark: Mapping[str, int]) -> None:
         """Read the rows that a mark names; delete what was written after it."""
@@ -120,8 +124,8 @@ class Replay:
             name: torch.cat([column[:0], *(piece[name] for piece in pieces)])
             for name, column in self.columns.items()
         }
-        self._first, self._written = mark["first"], mark["added"]
-        self._named_before = mark["first"]
+        self._first = self._marked = mark["first"]
+        self._written = mark["added"]
 
 
 class KeepsReplay:
@@ -150,8 +154,12 @@ class KeepsReplay:
         self.replay.rewind(mark)
 
     def write_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Write the rows that the last mark names."""
+        """Write the rows that a mark names."""
         self.replay.write(folder, mark)
+
+    def delete_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
+        """Delete the files that hold no row that a mark names."""
+        self.replay.delete(folder, mark)
 
     def read_stored(self, folder: Path, mark: Mapping[str, int]) -> None:
         """Read the rows that a mark names."""

@@ -144,16 +144,22 @@ class Adaptation:
             copies: In place of the adaptation's own, for agents whose copies share what they know.
             deterministic: Act by the mode of the policy.
             remembering: Begin with the last action and reward of what was learned from.
+
+        Raises:
+            NotFinite: There is NaN or infinity in it.
         """
         copies = copies or self.copies
-        return self._collect(
+        played, _ = self._collect(
             copies,
             phase or self.phase,
             streams or self.streams,
             self.remembered if remembering else None,
             deterministic,
             None if self.life is None else self.life.standing_still(copies),
-        )[0]
+        )
+        if (problem := self._problem(played)) is not None:
+            raise NotFinite(problem, self.batch())
+        return played
 
     def complete(self) -> MetaBatch:
         """Go through all phases; return the meta-batch for the agent to learn from.

@@ -134,12 +134,17 @@ class RunFolder:
             raise self._unwritable(error) from error
         lock = RunLock(self.path)
         try:
-            for entry in self.path.iterdir():
+            # What tells a run folder stays, so that one half emptied can be overwritten, too.
+            kept = (self.checkpoints.name, "config.yaml", RunLock.NAME)
+            entries = [entry for entry in self.path.iterdir() if entry.name not in kept]
+            if self.checkpoints.is_dir():
+                entries += self.checkpoints.iterdir()
+            for entry in entries:
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
-                elif entry.name != RunLock.NAME:
+                else:
                     entry.unlink()
-            self.checkpoints.mkdir()
+            self.checkpoints.mkdir(exist_ok=True)
             self.evaluations.mkdir()
             save_experiment(experiment, self.path / "config.yaml")
             (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")

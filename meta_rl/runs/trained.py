@@ -13,6 +13,7 @@ from meta_rl.experiment.building import (
     build_distribution,
     device_to_read_on,
     resolve_device,
+    set_gpu_arithmetic,
     set_threads,
 )
 from meta_rl.experiment.config import Experiment, agent_fields, plain, to_dict
@@ -54,6 +55,7 @@ def load_trained(folder: RunFolder, which: str, device_name: str | None = None) 
     else:
         device = resolve_device(device_name)
     set_threads(experiment)
+    set_gpu_arithmetic(experiment, device)
     state = checkpoint.load(folder.checkpoint(which), device)
     check_same_sections(state, experiment)
     distribution = build_distribution(experiment)

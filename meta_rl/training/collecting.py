@@ -13,7 +13,12 @@ from meta_rl.core.protocols import Collector, MetaAgent, TaskDistribution
 from meta_rl.core.ranks import world
 from meta_rl.core.resources import usable_cores
 from meta_rl.experiment import catalog
-from meta_rl.experiment.building import build_agent, build_distribution, worker_count
+from meta_rl.experiment.building import (
+    build_agent,
+    build_distribution,
+    set_gpu_arithmetic,
+    worker_count,
+)
 from meta_rl.experiment.config import Experiment, RolloutsConfig, experiment_from_dict, to_dict
 from meta_rl.rollouts.collector import RolloutCollector
 from meta_rl.rollouts.elsewhere import CollectorElsewhere
@@ -131,6 +136,7 @@ def build_parts(
     for module in plugins:
         catalog.allow_plugin(module)
     experiment = experiment_from_dict(config, "the run's config")
+    set_gpu_arithmetic(experiment, device)
     distribution = build_distribution(experiment)
     return build_agent(experiment, distribution.spec, device), distribution
 

@@ -189,7 +189,8 @@ class Trainer:
                     values |= watched.metrics() if watched else {}
                 self._log(values)
                 if self._due(self.experiment.checkpoint_every):
-                    self.save(self._state())
+                    before = self._state()
+                    self.save(before)
             before = self._state()
             self.save(before)
             with first_rank_alone():
@@ -208,12 +209,11 @@ class Trainer:
             self.save(before)
             lost.args = (f"{lost}; stopped {self._how_far(before['meta_iterations'])}",)
             raise
-        except UserError:
-            self.save(before)
-            raise
-        except Exception:  # out of memory, say: the error counts, not what saving makes of it
-            with contextlib.suppress(UserError):
+        except Exception:  # which counts, not what saving makes of it
+            try:
                 self.save(before)
+            except UserError as problem:
+                self.sinks.say(str(problem))
             raise
         finally:
             interruption.answer("what was recorded is being completed")
@@ -335,10 +335,15 @@ class Trainer:
     def watch(self) -> EvalResult:
         """Measure on the split to choose by, and keep the checkpoint if it is the best."""
         result = self.evaluate(self.experiment.evaluation.choose_on)
-        if self.counters.best is None or result.rank() > self.counters.best:
-            self.counters.best = result.rank()
-            checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
+        self._keep_if_best(result)
         return result
+
+    def _keep_if_best(self, result: EvalResult) -> None:
+        rank = result.rank()
+        if self.counters.best is None or rank > self.counters.best:
+            best = self._state() | {"best": rank}
+            checkpoint.save(best, self.folder.checkpoints / "best.pt")
+            self.counters.best = rank
 
     def _finish(self, watched: EvalResult | None) -> tuple[EvalResult, dict[str, float]]:
         """Return the final evaluation, of the test split, and what is new in it to be logged.
@@ -352,6 +357,7 @@ class Trainer:
         elif watched is None:
             watched = self.watch()
             values |= watched.metrics()
+            self.save(self._state())  # a later end must know which was the best
         if watched is not None and watched.protocol["split"] == "test":
             return watched, values
         result = self.evaluate("test")
@@ -360,10 +366,12 @@ class Trainer:
     def _watch_or_warn(self) -> EvalResult | None:
         """Evaluate while training, which goes on if there is nothing to measure."""
         try:
-            return self.watch()
+            result = self.evaluate(self.experiment.evaluation.choose_on)
         except UserError as error:
             self.sinks.say(f"no evaluation after {self.counters.meta_iterations}: {error}")
             return None
+        self._keep_if_best(result)
+        return result
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the latest checkpoint, on rank 0, and before it what it names."""
@@ -373,6 +381,8 @@ class Trainer:
             self.folder.replay.mkdir(exist_ok=True)
             self.agent.write_stored(self.folder.replay, state["stored"])
         checkpoint.save(state, self.folder.checkpoints / "latest.pt")
+        if isinstance(self.agent, Stored):
+            self.agent.delete_stored(self.folder.replay, state["stored"])
 
     def _state(self) -> dict[str, Any]:
         """Return a copy of all that the rest of the run depends on."""

@@ -255,9 +255,8 @@ def test_it_learns_from_the_last_trials_of_the_buffer():
     agent = make_agent(buffer_trials=TASKS * COPIES + 5)
     for seed in range(2):
         agent.meta_update(played(agent, seed))
-    agent.mark()
     assert len(agent.replay) == TASKS * COPIES + 5
-    rows = agent.replay.columns
+    rows = agent.replay.last
     assert rows["obs"].shape == (TASKS * COPIES + 5, 2 * FAMILY.spec.horizon, 2)
     latest = history_of(played(make_agent(), 0))  # the first were played by the initial policy
     kept = History.from_rows({name: each[:5] for name, each in rows.items()}, CPU)

@@ -9,6 +9,7 @@ from playing import Player
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointEnv, PointNavigation
 from meta_rl.core.episodes import episode_scores
+from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import RETURN, SUCCESS, Phase, Rollout, Score, Task, Tasks
 from meta_rl.evaluation import measuring
@@ -420,6 +421,21 @@ def test_the_fingerprint_does_not_know_the_run(meta_rl, small_config, tmp_path):
     assert len(protocols) == 1 and fingerprint(json.loads(protocols.pop())) in prints
 
 
+class NeverHeard(Sweeper):
+    """After it has adapted, its actions are NaN, which a simulator refuses."""
+
+    def act(self, context, timestep, noise):
+        action, log_prob, context = super().act(context, timestep, noise)
+        return torch.where((context > 0).view(-1, 1, 1), torch.nan, action), log_prob, context
+
+
+@pytest.mark.parametrize("apart", [{"evaluation_episodes": 2}, {"actions": "deterministic"}, {}])
+def test_actions_that_are_not_finite_are_told_however_they_are_measured(apart):
+    config = EvaluationConfig(adaptation_steps=1, **apart)
+    with pytest.raises(UserError, match="action is not finite in phase 1"):
+        measure(NeverHeard(1), config)
+
+
 def test_a_result_comes_back_from_its_files(tmp_path):
     result = measure(Sweeper(2), EvaluationConfig(adaptation_steps=1))
     path = result.save(tmp_path / "evaluations")
@@ -428,6 +444,9 @@ def test_a_result_comes_back_from_its_files(tmp_path):
     assert loaded.summary() == result.summary()
     beside = other.save(tmp_path / "evaluations")  # another evaluation seed overwrites nothing
     assert beside != path and EvalResult.load(beside).seed == 3
+    checkpoints = ("latest", "best", "a/latest.pt", "b/latest.pt")
+    written = {replace(result, checkpoint=each).save(tmp_path) for each in checkpoints}
+    assert len(written) == 4, "nor does another checkpoint"
 
     summary = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as cells:

@@ -22,10 +22,12 @@ def test_the_last_rows_are_kept_and_drawn():
     replay = replay_of(10)
     for first in range(0, 30, 5):
         replay.add(rows(first, 5))
-    replay.mark()
-    assert numbers(replay) == list(range(20, 30)) and len(replay) == 10
+        replay.mark()
+    assert replay.last["n"].tolist() == list(range(20, 30)) and len(replay) == 10
     drawn = replay.sample(500, torch.Generator().manual_seed(0))["n"]
     assert set(drawn.tolist()) == set(range(20, 30))
+    replay.add(rows(30, 5))
+    assert numbers(replay) == list(range(20, 35)), "what the last mark names, and what is new"
 
 
 def test_before_a_mark_only_the_last_are_drawn_and_the_rest_can_come_back():
@@ -56,15 +58,43 @@ def test_a_mark_is_read_back_whatever_was_written_after_it(tmp_path):
     again.write(tmp_path, again.mark())
     once_more = replay_of(10)
     once_more.read(tmp_path, again.mark())
-    assert numbers(once_more) == numbers(again)
+    assert numbers(once_more) == again.last["n"].tolist() == list(range(4, 14))
 
 
-def test_files_that_no_checkpoint_names_are_deleted_one_checkpoint_later(tmp_path):
-    replay = replay_of(4)
+def test_files_that_no_checkpoint_names_are_deleted_once_it_is_written(tmp_path):
+    replay = replay_of(6)
     for first in range(0, 20, 4):
         replay.add(rows(first, 4))
-        replay.write(tmp_path, replay.mark())
+        mark = replay.mark()
+        replay.write(tmp_path, mark)
+        replay.delete(tmp_path, mark)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before_complete(tmp_path):
+    replay = replay_of(4)
+    replay.add(rows(0, 4))
+    before = replay.mark()
+    replay.write(tmp_path, before)
+    replay.delete(tmp_path, before)  # its checkpoint is written
+    replay.add(rows(4, 4))
+    replay.write(tmp_path, replay.mark())  # that of this one is not
+    replay.write(tmp_path, replay.mark())
+    again = replay_of(4)
+    again.read(tmp_path, before)
+    assert numbers(again) == [0, 1, 2, 3]
+
+
+def test_what_a_mark_names_can_be_written_after_another_mark(tmp_path):
+    replay = replay_of(3)
+    replay.add(rows(0, 2))
+    before = replay.mark()
+    replay.add(rows(2, 4))
+    replay.mark()
+    replay.write(tmp_path, before)
+    again = replay_of(3)
+    again.read(tmp_path, before)
+    assert numbers(again) == [0, 1]
 
 
 def test_a_segment_that_is_missing_is_told(tmp_path):

@@ -9,6 +9,7 @@ from envs import metaworld, point_navigation
 from meta_rl.core.change import ChangeConfig
 from meta_rl.core.continual import Stream, fixed_pool, sample_to_train
 from meta_rl.core.errors import UserError
+from meta_rl.core.lives import Changing
 from meta_rl.experiment.identity import learning_part
 
 FAMILY = point_navigation.build(point_navigation.Config())
@@ -44,7 +45,7 @@ def test_a_run_resumes_on_the_same_tasks(meta_rl, small_config, run_at, tmp_path
     assert last[0] == last[1]
 
 
-def test_too_few_tasks_and_a_stream_are_refused(meta_rl, small_config):
+def test_too_few_tasks_a_stream_and_tasks_that_change_are_refused(meta_rl, small_config):
     refused = meta_rl("train", small_config("maml_ppo", train_tasks=1))
     refused.fails_with("train_tasks must be at least meta_batch_size, which is 2, got 1")
 
@@ -52,3 +53,6 @@ def test_too_few_tasks_and_a_stream_are_refused(meta_rl, small_config):
     stream = Stream(continual, ChangeConfig(every="2 iterations", how="sequence"))
     with pytest.raises(UserError, match="one name after the other"):
         fixed_pool(stream, 5, 0)
+    changing = Changing(FAMILY, ChangeConfig(every="1 episodes"))
+    with pytest.raises(UserError, match="turns them into any of the family's"):
+        fixed_pool(changing, 5, 0)

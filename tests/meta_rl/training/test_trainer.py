@@ -1,6 +1,8 @@
 import json
 import sys
 import textwrap
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from cases import quick
 from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import all_finite
+from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import load_experiment
+from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.training.summary import summarize
 from meta_rl.training.trainer import Trainer
@@ -350,6 +354,67 @@ def test_an_evaluation_that_fails_counts_no_env_steps(small_config, tmp_path, mo
         trainer.run()  # where its end is measured, which is no warning
     trainer.close()
     assert steps[1] == 2 * steps[0] > 0
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_a_run_with_a_replay_to_be_resumed(
+    meta_rl, small_config, run_at, identical, tmp_path, monkeypatch
+):
+    settings = {"meta_iterations": 8, "agent": {"buffer_trials": 8}, "runs": str(tmp_path)}
+    written = []
+
+    def save(state, path):
+        written.append(path)
+        if path.name == "latest.pt" and state["meta_iterations"] >= 5:
+            raise UserError("no space left")
+        checkpoint.save(state, path)
+
+    config = small_config("varibad", **settings)
+    with monkeypatch.context() as full:
+        full.setattr("meta_rl.training.trainer.checkpoint", SimpleNamespace(save=save))
+        with pytest.raises(UserError, match="no space left"):
+            Trainer(load_experiment(str(config)), RunFolder(tmp_path / "small")).run()
+    assert len(written) == 5 + 2, "of the beginning too; one that failed, and one more attempt"
+    meta_rl("train", "--resume", tmp_path / "small").succeeds()
+    meta_rl("train", config, "--name", "whole").succeeds()
+    ours, theirs = (run_at(tmp_path / name).latest["agent"] for name in ("small", "whole"))
+    assert identical(ours, theirs)
+
+
+def test_best_stays_what_it_was_until_a_better_one_is_written(small_config, tmp_path, monkeypatch):
+    ranks = iter([(3.0,), (1.0,), (2.0,)])
+    monkeypatch.setattr(EvalResult, "rank", lambda result: next(ranks))
+    full = [True]
+
+    def save(state, path):
+        if path.name == "best.pt" and full.pop():
+            raise UserError("no space left")
+        checkpoint.save(state, path)
+
+    monkeypatch.setattr("meta_rl.training.trainer.checkpoint", SimpleNamespace(save=save))
+    settings = {"meta_iterations": 2, "evaluation": {"every": 1}, "runs": str(tmp_path)}
+    experiment = load_experiment(str(small_config("maml_ppo", **settings)))
+    with pytest.raises(UserError, match="no space left"):
+        Trainer(experiment, RunFolder(tmp_path / "small")).run()
+    assert not (tmp_path / "small" / "checkpoints" / "best.pt").exists()
+    full.extend([False, False])
+    trainer = Trainer(experiment, RunFolder(tmp_path / "other"))
+    trainer.run()
+    assert trainer.counters.best == (2.0,)
+
+
+def test_a_later_end_knows_what_was_the_best_at_the_first(small_config, tmp_path, monkeypatch):
+    ranks = iter(
+        [(1.0,), (3.0,), (2.0,)]
+    )  # after two meta-iterations, at the end of three, of four
+    monkeypatch.setattr(EvalResult, "rank", lambda result: next(ranks))
+    settings = {"meta_iterations": 3, "evaluation": {"every": 2}, "runs": str(tmp_path)}
+    experiment = load_experiment(str(small_config("maml_ppo", **settings)))
+    folder = RunFolder(tmp_path / "small")
+    Trainer(experiment, folder).run()
+    longer = replace(experiment, meta_iterations=4)
+    Trainer(longer, folder, resume=True).run()
+    best = checkpoint.load(folder.checkpoints / "best.pt")
+    assert (best["meta_iterations"], best["best"]) == (3, (3.0,))
 
 
 def test_an_end_that_is_behind_is_refused(meta_rl, small_config, run_at, tmp_path):

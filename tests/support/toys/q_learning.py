@@ -86,6 +86,9 @@ class QLearning:
     def write_stored(self, folder, mark):
         self.replay.write(folder, mark)
 
+    def delete_stored(self, folder, mark):
+        self.replay.delete(folder, mark)
+
     def read_stored(self, folder, mark):
         self.replay.read(folder, mark)
 
