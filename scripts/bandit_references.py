@@ -8,6 +8,7 @@ interval is the 95 % one of the mean over tasks, whose copies are averaged first
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ import _mdp_players as mdp_players
 import numpy as np
 import torch
 import tyro
+from _entry import run_script
 from numpy.typing import NDArray
 
 from envs import bandits, tabular_mdp
+from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import check_file
 from meta_rl.core.protocols import Split
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import Tasks
@@ -174,6 +178,18 @@ def measured(
         yield name, found | ({} if setting is None else {"setting": setting})
 
 
+SETTING = re.compile(r"bandit_\d+x\d+|tabular_mdp_\d+")
+
+
+def check(args: Args) -> None:
+    """Refuse what could not be measured or written."""
+    if wrong := [each for each in args.settings if not SETTING.fullmatch(each)]:
+        raise UserError(
+            f"--settings must be bandit_ARMSxPULLS or tabular_mdp_EPISODES, got {', '.join(wrong)}"
+        )
+    check_file(args.output, "choose another OUTPUT")
+
+
 def measure(setting: str, args: Args) -> dict[str, Any]:
     """Return what every player earns in one setting."""
     kind, _, size = setting.rpartition("_")
@@ -207,10 +223,11 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
 
 def main(args: Args) -> None:
     """Write the file; settings that it already holds and that are not measured again stay."""
+    check(args)
     found = json.loads(args.output.read_text()) if args.output.exists() else {}
     found |= {setting: measure(setting, args) for setting in args.settings}
     args.output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    run_script(main, Args, __doc__)

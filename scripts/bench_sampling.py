@@ -36,8 +36,8 @@ import gymnasium
 import mujoco
 import numpy as np
 import torch
-import tyro
 from _bench_families import CLASSES, MakeEnv, Worlds, make_worlds, random_actions
+from _entry import run_script
 from _physics import BarePhysics
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
@@ -513,4 +513,4 @@ def describe_machine(load: tuple[float, float, float]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    run_script(main, Args, __doc__)

@@ -24,7 +24,6 @@ import json
 import multiprocessing
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -34,7 +33,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
-import tyro
+from _entry import run_script
 from torch import Tensor
 
 from meta_rl.core.errors import UserError, did_you_mean
@@ -347,7 +346,4 @@ def synchronize(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Bench))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, Bench, __doc__)

@@ -8,12 +8,12 @@ test of pretrained/ repeats it.
 """
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from _entry import run_script
 
 from meta_rl.commands import cli
 from meta_rl.core.errors import UserError
@@ -62,7 +62,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Args, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, Args, __doc__)

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import tyro
+from _entry import run_script
 
+from meta_rl.core.errors import UserError
 from meta_rl.evaluation.continual import StreamRecord, read_stream
 from meta_rl.evaluation.finished import Wanted, choose_evaluation
 from meta_rl.experiment.config import to_dict
@@ -43,6 +46,8 @@ class Args:
 def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     """Return what is worth keeping of a run."""
     config, _, seed = run.name.rpartition("-seed")
+    if not config or not seed.isdigit():
+        raise UserError(f"{run} must be a run folder that is named CONFIG-seedN")
     result, remark = choose_evaluation(run, Wanted(split, actions))
     if remark:
         print(f"{run.name}: {remark}")
@@ -66,6 +71,12 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
         **summary,
         **over_stream,
     }
+
+
+def machine() -> str:
+    """Describe the machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {gpu}"
 
 
 def plain_stream(stream: StreamRecord) -> dict[str, Any]:
@@ -116,11 +127,10 @@ def main(args: Args) -> None:
     records = sorted(
         (record(*which) for which in found), key=lambda entry: (*kind(entry), entry["seed"])
     )
-    machine = f"{platform.machine()} virtual machine, {os.cpu_count()} cores, no GPU"
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"machine": machine, "runs": records}, indent=1) + "\n")
+    args.output.write_text(json.dumps({"machine": machine(), "runs": records}, indent=1) + "\n")
     print(table(records))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    run_script(main, Args, __doc__)

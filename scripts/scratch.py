@@ -13,7 +13,6 @@ Where the config does not say `evaluation_episodes`, its agent is measured alike
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
 
 # isort: split
-import sys
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
+from _entry import run_script
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import envs
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import derive_seed
-from meta_rl.core.types import EnvSpec
+from meta_rl.core.types import RETURN, SUCCESS, EnvSpec
 from meta_rl.evaluation.protocol import choose_tasks, describe_protocol, stage_episodes
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import strict_yaml
@@ -38,6 +38,8 @@ from meta_rl.experiment.building import build_agent, build_distribution, set_thr
 from meta_rl.experiment.config import Experiment, load_experiment, plain, to_dict
 from meta_rl.runs.folder import RunFolder, describe_environment
 from meta_rl.runs.sinks.jsonl import JsonlSink
+
+MEASURED = (RETURN, SUCCESS)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:
     experiment = replace(load_experiment(args.config), seed=args.seed, threads=args.threads)
     set_threads(experiment)
     distribution = build_distribution(experiment)
+    if others := [score.label for score in distribution.spec.scores if score not in MEASURED]:
+        raise UserError(
+            f"{experiment.name}'s tasks are judged by {', '.join(others)}, and from scratch only "
+            f"returns and successes are measured; take tasks that are judged by those"
+        )
     evaluation = experiment.evaluation
     measured = args.evaluation_episodes or evaluation.evaluation_episodes or 3
     config = replace(
@@ -185,7 +192,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except UserError as error:
-        sys.exit(f"scratch: {error}")
+    run_script(main, Args, __doc__)

@@ -18,12 +18,12 @@ the table alone.
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from _entry import run_script
 from record_results import record
 from rich.console import Console
 from rich.table import Column, Table
@@ -192,6 +192,8 @@ class Study(InTurn):
 
 def main(args: Args) -> int:
     """Run what is missing; return 1 if a training failed, or cannot be recorded."""
+    if args.processes < 0:
+        raise UserError(f"--processes must be at least 0, got {args.processes}")
     folder = args.runs or Path("runs") / args.study.stem
     jobs, results = read(args.study, folder), Results(args.study.with_suffix(".json"))
     if args.show:
@@ -205,8 +207,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Args, description=__doc__)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main, Args, __doc__)

@@ -8,16 +8,15 @@ one of the mean over tasks, whose copies are averaged first. Prints a markdown t
 """
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from _entry import run_script
 from bandit_references import mean_and_interval
-from record_results import record
+from record_results import machine, record
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.finished import Wanted, choose_evaluation
@@ -91,10 +90,9 @@ def main(args: Args) -> None:
     trials = [trial_of(run, references) for run in args.runs]
     for trial, seconds in zip(trials, args.cpu_s, strict=False):
         trial["cpu_time_s"] = seconds
-    machine = f"{platform.machine()} virtual machine, {os.cpu_count()} cores, no GPU"
-    args.output.write_text(json.dumps({"machine": machine, "runs": trials}, indent=1) + "\n")
+    args.output.write_text(json.dumps({"machine": machine(), "runs": trials}, indent=1) + "\n")
     print(table(trials, references))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    run_script(main, Args, __doc__)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from _entry import run_script
 from bandit_references import mean_and_interval
 from torch import Tensor
 
@@ -144,4 +145,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    run_script(main, Args, __doc__)

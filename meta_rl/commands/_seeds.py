@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import check_folder
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import Experiment
@@ -40,6 +42,7 @@ def _train(
     from meta_rl.studies import processes as study
 
     first = experiments[0]
+    check_folder(Path(first.runs), "choose another --runs")
     places = study.Places.of(launcher, processes, first, len(experiments))
     trainings = [places.training_of(each, words) for each in experiments]
     missing = [

@@ -75,6 +75,7 @@ class OneTask(OneRun):
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "episodes", "rounds")
+        check_at_least(0, self, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class SomeRuns:
     """Evaluations with actions drawn from the policy, or with its mode."""
     checkpoint: Literal["latest", "best"] | None = None
     """Evaluations of this checkpoint only. Without it, the evaluation with the most env steps of
-    training counts, and of several the last one made."""
+    training counts, of several that of the latest checkpoint, and of those the last one made."""
     skip_broken: bool = False
     """Leave out runs that are damaged or not evaluated, with a warning, instead of stopping."""
     allow_different_protocols: bool = False
@@ -139,10 +140,18 @@ def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":
     """Return the agent with its tasks changing as the flags say."""
     from dataclasses import replace
 
+    from meta_rl.core.change import NEVER
     from meta_rl.experiment.building import build_distribution
 
     was = trained.experiment.change
     every, how = given.change_every or was.every, given.change_how or was.how
+    if every == NEVER:
+        for name in ("change_how", "changes", "relearn"):
+            if getattr(given, name, None) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{flag} speaks of tasks that change, and the run's do not; add --change-every"
+                )
     if (every, how) == (was.every, was.how):
         return trained
     change = replace(was, every=every, how=how)

@@ -84,6 +84,11 @@ def main(arguments: list[str]) -> int:
         check_files(Path(given.output))
     folder, trained = load_agent(given)
     trained = changing(trained, given)
+    if given.freeze_memory and trained.agent.copies_share_experience:
+        raise UserError(
+            f"--freeze-memory: {trained.experiment.agent_name} has no memory that learns while it "
+            f"acts; leave it out"
+        )
     agent, experiment = trained.agent, trained.experiment
     spec, device = trained.distribution.spec, trained.device
     if given.env is not None:

@@ -76,19 +76,23 @@ def main(arguments: list[str]) -> int:
 def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any], Evidence]":
     from meta_rl.commands._flags import experiment_of, with_flags
     from meta_rl.diagnosis.evidence import examine, recorded_updates
+    from meta_rl.experiment import catalog
     from meta_rl.experiment.building import device_to_read_on, resolve_device
     from meta_rl.runs import checkpoint
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import check_same_sections
     from meta_rl.runs.trimmed import widened
 
-    if not Path(given.source).is_dir():
+    source = catalog.run_path(given.source)
+    if not source.is_dir():
+        if "/" in given.source and Path(given.source).suffix != ".yaml":
+            raise UserError(f"no run folder {given.source}, and no config is named like that")
         if given.checkpoint is not None:
             raise UserError(f"--checkpoint is for run folders, and {given.source} is none")
         on = [] if given.device is None else ["--device", given.device]
         experiment = experiment_of(given.source, [*flags, *on], "meta-rl doctor CONFIG")
         return experiment, examine(experiment, given.iterations)
-    folder = RunFolder(Path(given.source))
+    folder = RunFolder(source)
     file = folder.checkpoint(given.checkpoint or "latest")
     stored = folder.experiment()
     if given.device is None:

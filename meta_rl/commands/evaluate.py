@@ -36,9 +36,9 @@ class Arguments(InChangingTasks):
     config. An evaluation that was interrupted goes on when the same command is given again.
 
     To adapt from 10 episodes and then measure 3:
-    meta-rl evaluate RUN --copies 10 --evaluation-episodes 3 for MAML, whose 10 copies of a task
-    teach one policy; --copies 1 --adaptation-steps 10 --evaluation-episodes 3 for RL², whose
-    copies are trials of their own.
+    meta-rl evaluate RUN --copies 2 --evaluation-episodes 3 for MAML that plays 5 episodes in each
+    copy of a task, all of which teach one policy; --copies 1 --adaptation-steps 10
+    --evaluation-episodes 3 for RL², whose copies are trials of their own.
     """
 
     split: Split | None = None
@@ -88,8 +88,12 @@ def main(arguments: list[str]) -> int:
     """Evaluate a run."""
     given = parse(Arguments, arguments, "evaluate")
     check_at_least(1, given, "tasks_at_once")
-    if given.counted_by is not None and given.by_task:
-        raise UserError("the counts of others know no goals: give --counted-by or --by-task")
+    if given.counted_by is not None and (given.by_task or given.output is not None):
+        raise UserError(
+            "the counts of others know no goals and are written to RUN/other_counts: give "
+            "--counted-by without --by-task and --output"
+        )
+    from meta_rl.core.lives import changes_of
     from meta_rl.experiment.building import set_threads
 
     place = None if given.counted_by is not None else place_of(given)
@@ -107,6 +111,10 @@ def main(arguments: list[str]) -> int:
         **chosen("changes", "relearn"),
     )
     actions = given.actions or evaluation.actions
+    if actions == "both" and changes_of(trained.distribution) is not None:
+        raise UserError(
+            "where tasks change, only sampled actions are measured; leave out --actions both"
+        )
     measure = partial(measure_all, place) if given.counted_by is None else measure_otherwise
     for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
         measure(folder, trained, replace(evaluation, actions=kind), given)
@@ -165,10 +173,12 @@ def measure_all(
         show_by_task(result)
     chosen_on = experiment.evaluation.choose_on if experiment.evaluation.every > 0 else None
     if given.checkpoint == "best" and chosen_on == config.split:
+        advice = "train with --evaluation.choose-on validation to select on others"
+        if chosen_on == "validation":
+            advice = "--split test has others"
         print(
             f"warning: this checkpoint was selected as the best on {config.split} tasks, the very "
-            f"ones it is measured on, which flatters it; train with "
-            f"--evaluation.choose-on validation to select on others"
+            f"ones it is measured on, which flatters it; {advice}"
         )
     if place is not None:
         path = result.save_as(place) if place.suffix == ".json" else result.save(place)
@@ -243,6 +253,7 @@ def measure_otherwise(
             f"{'offers ' + ', '.join(counts) if counts else 'offers no other count'}; "
             f"leave the flag away for our own"
         )
+    check_folder(folder.other_counts, "give the run a place that can be written")
     copies = config.copies or trained.experiment.copies
     summary = {
         "env_steps": trained.env_steps,
@@ -258,7 +269,7 @@ def measure_otherwise(
     kind = f"{config.split}-{config.actions}-{options}"
     path = folder.other_counts / f"{name}-{trained.env_steps}-{kind}.json"
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write the evaluation {path}: {error}") from error

@@ -197,7 +197,8 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
     for (number, _), run in folders.items():
         cost = costs[number % len(costs)]
         steps = cost.training + (0 if speed.with_evaluations else cost.evaluations)
-        if not is_finished(run, sweep.judging.last):
+        setting = settings[number % len(settings)]
+        if not is_finished(run, with_setting(sweep.base, setting).meta_iterations):
             seconds.append(steps / speed.steps_per_s)
     if len(seconds) < runs:
         print(f"{runs - len(seconds)} of them are finished already")

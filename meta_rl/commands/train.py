@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> int:
         return train_seeds(arguments)
     overwrite = "--overwrite" in arguments
     arguments = [word for word in arguments if word != "--overwrite"]
+    if not arguments:
+        print(HELP)
+        return 2
     resume = arguments[0] == "--resume"
     if {"-h", "--help"} & set(arguments):  # which ends the process
         with_standins(lambda: _read(arguments, resume))

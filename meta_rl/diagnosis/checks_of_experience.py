@@ -1,6 +1,7 @@
 """Checks of what a family shows and what a policy does in it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from math import e, pi
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from meta_rl.core.episodes import episode_scores
+from meta_rl.core.spaces import choices
 from meta_rl.core.types import SUCCESS, Rollout
 from meta_rl.diagnosis.evidence import Evidence
 from meta_rl.diagnosis.finding import Finding
@@ -99,6 +101,10 @@ def observation_spread(evidence: Evidence) -> Finding:
     seen = [rollout.obs[rollout.valid] for rollout in evidence.rollouts]
     spread = float(torch.cat(seen).std(0).max()) if seen else math.nan
     found = Finding("largest standard deviation of an observation", "above 0.001", spread)
+    if spread == 0:  # a bandit shows nothing
+        return found.note(
+            "All observations are alike: a policy can go by what it remembers, or was adapted to."
+        )
     if spread <= 1e-3:  # moves the mean action by about as much, far below any exploration noise
         return found.alarm(
             f"No component of the observation varies by more than {spread:.1g}.",
@@ -132,9 +138,11 @@ def action_bounds(evidence: Evidence) -> Finding:
 def exploration(evidence: Evidence) -> Finding:
     """The policy before adaptation still tries things: its noise by the drawn actions' density."""
     drawn = [batch.rollouts[0] for batch in evidence.batches]
+    densities = [float(r.log_prob[r.valid].double().mean()) for r in drawn]
+    if choices(evidence.spec.action_space):
+        return _exploration_of_choices(densities)
     low, high = evidence.spec.action_bounds
     half = np.subtract(high, low) / 2
-    densities = [float(r.log_prob[r.valid].double().mean()) for r in drawn]
     # A Gaussian's entropy is log σ + ½ log 2πe for each dimension, and -E[log π] estimates it.
     std = math.nan
     if densities:
@@ -149,6 +157,19 @@ def exploration(evidence: Evidence) -> Finding:
             f"half the action range.",
             "Raise agent.min_std, agent.initial_std or the entropy bonus, or go back to an "
             "earlier checkpoint with smaller outer steps.",
+        )
+    return found
+
+
+def _exploration_of_choices(densities: Sequence[float]) -> Finding:
+    """Return how many options are tried on average: the perplexity, exp(-E[log π])."""
+    tried = float(np.exp(-np.mean(densities))) if densities else math.nan
+    found = Finding("options that are tried (perplexity)", "above 1.01", tried)
+    # Of two options the rarer then has 0.2 %: it is not once tried in a few hundred steps.
+    if tried <= 1.01:
+        return found.alarm(
+            f"The policy hardly explores: it tries {tried:.3f} options on average.",
+            "Raise the entropy bonus, or go back to an earlier checkpoint with smaller steps.",
         )
     return found
 

@@ -57,6 +57,16 @@ class _Candidate:
         made = datetime.fromisoformat(told)
         return made if made.tzinfo else made.replace(tzinfo=UTC)
 
+    @property
+    def checkpoint(self) -> str:
+        """Which checkpoint was measured."""
+        return str(self.summary.get("checkpoint", "latest"))
+
+    @property
+    def order(self) -> tuple[int, bool, datetime, str]:
+        """The last in order speaks for the run."""
+        return self.env_steps, self.checkpoint == "latest", self.made_at, self.path.name
+
 
 def load_runs(
     paths: Iterable[Path], wanted: Wanted, skip_broken: bool = False
@@ -124,7 +134,9 @@ def _shared_protocol(paths: Iterable[Path], wanted: Wanted) -> str | None:
             fitting = _candidates(path, wanted)
         except (UserError, OSError):
             continue  # told when it is read
-        most = max((each.env_steps for each in fitting), default=0)
+        if not fitting:
+            continue  # likewise
+        most = max(each.env_steps for each in fitting)
         last = [each for each in fitting if each.env_steps == most]
         found.append({each.summary["fingerprint"]: each.made_at for each in last})
     shared = set(found[0]).intersection(*found) if found else set()
@@ -158,7 +170,9 @@ def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
 def choose_evaluation(
     run: Path, wanted: Wanted, protocol: str | None = None
 ) -> tuple[EvalResult, str | None]:
-    """Read the evaluation with the most env steps of training; of equals, the one made last.
+    """Read the evaluation with the most env steps of training.
+
+    Of equals, the latest checkpoint's, and of several the one made last.
 
     Args:
         protocol: Fingerprint of the evaluation; None takes any.
@@ -180,7 +194,7 @@ def choose_evaluation(
             f"{wanted.flags}`.{has}".removesuffix(".")
         )
     preferred = [each for each in fitting if each.summary["fingerprint"] == protocol] or fitting
-    taken = max(preferred, key=lambda each: (each.env_steps, each.made_at, each.path.name))
+    taken = max(preferred, key=lambda each: each.order)
     return EvalResult.load(taken.path), _told(taken, fitting)
 
 
@@ -211,7 +225,7 @@ def _told(taken: _Candidate, fitting: list[_Candidate]) -> str | None:
         note = f"; by the file's time for {', '.join(undated)}, older than the field made_at"
     return (
         f"of {len(fitting)} evaluations takes {taken.path.name}, {taken.env_steps:,} env steps, "
-        f"made {taken.made_at:%Y-%m-%d %H:%M:%S} UTC{note}"
+        f"checkpoint {taken.checkpoint}, made {taken.made_at:%Y-%m-%d %H:%M:%S} UTC{note}"
     )
 
 

@@ -52,6 +52,10 @@ class LifePlan:
         """Episodes or steps between two changes."""
         return int(self.changes.config.number)
 
+    def steps(self, horizon: int) -> int:
+        """Return the env steps of one life, if no episode ends early."""
+        return (self.followed + 1) * self.between * (1 if self.in_steps else horizon)
+
     @property
     def times(self) -> tuple[int, ...]:
         """Time since the last change at which each stage begins, in episodes or steps."""

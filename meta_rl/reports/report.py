@@ -168,13 +168,15 @@ def _adaptation(groups: Sequence[Group]) -> Section:
 
 def _learning(groups: Sequence[Group]) -> Section:
     metrics = training_metrics(groups, ())
+    several = any(len(group.runs) > 1 for group in groups)
+    bands = "; bands: 95 % intervals over seeds" if several else ""
     return Section(
         "Learning",
         text="Training tasks, after adaptation, as logged at each meta-iteration.",
         figures=[
             Figure(
                 f"learning-{metric}-{counter}".replace("/", "-"),
-                f"{metric} while training, against {against}; bands: 95 % intervals over seeds.",
+                f"{metric} while training, against {against}{bands}.",
                 f"Line chart of {metric} while training, against {against}, one line a group",
                 _untitled(figures.sample_efficiency(groups, [metric], [counter])),
             )
@@ -242,10 +244,12 @@ def _trained(groups: Sequence[Group], metrics: Sequence[str]) -> TextTable:
 
 
 def _tasks(groups: Sequence[Group]) -> Section:
-    """Return the breakdown by task, before adaptation and after all of it."""
+    """Return the breakdown by task, before adaptation and after all of it, if there was any."""
     quantities = shared_quantities(groups)
     rows = task_rows(groups)
     stages = {"before adaptation": 0, "after adaptation": -1}
+    if all(len(group.first.adaptation_episodes) == 1 for group in groups):
+        stages = {"over all its episodes": 0}
     return Section(
         "Tasks",
         figures=[
@@ -304,9 +308,9 @@ def _profile(groups: Sequence[Group]) -> Section:
         )
     return Section(
         "Performance profiles",
-        text="How much of all runs and tasks lies above a threshold, after adaptation: the higher "
-        "curve is the better group, and curves that cross say that neither is (Agarwal et al. "
-        "2021).",
+        text="How much of all runs and tasks lies above a threshold, after adaptation. The higher "
+        "curve is the better group, of what should be low the lower one, and curves that cross say "
+        "that neither is (Agarwal et al. 2021).",
         figures=[
             Figure(
                 f"profile-{quantity}",

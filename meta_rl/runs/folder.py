@@ -80,7 +80,7 @@ class RunFolder:
     @property
     def other_counts(self) -> Path:
         """Evaluations counted by the code of others, apart from ours: nothing else reads them."""
-        return self.path / "other_counts"
+        return self._own / "other_counts"
 
     @property
     def replay(self) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
+from meta_rl.evaluation.life_plan import plan_lives
 from meta_rl.evaluation.protocol import choose_tasks, measured_episodes
 from meta_rl.experiment.config import Experiment
 from meta_rl.rollouts.adaptation import phase_at
@@ -43,15 +44,18 @@ def evaluation_steps(
     """Return the env steps of all evaluations of a run, if no episode ends early."""
     config = experiment.evaluation
     copies = config.copies or experiment.copies
+    horizon = distribution.spec.horizon
     stages = range(config.adaptation_steps + 1)
     episodes = copies * sum(phase_at(agent, stage).episodes for stage in stages)
     if config.evaluation_episodes is not None or config.actions == "deterministic":
         each, columns = measured_episodes(agent, config, copies)
         episodes += each * columns * len(stages)
+    steps = episodes * horizon
+    if (plan := plan_lives(agent, distribution, config, copies)) is not None:
+        steps = plan.columns * plan.steps(horizon)
 
     def once(split: Split) -> int:
-        tasks = len(choose_tasks(distribution, split, config.goals))
-        return tasks * episodes * distribution.spec.horizon
+        return len(choose_tasks(distribution, split, config.goals)) * steps
 
     watched = experiment.meta_iterations // config.every if config.every else 0
     return once("test") + watched * once(config.choose_on)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import write
+from meta_rl.core.outputs import check_folder, write
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import strict_yaml
@@ -34,8 +34,6 @@ State: TypeAlias = Literal["waits", "runs", "stopped", "failed", "finished"]
 class Judging:
     """When trials are judged, and how many go on."""
 
-    last: int
-    """Meta-iterations of a whole trial."""
     rungs: Sequence[int] = ()
     """Meta-iterations at which trials may be stopped; none if they never are."""
     reduction: int = 3
@@ -49,7 +47,7 @@ def judging_of(base: Experiment[Any, Any], stopping: EarlyStopping, reduction: i
         UserError: They could not be.
     """
     if stopping == "off":
-        return Judging(base.meta_iterations)
+        return Judging()
     found = rungs(base.evaluation.every, base.meta_iterations, reduction)
     if not found:
         raise UserError(
@@ -57,7 +55,7 @@ def judging_of(base: Experiment[Any, Any], stopping: EarlyStopping, reduction: i
             f"{reduction} times as many, and so on: give fewer than --meta-iterations "
             f"{base.meta_iterations}, got {base.evaluation.every}"
         )
-    return Judging(base.meta_iterations, found, reduction)
+    return Judging(found, reduction)
 
 
 def judged_on_validation(base: Experiment[Any, Any]) -> Experiment[Any, Any]:
@@ -86,7 +84,8 @@ class Trial:
         self.setting = setting
         self.trainings = trainings
         """By their seed."""
-        self._last = last
+        self.last = last
+        """Meta-iterations of a whole run."""
         self._evaluations: dict[Path, EvalResult] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -146,7 +145,7 @@ class Trial:
         return None if found is None else found.rank()
 
     def _is_finished(self, seed: int) -> bool:
-        if seed not in self._finished and is_finished(self.trainings[seed].run, self._last):
+        if seed not in self._finished and is_finished(self.trainings[seed].run, self.last):
             self._finished.add(seed)
         return seed in self._finished
 
@@ -189,6 +188,7 @@ class Sweep:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes away from the sweep, and write down what it is."""
+        check_folder(self.folder, "choose another --runs")
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = RunLock(self.folder)
         try:
@@ -256,7 +256,7 @@ class Sweep:
         They are judged at their end, or at the rung at which the trial was stopped. None if nothing
         is known yet.
         """
-        at = self.stopped_at(trial) or self.judging.last
+        at = self.stopped_at(trial) or trial.last
         runs = [
             Run(training.run.path, training.run.description(), result)
             for training in trial.trainings.values()
@@ -280,7 +280,7 @@ class Sweep:
         """Return the trials, the best first: those at their end before those that were stopped."""
 
         def place(trial: Trial) -> tuple[bool, int, Rank]:
-            at = self.stopped_at(trial) or self.judging.last
+            at = self.stopped_at(trial) or trial.last
             return self.state(trial) == "finished", at, self.rank(trial) or ()
 
         return sorted(self.trials, key=place, reverse=True)
@@ -308,7 +308,7 @@ class Sweep:
             for seed in self.seeds
         }
         setting = {name: value_of(experiment, name) for name in self.names}
-        self.trials.append(Trial(number, setting, trainings, self.judging.last))
+        self.trials.append(Trial(number, setting, trainings, experiment.meta_iterations))
 
     def _tried(self) -> list[Tried]:
         """Return what a proposal may know: the same, whatever else has ended by now."""

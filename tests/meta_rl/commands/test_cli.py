@@ -226,6 +226,9 @@ def test_adapt_knows_the_tasks_and_goals(meta_rl, run):
     meta_rl(*adapt, "point", "--goal", 9).fails_with("no goal 9 of point in the test split; it has")
     meta_rl(*adapt, "point", "--rounds", 0).fails_with("--rounds must be at least 1, got 0")
     meta_rl(*adapt, "point", "--episodes", 0).fails_with("--episodes must be at least 1, got 0")
+    meta_rl(*adapt, "point", "--seed", -1).fails_with("--seed must be at least 0, got -1")
+    meta_rl(*adapt, "point", "--freeze-memory").fails_with("maml_trpo has no memory that learns")
+    meta_rl(*adapt, "point", "--change-how", "drift").fails_with("--change-how speaks of tasks")
     meta_rl(*adapt, "point", "--output", "runs/small/config.yaml/x.pt").fails_with(
         "cannot write", "choose another --output"
     )
@@ -240,7 +243,10 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
         "--workers -1": "workers must be at least 0, got -1",
         "--checkpoint newest": "checkpoint must be latest, best or a .pt file, got 'newest'",
         "--checkpoint none.pt": "no checkpoint none.pt",
-        "--counted-by metaworld --by-task": "give --counted-by or --by-task",
+        "--counted-by metaworld --by-task": "give --counted-by without --by-task and --output",
+        "--counted-by metaworld --output there": "without --by-task and --output",
+        "--changes 3": "--changes speaks of tasks that change, and the run's do not; add --change-",
+        "--change-every 2-episodes": "change.every must be never, a whole number of episodes",
         "--counted-by metaworld": "of the family point_navigation, which offers no other count;",
     }.items():
         meta_rl("evaluate", "runs/small", *words.split()).fails_with(told)

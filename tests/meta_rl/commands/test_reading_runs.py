@@ -133,7 +133,10 @@ def test_the_evaluation_with_most_env_steps_speaks_for_a_run_whatever_its_files_
     told = meta_rl("compare", "runs/small").succeeds().out
 
     assert f"{steps + 1000:,}" in told.split("probability")[0]
-    assert f"small: of 2 evaluations takes {new.name}, {steps + 1000:,} env steps, made " in told
+    assert (
+        f"small: of 2 evaluations takes {new.name}, {steps + 1000:,} env steps, checkpoint latest, "
+        in told
+    )
 
 
 def test_of_equally_trained_evaluations_the_one_made_last_counts(meta_rl, run):
@@ -319,6 +322,26 @@ def test_a_name_that_is_not_there_is_a_mistake_and_not_skipped(meta_rl, run):
     assert "skipped runs/more: it is not a run folder, but holds some; name them: runs/more/*" in (
         told
     )
+
+
+def test_a_run_that_is_left_out_does_not_decide_by_which_protocol_the_others_are_read(
+    meta_rl, run, tmp_path
+):
+    for name in ("other", "unmeasured"):
+        shutil.copytree(run.path, tmp_path / "runs" / name)
+    shutil.rmtree(tmp_path / "runs/unmeasured/evaluations")
+    meta_rl("evaluate", run.path, "--goals", 2).succeeds()
+    words = ("compare", "runs/small", "runs/other")
+    meta_rl(*words).succeeds()
+    meta_rl(*words, "runs/unmeasured", "--skip-broken").succeeds()
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "latest"])
+def test_at_equal_steps_the_latest_checkpoint_speaks_for_a_run(meta_rl, run, checkpoint):
+    meta_rl("evaluate", run.path, "--checkpoint", checkpoint).succeeds()
+    told = meta_rl("compare", run.path).succeeds().out
+    assert ("checkpoint latest" in told) == (checkpoint == "best")
+    assert "checkpoint best, made" not in told
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])

@@ -118,6 +118,14 @@ def test_a_policy_adapts_to_a_held_out_goal_until_more_brings_nothing(adapt):
     assert len(printed) == len(tried) + 1
 
 
+def test_a_policy_that_adapts_once_until_stable_is_one_that_was_played(adapt):
+    rows, outcome = adapt("--goal", 2, "--until-stable", "--rounds", 1)
+    outcome.succeeds()
+    tried, (kept,) = rounds(rows, "adapt"), rounds(rows, "execute")
+    assert [row["learned_from"] for row in tried] == [0, 10]
+    assert events(rows) == ["not stable"] and kept["learned_from"] == 10
+
+
 def test_a_goal_that_jumps_is_noticed_and_adapted_to(adapt, worlds, tmp_path):
     words = ("--rounds", 2, "--episodes", 4, "--watch", 7)
     rows, outcome = adapt("--env", f"{worlds}:Moving", *words)

@@ -8,6 +8,7 @@ import torch
 from agents import maml_trpo, rl2_ppo
 from envs.point_navigation import PointEnv
 from meta_rl.core.types import Rollout
+from meta_rl.diagnosis.checks_of_experience import _exploration_of_choices
 from meta_rl.diagnosis.doctor import CHECKS
 from meta_rl.diagnosis.maths import gradient_error, returns_less_baseline
 from meta_rl.learning import inner_loop, samples, trials
@@ -120,6 +121,15 @@ def test_a_collapsed_standard_deviation_is_found(doctor, config, flags):
     assert any("standard deviation has collapsed to 0.001" in alarm for alarm in alarms)
     check = found["standard deviation / half the action range"]
     assert check["measured"] == pytest.approx(1e-3, rel=0.05)  # from the actions' density alone
+
+
+def test_a_policy_that_chooses_is_judged_by_the_options_that_it_tries(doctor):
+    _, alarms, notes, found = doctor("bandit_5x10_rl2_ppo", "--meta-batch-size", "20")
+    tried = found["options that are tried (perplexity)"]
+    assert tried["status"] == "healthy" and 4 < tried["measured"] <= 5.001
+    assert not alarms and any("All observations are alike" in note for note in notes)
+    collapsed = _exploration_of_choices([-1e-3, -2e-3])
+    assert "tries 1.002 options" in collapsed.problem
 
 
 def test_a_baseline_of_too_few_steps_is_told(doctor):
@@ -273,6 +283,8 @@ def test_the_table_tells_what_is_wrong_and_what_to_try(meta_rl):
     [
         ("--json", "the config or run comes first"),
         ("none", "no 'none' in configs/"),
+        ("runs/none", "no run folder runs/none"),
+        ("pretrained/none", "no 'none' in pretrained/"),
         (". --threads 1", ". is not a run folder"),
         (f"{TRPO} --iterations 0", "--iterations must be at least 1, got 0"),
         (f"{TRPO} --checkpoint best", "--checkpoint is for run folders"),

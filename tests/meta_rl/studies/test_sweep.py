@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from wandb_files import records
 
+SCORES = ("success", "episode_return")
 FEW = ("--vary", "agent.inner_lr=0.01,0.1")
 
 
@@ -97,6 +98,20 @@ def test_an_evaluation_that_was_made_by_hand_changes_no_choice(sweep_again, meta
         meta_rl("evaluate", run_of(tmp_path, number), *words).succeeds()
     sweep_again().succeeds()
     assert table_of(tmp_path) == before
+
+
+def test_trials_of_different_lengths_are_judged_at_their_own_ends(
+    meta_rl, in_process, config, tmp_path
+):
+    words = ("sweep", config, "--vary", "meta_iterations=1,3,2", "--name", "s", "--processes", 1)
+    told = meta_rl(*words).succeeds()
+    rows = rows_of(tmp_path)
+    assert [row[2:4] for row in rows] == [["finished", "1"]] * 3
+    ends = {}
+    for number, end in enumerate((1, 3, 2)):
+        ends[number] = measured(run_of(tmp_path, number), "validation")[end]
+    best = max(ends, key=lambda each: [ends[each][name]["mean"] for name in SCORES])
+    assert int(rows[0][0]) == best and f"split: {best:03} " in chosen(told)
 
 
 def test_a_dry_run_counts_and_estimates_and_makes_nothing(meta_rl, in_process, config, tmp_path):
