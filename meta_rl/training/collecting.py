@@ -50,6 +50,18 @@ def acting_device(config: RolloutsConfig, device: torch.device) -> torch.device:
     return device if config.gpus_per_worker else CPU
 
 
+def unread_settings(config: RolloutsConfig) -> list[str]:
+    """Return a note on the settings that are set and that only the other backend reads, if any."""
+    of_ray = ("workers", "gpus_per_worker", "address", "deadline_s")
+    others = of_ray if config.backend == "local" else ("device", "cuda_graph")
+    default = RolloutsConfig()
+    found = [
+        f"rollouts.{name}" for name in others if getattr(config, name) != getattr(default, name)
+    ]
+    told = f"note: no effect with rollouts.backend {config.backend}: {', '.join(found)}"
+    return [told] if found else []
+
+
 def make_collector(
     experiment: Experiment[Any, Any],
     agent: MetaAgent,

@@ -39,7 +39,7 @@ from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.lock import RunLock
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
-from meta_rl.training.collecting import acting_device, make_collector
+from meta_rl.training.collecting import acting_device, make_collector, unread_settings
 from meta_rl.training.interruption import Interruption
 from meta_rl.training.memory import check_run_memory
 from meta_rl.training.origin import start_from
@@ -110,6 +110,7 @@ class Trainer:
                 origin, notes = start_from(experiment.start_from, self.agent, spec, self.device)
             self.streams = Streams(experiment.seed, acting_device(experiment.rollouts, self.device))
             # What is too large is refused before anything is made.
+            notes += unread_settings(experiment.rollouts)
             notes += check_run_memory(experiment, self.agent, self.distribution, self.device)
             scratch = torch.Generator().manual_seed(0)
             self.distribution.sample(experiment.meta_batch_size, "train", scratch)

@@ -417,6 +417,15 @@ def test_a_later_end_knows_what_was_the_best_at_the_first(small_config, tmp_path
     assert (best["meta_iterations"], best["best"]) == (3, (3.0,))
 
 
+def test_settings_of_another_backend_are_told(meta_rl, small_config, tmp_path):
+    words = ("--rollouts.workers", 8, "--rollouts.deadline-s", 5)
+    told = meta_rl("train", small_config("maml_ppo"), *words).succeeds()
+    note = "no effect with rollouts.backend local: rollouts.workers, rollouts.deadline_s"
+    assert f"note: {note}" in told.out
+    assert note in (tmp_path / "runs" / "small" / "log.txt").read_text()
+    assert "no effect" not in meta_rl("train", small_config(), "--name", "plain").succeeds().out
+
+
 def test_an_end_that_is_behind_is_refused(meta_rl, small_config, run_at, tmp_path):
     meta_rl("train", small_config("maml_ppo", meta_iterations=3)).succeeds()
     before = (tmp_path / "runs" / "small" / "config.yaml").read_text()
