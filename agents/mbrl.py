@@ -98,7 +98,6 @@ class MBRL(KeepsReplay):
         self.config = config
         self.spec = spec
         self.device = device
-        self.seed = seed
         self.phases = (Phase(episodes=1),) * config.episodes_per_trial
         self.trial_steps = config.episodes_per_trial * spec.horizon
         self.scale = TransitionScale.empty(spec, device)
@@ -127,7 +126,7 @@ class MBRL(KeepsReplay):
         if training:  # spread over the tasks of all ranks, otherwise in each meta-iteration
             count = len(tasks) * world().size
             spread = torch.linspace(log(least), log(most), count).exp()
-            shuffling = make_generator(self.seed, f"spread/{self.meta_updates}")
+            shuffling = make_generator(self.planner_seed, f"spread/{self.meta_updates}")
             order = torch.randperm(count, generator=shuffling)
             std = spread[order][world().share(count)].to(self.device)
         return {
