@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import textwrap
 from dataclasses import fields, is_dataclass, replace
 
@@ -225,6 +226,15 @@ def test_a_meta_update_returns_finite_scalars(name, build_agent, device):
         assert leaf.device.type == device.type
 
 
+def test_it_begins_with_nothing_of_which_task_it_is(name, build_agent, identical):
+    agent = build_agent(name, FAMILY.spec)
+    if getattr(agent, "sees_tasks", False):
+        pytest.skip("it is shown each task")
+    agent.meta_update(play(agent, make_worker(), some_tasks())[0])
+    one, other = (agent.begin(some_tasks(seed), COPIES, training=False) for seed in range(2))
+    assert identical(one, other)
+
+
 @pytest.mark.parametrize("device", [CUDA])
 def test_an_update_on_the_gpu_is_that_of_the_cpu(name, build_agent, device, tmp_path):
     agent, worker = build_agent(name, FAMILY.spec), make_worker()
@@ -249,10 +259,20 @@ def moved(batch, device):
     return MetaBatch(batch.tasks, tuple(rollouts))
 
 
+BESIDE_WEIGHTS = re.compile("generator|optimizer|moments|count|step|seed|updates|scale|targets")
+
+
 def weights(agent):
-    """Return a copy of all numbers of an agent's state, on the CPU."""
-    state = pytree.tree_leaves(agent.state_dict())
-    flat = [leaf.detach().cpu().double().flatten() for leaf in state if torch.is_tensor(leaf)]
+    """Return a copy of all that an agent learns by gradients, on the CPU.
+
+    Larger numbers beside it, such as the moments of returns, would hide how it moves.
+    """
+    state, _ = pytree.tree_flatten_with_path(agent.state_dict())
+    flat = [
+        leaf.detach().cpu().double().flatten()
+        for path, leaf in state
+        if torch.is_tensor(leaf) and not BESIDE_WEIGHTS.search(pytree.keystr(path))
+    ]
     return torch.cat([torch.zeros(1, dtype=torch.double), *flat])
 
 

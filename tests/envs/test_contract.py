@@ -204,7 +204,7 @@ def test_its_worlds_become_other_tasks_and_back(name, started):
 
     def play(changing):
         env.start(tasks, copies=2, seed=7)
-        shown = []
+        shown, changed = [], 0
         for t in range(2 * HORIZON):
             if changing and t == 1 and env.changes_within_episodes:
                 env.change(worlds, own)
@@ -212,7 +212,9 @@ def test_its_worlds_become_other_tasks_and_back(name, started):
             if changing and (step.terminated | step.truncated).all():
                 env.change(worlds, others)
                 env.change(worlds, own)
+                changed += 1
             shown += [step.reward, step.next_obs, env.reset_ended()]
+        assert changed or not changing
         return shown
 
     for one, other in zip(play(False), play(True), strict=True):

@@ -1,6 +1,5 @@
 """Gymnasium's own environments, and some of our own, as tasks that a config describes."""
 
-import math
 from textwrap import dedent
 
 import gymnasium
@@ -8,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from agents import random
 from envs.gymnasium import Config, build
 from envs.gymnasium.environment import VariedEnvironment
 from meta_rl.core.errors import UserError
+from meta_rl.core.seeding import Streams
+from meta_rl.rollouts.adaptation import Adaptation
 
 CPU = torch.device("cpu")
 GRAVITY = {"attribute": "gravity", "uniform": [5.0, 15.0]}
@@ -439,7 +441,7 @@ def test_a_keyword_that_changes_a_space_is_refused_where_the_task_is_assigned(tm
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [("reset", "no power"), ("shape", "observation_space"), ("nan", "not finite|NaN|nan")],
+    [("reset", "no power"), ("shape", "observation_space"), ("nan", "reward is not finite")],
 )
 def test_an_environment_that_breaks_is_told_by_the_collector(tmp_path, broken, message):
     (tmp_path / "arena.py").write_text(ARENA)
@@ -449,16 +451,13 @@ def test_an_environment_that_breaks_is_told_by_the_collector(tmp_path, broken, m
         horizon=2,
         keywords={"broken": broken},
     )
-    simulator = arena.make_env(CPU, workers=1)
+    collector = arena.make_collector(CPU, 1)
+    agent = random.build(random.Config(), arena.spec, CPU, 0)
     try:
         with pytest.raises(UserError, match=message):
-            simulator.start(arena.tasks("test")[[0]], 1, 0)
-            step = simulator.step(torch.zeros(1, 1, 1))
-            if broken == "nan":
-                assert math.isnan(step.reward.item())
-                raise UserError("nan")  # which the trainer refuses: tests of the trainer
+            Adaptation(agent, collector, arena.tasks("test")[[0]], 1, Streams(0, CPU)).play()
     finally:
-        simulator.close()
+        collector.close()
 
 
 def test_a_world_can_be_drawn():

@@ -72,7 +72,12 @@ def test_outer_steps_that_are_too_few_for_their_env_steps_are_an_alarm(doctor):
 
 def test_a_memory_recomputed_in_pieces_is_examined_in_double_precision(doctor):
     _, _, _, found = quick(doctor, RL2, "--agent.bptt-steps", "7", iterations=1)
-    assert all(finding["status"] != "skipped" for finding in found.values() if "sign" in finding)
+    for check in (
+        "meta-gradient's error by finite differences",
+        "correlation of advantage and return",
+        "cosine of update and policy gradient",
+    ):
+        assert found[check]["status"] == "healthy"
 
 
 def test_an_inner_step_that_is_too_small_is_not_taken_for_a_missing_signal(doctor, monkeypatch):

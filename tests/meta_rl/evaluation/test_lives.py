@@ -17,6 +17,7 @@ from meta_rl.core.types import RETURN, Phase
 from meta_rl.evaluation.life_plan import plan_lives
 from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.measuring import evaluate
+from meta_rl.evaluation.protocol import fingerprint, make_protocol
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.config import EvaluationConfig
 
@@ -70,6 +71,13 @@ def goals(family, number):
     seed = TaskStreams(0, CPU, "evaluation/life/changes").env_seed()
     course = family.changes.begin(tasks, 1, seed, shared=True, anywhere=False).course
     return np.array([course.task(row, number).params for row in range(len(tasks))])
+
+
+def test_the_protocol_tells_how_tasks_change():
+    agent, config = Counter(True), EvaluationConfig()
+    lives = [changing("3 episodes"), changing("3 episodes", how="drift")]
+    lives += [changing("3 episodes", how="drift", drift=0.2), changing("2 episodes")]
+    assert len({fingerprint(make_protocol(agent, each, config, 3)) for each in lives}) == 4
 
 
 @pytest.mark.parametrize("shared", [True, False])
