@@ -186,7 +186,7 @@ class Stages:
     def parts(self) -> list["Stages"]:
         """Cut into some tasks at a time, whose results add up to those of all.
 
-        What a derivative keeps of the experience, twenty times as much, is then kept of a part.
+        What a derivative keeps is many times the experience; so it is kept of a part alone.
         """
         obs = self.episodes[0].obs
         tasks = len(obs)

@@ -50,7 +50,8 @@ class Config(TaskInferenceConfig):
     """Weight at first of the bonus for steps to new states and beliefs (HyperX), at least 0; in
     the rewards' unit, since bonuses are divided by their deviation. 0 gives none."""
     error_bonus: float = 0.0
-    """Likewise of the bonus for steps that the decoder gets wrong even after them, at least 0."""
+    """Likewise of the bonus for steps that are decoded badly even with the belief after them, at
+    least 0."""
     bonus_updates: int = 100
     """Meta-updates over which both bonuses fade to 0, at least 1."""
 

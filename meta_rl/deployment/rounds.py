@@ -137,7 +137,7 @@ class OnlineAdaptation:
             where = "the meta-parameters" if played is trials[0] else "the adapted policy"
             self.event("starts again", f"from {where}, which earned more")
         best, without_improvement = played, 0
-        # Only a policy that was played can be known to be the best, so the last one is, too.
+        # Only what was played can be the best, so what the last adaptation gave is played, too.
         for _ in range(self.rounds if self.until_stable else self.rounds - 1):
             played = self.play(self.learn(played))
             if improves(played.round, best.round):

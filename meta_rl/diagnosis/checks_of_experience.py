@@ -103,7 +103,7 @@ def observation_spread(evidence: Evidence) -> Finding:
     found = Finding("largest standard deviation of an observation", "above 0.001", spread)
     if spread == 0:  # a bandit shows nothing
         return found.note(
-            "All observations are alike: a policy can go by what it remembers, or was adapted to."
+            "All observations are alike: a policy can only go by its memory or its adaptation."
         )
     if spread <= 1e-3:  # moves the mean action by about as much, far below any exploration noise
         return found.alarm(

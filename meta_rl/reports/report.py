@@ -309,8 +309,8 @@ def _profile(groups: Sequence[Group]) -> Section:
     return Section(
         "Performance profiles",
         text="How much of all runs and tasks lies above a threshold, after adaptation. The higher "
-        "curve is the better group, of what should be low the lower one, and curves that cross say "
-        "that neither is (Agarwal et al. 2021).",
+        "curve is the better group, or the lower one where low scores are good; curves that cross "
+        "say that neither is (Agarwal et al. 2021).",
         figures=[
             Figure(
                 f"profile-{quantity}",

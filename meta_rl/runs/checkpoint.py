@@ -26,7 +26,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read what `save` wrote; refuses everything else without executing any of it."""
     if not path.is_file():
         raise UserError(
-            f"no checkpoint {path}; has the run made {path.name} yet? One without any "
+            f"no checkpoint {path}; has the run made {path.name} yet? A run without any "
             f"checkpoint begins anew with `meta-rl train CONFIG --overwrite`"
         )
     reason = "is cut short or damaged"
