@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 from meta_rl.core.protocols import EnvDistribution, Split
 from meta_rl.core.resources import usable_cores
 from meta_rl.core.spaces import Space
@@ -120,9 +120,8 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         options = options or {}
         for key in options:
             if key not in RESET_OPTIONS:
-                hint = did_you_mean(str(key), list(RESET_OPTIONS))
                 raise UserError(
-                    f"reset has no option {key!r}; {hint}It has: {', '.join(RESET_OPTIONS)}"
+                    f"reset has no option {key!r}; {what_there_is(str(key), RESET_OPTIONS)}"
                 )
         super().reset(seed=seed)
         if options.get("tasks") is not None:

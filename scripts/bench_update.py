@@ -36,7 +36,7 @@ import torch
 from _entry import run_script
 from torch import Tensor
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 from meta_rl.core.protocols import EnvDistribution, MetaAgent, Stored
 from meta_rl.core.ranks import dealt
 from meta_rl.core.seeding import Streams
@@ -129,8 +129,7 @@ class Bench:
         for name in self.only:
             known = [*VARIANTS, OFF_POLICY]
             if name not in known:
-                hint = did_you_mean(name, known)
-                raise UserError(f"no variant {name!r}; {hint}There are: {'; '.join(known)}")
+                raise UserError(f"no variant {name!r}; {what_there_is(name, known, '; ')}")
 
 
 def main(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, did_you_mean, what_there_is
 from meta_rl.rollouts.gymnasium.worker import Env
 
 NAME = re.compile(r"(?P<path>[A-Za-z_][\w.]*?)(?:\[(?P<number>\d+)\])?")
@@ -124,10 +124,9 @@ def _rows_of(model: Any, kind: str, part: str, where: str) -> Any:
     number = mujoco.mj_name2id(model, getattr(mujoco.mjtObj, PARTS[kind]), part)
     if number < 0:
         known = _names(model, kind)
-        hint = did_you_mean(part, known)
         raise UserError(
-            f"{where}.of names {part!r}, which the model does not have; {hint}There are: "
-            f"{', '.join(known)}"
+            f"{where}.of names {part!r}, which the model does not have; "
+            f"{what_there_is(part, known)}"
         )
     if kind != "dof":
         return slice(number, number + 1)
@@ -146,11 +145,10 @@ def _names(model: Any, kind: str) -> list[str]:
 
 def _attribute_of(holder: Any, part: str, name: str, where: str) -> Any:
     if not hasattr(holder, part):
-        known = [each for each in vars(holder) if not each.startswith("_")]
-        hint = did_you_mean(part, known)
+        known = sorted(each for each in vars(holder) if not each.startswith("_"))
         raise UserError(
             f"{where} changes {name!r}, but {type(holder).__name__} has no attribute {part!r}; "
-            f"{hint}It has: {', '.join(sorted(known))}"
+            f"{what_there_is(part, known)}"
         )
     return getattr(holder, part)
 

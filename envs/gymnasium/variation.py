@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 
 Target: TypeAlias = Literal["attribute", "keyword", "model", "seed"]
 Kind: TypeAlias = Literal["uniform", "log_uniform", "integers", "values", "scale", "log_scale"]
@@ -191,8 +191,7 @@ def _variation(entry: Any, where: str, extrapolate: bool) -> Variation:
     known = [*TARGETS, *KINDS, "of", "shared", *HELD_OUT]
     for key in entry:
         if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise UserError(f"unknown key {key!r} in {where}; {hint}There are: {', '.join(known)}")
+            raise UserError(f"unknown key {key!r} in {where}; {what_there_is(str(key), known)}")
     target = _one_of(entry, TARGETS, where, "what it changes")
     kind: Kind
     names: tuple[str, ...] = ()

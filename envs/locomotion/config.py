@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from envs.locomotion.tasks import TASKS
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 
 SIMULATORS = ("native", "gymnasium", "warp")
 
@@ -33,10 +33,7 @@ class Config:
         for name, known in (("task", tuple(TASKS)), ("simulator", SIMULATORS)):
             given = getattr(self, name)
             if given not in known:
-                hint = did_you_mean(given, list(known))
-                raise UserError(
-                    f"no {name} {given!r} in locomotion; {hint}It has: {', '.join(known)}"
-                )
+                raise UserError(f"no {name} {given!r} in locomotion; {what_there_is(given, known)}")
         for name, least in (("horizon", 1), ("test_tasks", 1), ("validation_tasks", 1)):
             if getattr(self, name) < least:
                 given = getattr(self, name)

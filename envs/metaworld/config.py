@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 
 BENCHMARKS = ("ML1", "ML10", "ML25", "ML45", "CW10")
 CW10 = (
@@ -122,5 +122,4 @@ class Config:
 
 def _check_name(field: str, given: str, known: Sequence[str]) -> None:
     if given not in known:
-        hint = did_you_mean(given, list(known))
-        raise UserError(f"no {field} {given!r} in Meta-World; {hint}It has: {', '.join(known)}")
+        raise UserError(f"no {field} {given!r} in Meta-World; {what_there_is(given, known)}")

@@ -80,10 +80,9 @@ def _dispatch(words: list[str]) -> int:
         return 0
     command, *rest = words
     if command not in COMMANDS:
-        from meta_rl.core.errors import did_you_mean
+        from meta_rl.core.errors import what_there_is
 
-        hint = did_you_mean(command, list(COMMANDS))
-        raise UserError(f"no command {command!r}; {hint}It has: {', '.join(COMMANDS)}")
+        raise UserError(f"no command {command!r}; {what_there_is(command, COMMANDS)}")
     while "--plugin" in rest:
         from meta_rl.experiment.catalog import allow_plugin
 

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 from meta_rl.experiment import catalog
 
 HELP = """\
@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) > 1:
         raise UserError(f"name one kind, or none for all: {', '.join(KINDS)}")
     if arguments and arguments[0] not in KINDS:
-        hint = did_you_mean(arguments[0], list(KINDS))
-        raise UserError(f"no list of {arguments[0]!r}; {hint}There are: {', '.join(KINDS)}")
+        raise UserError(f"no list of {arguments[0]!r}; {what_there_is(arguments[0], KINDS)}")
     if arguments:
         _print(_rows(arguments[0]))
         return 0

@@ -1,5 +1,6 @@
 """The one error that reaches a user without a traceback."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -40,3 +41,13 @@ def did_you_mean(given: str, known: list[str]) -> str:
     begun = [name for name in known if given and name.startswith(given)]
     nearest = begun[:1] or difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     return f"did you mean {nearest[0]!r}? " if nearest else ""
+
+
+def what_there_is(given: str, known: Iterable[str], between: str = ", ") -> str:
+    """Return what there is instead of the name that was given, the nearest of it first.
+
+    It ends a sentence: `no agent 'pormp'; did you mean 'promp'? There are: ...`.
+    """
+    names = list(known)
+    hint = did_you_mean(given, names)
+    return f"{hint}{'There' if hint else 'there'} are: {between.join(names)}"

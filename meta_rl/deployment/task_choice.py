@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import torch
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 from meta_rl.core.lives import original
 from meta_rl.core.protocols import OpenDistribution, Split, TaskDistribution, TaskEnv
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec, Task, Tasks
@@ -108,13 +108,13 @@ def family_task(
 
 def _of_name(tasks: Tasks, name: str | None, where: str) -> Tasks:
     known = list(dict.fromkeys(tasks.names))
-    listed = f"It has: {', '.join(known)}"
     if name is None:
         if len(known) > 1:
-            raise UserError(f"name one of the tasks in {where}: --task NAME. {listed}")
+            listed = ", ".join(known)
+            raise UserError(f"name one of the tasks in {where}: --task NAME. There are: {listed}")
         return tasks
     if name not in known:
-        raise UserError(f"no task {name!r} in {where}; {did_you_mean(name, known)}{listed}")
+        raise UserError(f"no task {name!r} in {where}; {what_there_is(name, known)}")
     return tasks[[row for row, other in enumerate(tasks.names) if other == name]]
 
 

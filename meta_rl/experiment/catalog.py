@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeAlias
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 
 Package: TypeAlias = Literal["agents", "envs"]
 
@@ -71,8 +71,7 @@ def load(package: Package, name: str) -> ModuleType:
         )
     known = names(package)
     if name not in known:
-        hint = did_you_mean(name, known)
-        raise UserError(f"no {name!r} in {package}/; {hint}It has: {', '.join(known)}")
+        raise UserError(f"no {name!r} in {package}/; {what_there_is(name, known)}")
     found = importlib.import_module(package)
     if not found.__file__ or Path(found.__file__).resolve().parent.parent != ROOT:
         raise UserError(
@@ -101,8 +100,7 @@ def run_path(name: str) -> Path:
         return path
     known = pretrained_names()
     if path.name not in known:
-        hint = did_you_mean(path.name, known)
-        raise UserError(f"no {path.name!r} in pretrained/; {hint}It has: {', '.join(known)}")
+        raise UserError(f"no {path.name!r} in pretrained/; {what_there_is(path.name, known)}")
     return ROOT / path
 
 
@@ -120,6 +118,5 @@ def config_path(name: str) -> Path:
         return path
     known = config_names()
     if name not in known:
-        hint = did_you_mean(name, known)
-        raise UserError(f"no {name!r} in configs/; {hint}It has: {', '.join(known)}")
+        raise UserError(f"no {name!r} in configs/; {what_there_is(name, known)}")
     return ROOT / "configs" / f"{name}.yaml"

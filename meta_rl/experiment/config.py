@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 import tyro
 
 from meta_rl.core.change import ChangeConfig
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.versions import VERSION, translated
 
@@ -301,8 +301,7 @@ def from_dict(
         path = f"{where}.{key}" if where else str(key)
         if key not in known or key in (given or {}):
             free = [name for name in known if name not in (given or {})]
-            hint = did_you_mean(str(key), free)
-            raise UserError(f"{source}: unknown key {path!r}; {hint}There are: {', '.join(free)}")
+            raise UserError(f"{source}: unknown key {path!r}; {what_there_is(str(key), free)}")
         values[str(key)] = _convert(hints[key], value, path, source)
     missing = [
         name

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError, what_there_is
 from meta_rl.evaluation.comparison import (
     Group,
     Quantity,
@@ -261,8 +261,5 @@ def training_metrics(groups: Sequence[Group], chosen: tuple[str, ...]) -> list[s
     )
     for name in chosen:
         if name not in known:
-            hint = did_you_mean(name, list(known))
-            raise UserError(
-                f"no metric {name!r} in metrics.jsonl; {hint}It has: {', '.join(known)}"
-            )
+            raise UserError(f"no metric {name!r} in metrics.jsonl; {what_there_is(name, known)}")
     return list(chosen) or [name for name in ("success/after", "return/after") if name in known]

@@ -80,9 +80,9 @@ def test_task_names_are_those_of_metaworld():
     ("settings", "message"),
     [
         ({"task": "raech-v3"}, "no task 'raech-v3' in Meta-World; did you mean 'reach-v3'?"),
-        ({"benchmark": "ml10"}, "no benchmark 'ml10' .*It has: ML1, ML10, ML25, ML45"),
+        ({"benchmark": "ml10"}, "no benchmark 'ml10' .*[Tt]here are: ML1, ML10, ML25, ML45"),
         ({"benchmark": "ML11"}, "did you mean 'ML1"),
-        ({"reward_version": "v3"}, "no reward_version 'v3' .*It has: v1, v2"),
+        ({"reward_version": "v3"}, "no reward_version 'v3' .*[Tt]here are: v1, v2"),
         ({"horizon": 501}, "horizon must be between 1 and 500, got 501"),
         ({"goal_seed": -1}, "goal_seed must be between"),
     ],

@@ -59,15 +59,18 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
 @pytest.mark.parametrize(
     ("words", "phrases"),
     [
-        ("trian x", ["no command 'trian'; did you mean 'train'? It has: train, sweep, evaluate"]),
+        (
+            "trian x",
+            ["no command 'trian'; did you mean 'train'? There are: train, sweep, evaluate"],
+        ),
         ("list agent", ["no list of 'agent'; did you mean 'agents'? There are: agents, envs"]),
-        ("train nothing_like_it", ["no 'nothing_like_it' in configs/", "It has: "]),
+        ("train nothing_like_it", ["no 'nothing_like_it' in configs/", "there are: "]),
         ("train point_navigation_rl2", ["did you mean 'point_navigation_rl2_ppo'?"]),
         ("train none.yaml", ["no config file 'none.yaml'; `meta-rl list configs` shows"]),
         ("train --seed 1", ["the config comes first: meta-rl train CONFIG"]),
         ("train --resume", ["--resume needs a run folder"]),
         ("train --resume none", ["none is not a run folder: it has no config.yaml"]),
-        ("train SMALL --agent.name maml_trop", ["did you mean 'maml_trpo'? It has: "]),
+        ("train SMALL --agent.name maml_trop", ["did you mean 'maml_trpo'? There are: "]),
         ("train SMALL --envs.name=point_navgation", ["did you mean 'point_navigation'?"]),
         ("train SMALL --envs.name metaworld --envs.benchmark ML11", ["did you mean 'ML1", "ML45"]),
         ("train SMALL --envs.name metaworld --envs.task raech-v3", ["did you mean 'reach-v3'?"]),
@@ -222,7 +225,7 @@ def test_what_a_checkpoint_was_trained_on_cannot_be_changed(meta_rl, run):
 
 def test_adapt_knows_the_tasks_and_goals(meta_rl, run):
     adapt = ("adapt", "runs/small", "--task")
-    meta_rl(*adapt, "piont").fails_with("did you mean 'point'? It has: point")
+    meta_rl(*adapt, "piont").fails_with("did you mean 'point'? There are: point")
     meta_rl(*adapt, "point", "--goal", 9).fails_with("no goal 9 of point in the test split; it has")
     meta_rl(*adapt, "point", "--rounds", 0).fails_with("--rounds must be at least 1, got 0")
     meta_rl(*adapt, "point", "--episodes", 0).fails_with("--episodes must be at least 1, got 0")

@@ -360,7 +360,7 @@ def test_all_pictures_are_written_for_families_with_and_without_success(meta_rl,
     assert re.search(r"\breturn\b", outcome.out) and "success" not in outcome.out
 
     meta_rl("compare", run, "--figures", "x", "--metrics", "return/befor").fails_with(
-        "no metric 'return/befor' in metrics.jsonl; did you mean 'return/before'? It has: env_steps"
+        "no metric 'return/befor' in metrics.jsonl; did you mean 'return/before'? There are: env"
     )
     (run / "metrics.jsonl").unlink()
     meta_rl("compare", run, "--figures", "bare").succeeds()

@@ -51,7 +51,7 @@ def test_every_module_says_what_the_catalog_needs(package):
 def test_an_unknown_name_is_answered_with_the_nearest_and_all():
     with pytest.raises(UserError, match=r"no 'maml_trop' in agents/; did you mean 'maml_trpo'\?"):
         catalog.load("agents", "maml_trop")
-    with pytest.raises(UserError, match=r"no 'zzz' in envs/; It has: .*point_navigation"):
+    with pytest.raises(UserError, match=r"no 'zzz' in envs/; there are: .*point_navigation"):
         catalog.load("envs", "zzz")
 
 

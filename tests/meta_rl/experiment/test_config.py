@@ -62,7 +62,7 @@ def test_values_take_the_form_that_their_field_wants():
             r"x.yaml: unknown key 'meta_batchsize'; did you mean 'meta_batch_s",
         ),
         ({"evaluation": {"evry": 2}}, "unknown key 'evaluation.evry'; did you mean 'every'?"),
-        ({"agent": {"name": "maml_ppo", "lr": 1}}, "unknown key 'agent.lr'; There are: .*inner_lr"),
+        ({"agent": {"name": "maml_ppo", "lr": 1}}, "unknown key 'agent.lr'; there are: .*inner_lr"),
         ({"meta_batch_size": "many"}, "x.yaml: meta_batch_size must be an int, got 'many'"),
         ({"meta_batch_size": 2.5}, "meta_batch_size must be an int, got 2.5"),
         ({"meta_batch_size": True}, "meta_batch_size must be an int, got True"),
@@ -92,7 +92,7 @@ def test_values_take_the_form_that_their_field_wants():
             r"must say `envs: \{name: point_navigation\}` or the like",
         ),
         ({"agent": {"name": "maml_trop"}}, "no 'maml_trop' in agents/; did you mean 'maml_trpo'?"),
-        ({"agent_name": "maml_ppo"}, "unknown key 'agent_name'; There are: .*"),
+        ({"agent_name": "maml_ppo"}, "unknown key 'agent_name'; there are: .*"),
         (
             {"version": 3},
             "x.yaml is a config of version 3, but this is meta-rl for versions 1 and 2;",
