@@ -1,12 +1,17 @@
-"""How scripts begin and end."""
+"""How scripts begin, end, and write their figures."""
 
+import json
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
 
+from meta_rl.core import outputs
 from meta_rl.core.errors import UserError
+from meta_rl.runs.folder import describe_commit, describe_machine
 
 ArgsT = TypeVar("ArgsT")
 
@@ -16,12 +21,44 @@ def run_script(
 ) -> NoReturn:
     """Read the arguments, run a script and end the process, in a sentence if the user erred.
 
+    Whether `output`, if there is such an argument, can be written is checked before any work.
+
     Args:
         main: May return an exit code.
     """
+
+    def run() -> object:
+        args = tyro.cli(kind, description=description)
+        check_output(getattr(args, "output", None))
+        return main(args)
+
+    finish(run)
+
+
+def finish(run: Callable[[], object]) -> NoReturn:
+    """Run and end the process by the exit code that comes, in a sentence if the user erred."""
     try:
-        code = main(tyro.cli(kind, description=description))
+        code = run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def check_output(path: Path | None) -> None:
+    """Raise a UserError unless figures can be written to a file; None is fine."""
+    if path is not None:
+        outputs.check_file(path, "name another file for the figures")
+
+
+def write_figures(figures: object, path: Path) -> None:
+    """Write figures as JSON, whole or not at all; make the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.write((json.dumps(figures, indent=1) + "\n").encode(), path, "the figures")
+
+
+def made_by() -> dict[str, str]:
+    """Return what figures that are measured here and now name: command, commit and machine."""
+    script, *words = sys.argv
+    command = shlex.join(["python", f"scripts/{Path(script).name}", *words])
+    return {"command": command, "commit": describe_commit(), "machine": describe_machine()}

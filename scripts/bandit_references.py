@@ -19,12 +19,11 @@ import _mdp_players as mdp_players
 import numpy as np
 import torch
 import tyro
-from _entry import run_script
+from _entry import run_script, write_figures
 from numpy.typing import NDArray
 
 from envs import bandits, tabular_mdp
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file
 from meta_rl.core.protocols import Split
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import Tasks
@@ -187,7 +186,6 @@ def check(args: Args) -> None:
         raise UserError(
             f"--settings must be bandit_ARMSxPULLS or tabular_mdp_EPISODES, got {', '.join(wrong)}"
         )
-    check_file(args.output, "choose another OUTPUT")
 
 
 def measure(setting: str, args: Args) -> dict[str, Any]:
@@ -225,8 +223,9 @@ def main(args: Args) -> None:
     """Write the file; settings that it already holds and that are not measured again stay."""
     check(args)
     found = json.loads(args.output.read_text()) if args.output.exists() else {}
-    found |= {setting: measure(setting, args) for setting in args.settings}
-    args.output.write_text(json.dumps(found, indent=1) + "\n")
+    for setting in args.settings:
+        found[setting] = measure(setting, args)
+        write_figures(found, args.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ recording slow it, and in MuJoCo alone, which is the least that these steps can 
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
 
 # isort: split
-import json
 import os
 import resource
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _entry import check_output, finish, made_by, write_figures
 from _physics import BarePhysics
 
 from meta_rl.commands._flags import experiment_of, take
@@ -107,21 +107,27 @@ def main(arguments: list[str]) -> int:
     for name in options:
         arguments, given = take(arguments, name)
         options[name] = given or options[name]
-    iterations, warmup = int(options["--iterations"]), int(options["--warmup"])
-    if iterations < 1 or warmup < 0:
-        raise UserError("--iterations must be at least 1 and --warmup at least 0")
+    iterations = whole("--iterations", options["--iterations"], 1)
+    warmup = whole("--warmup", options["--warmup"], 0)
+    output = Path(options["--output"]) if options["--output"] else None
+    check_output(output)
     experiment = experiment_of(arguments[0], arguments[1:], "bench_iteration.py CONFIG")
     print(f"{experiment.name}: {iterations} meta-iterations after {warmup}")
     print(f"load average at start: {', '.join(f'{each:.2f}' for each in load)}", flush=True)
     if load[0] > 0.25 * len(os.sched_getaffinity(0)):
         print("WARNING: the machine is not quiet; the figures are too slow")
-    report = {"load_average": load} | measure(experiment, iterations, warmup)
+    report = made_by() | {"load_average": load} | measure(experiment, iterations, warmup)
     print(describe(report))
-    if options["--output"]:
-        path = Path(options["--output"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+    if output is not None:
+        write_figures(report, output)
     return 0
+
+
+def whole(name: str, given: str, least: int) -> int:
+    """Return a whole number that a flag gives."""
+    if not given.isdigit() or int(given) < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, got {given!r}")
+    return int(given)
 
 
 def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> dict[str, Any]:
@@ -282,7 +288,4 @@ def worker_peak_mb(pid: int | None) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    finish(lambda: main(sys.argv[1:]))

@@ -19,7 +19,6 @@ with starts of its own, and of locomotion with Gymnasium's rewards.
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
 
 # isort: split
-import json
 import os
 import platform
 import subprocess
@@ -37,7 +36,7 @@ import mujoco
 import numpy as np
 import torch
 from _bench_families import CLASSES, MakeEnv, Worlds, make_worlds, random_actions
-from _entry import run_script
+from _entry import run_script, write_figures
 from _physics import BarePhysics
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
@@ -300,8 +299,7 @@ def main(args: Args) -> None:
         if args.output is not None:  # after each, for a long run may be cut short
             settings = {**asdict(args), "output": str(args.output), "envpool": bool(args.envpool)}
             report = {"machine": machine, "settings": settings, "benchmarks": results}
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(report, indent=1) + "\n")
+            write_figures(report, args.output)
 
 
 def measured(args: Args) -> Iterator[tuple[str, str | None]]:

@@ -20,7 +20,6 @@ networks, beside the matrix products that no implementation can do without.
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
 
 # isort: split
-import json
 import multiprocessing
 import os
 import resource
@@ -33,7 +32,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
-from _entry import run_script
+from _entry import made_by, run_script, write_figures
 from torch import Tensor
 
 from meta_rl.core.errors import UserError, what_there_is
@@ -145,12 +144,13 @@ def main(bench: Bench) -> None:
     print(
         f"{'':38}{'sampling':>10}{'update':>10}{'ratio':>8}{'acting':>11}{'before':>10}{'peak':>10}"
     )
-    rows = {}
+    rows: dict[str, Any] = {}
     context = multiprocessing.get_context("spawn")
     wanted = bench.only or (*VARIANTS, OFF_POLICY)
     for name in [name for name in wanted if name != OFF_POLICY]:
         with context.Pool(1) as pool:
             row = rows[name] = pool.apply(measure, (name, bench))
+        write(rows, bench, load)
         print(
             f"{name:38}{row['sampling_s']:>8.2f} s{row['update_s']:>8.2f} s"
             f"{row['update_s'] / row['sampling_s']:>8.2f}{row['acting_ms']:>8.2f} ms"
@@ -166,15 +166,19 @@ def main(bench: Bench) -> None:
     if OFF_POLICY in wanted:
         with context.Pool(1) as pool:
             row = rows[OFF_POLICY] = pool.apply(measure_gradient_step, (bench,))
+        write(rows, bench, load)
         print(
             f"{OFF_POLICY}: {1e3 * row['update_s']:,.0f} ms, its matrix products alone "
             f"{1e3 * row['products_s']:,.0f} ms, ratio {row['update_s'] / row['products_s']:.2f}; "
             f"peak {row['peak_mb']:,.0f} MB"
         )
+
+
+def write(rows: dict[str, Any], bench: Bench, load: tuple[float, float, float]) -> None:
+    """Write what was measured so far: a long run may be cut short."""
     if bench.output is not None:
         settings = vars(bench) | {"output": str(bench.output), "load_average": load}
-        bench.output.parent.mkdir(parents=True, exist_ok=True)
-        bench.output.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+        write_figures(made_by() | {"settings": settings, "rows": rows}, bench.output)
 
 
 def measure(name: str, bench: Bench) -> dict[str, float]:

@@ -19,10 +19,11 @@ from typing import Any
 import mujoco
 import mujoco_warp as mjw
 import torch
-import tyro
 import warp as wp
+from _entry import made_by, run_script, write_figures
 
 from envs import locomotion, metaworld
+from meta_rl.core.errors import UserError
 from meta_rl.rollouts.warp.task_env import WarpTaskEnv
 from meta_rl.rollouts.warp.worlds import Worlds
 
@@ -54,7 +55,9 @@ class Args:
 def main(args: Args) -> None:
     """Print a line for each task and number of worlds."""
     device = torch.device(args.device)
-    report: dict[str, Any] = {
+    if wrong := [count for count in args.worlds if count < 1 or count % TASKS]:
+        raise UserError(f"--worlds must be multiples of {TASKS}, got {', '.join(map(str, wrong))}")
+    report: dict[str, Any] = made_by() | {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": {
             "warp": wp.__version__,
@@ -68,7 +71,7 @@ def main(args: Args) -> None:
             report["rows"].append(measure(name, count, args.steps, device))
             print(json.dumps(report["rows"][-1]), flush=True)
             if args.output is not None:
-                args.output.write_text(json.dumps(report, indent=1) + "\n")
+                write_figures(report, args.output)
 
 
 def measure(name: str, count: int, steps: int, device: torch.device) -> dict[str, Any]:
@@ -148,4 +151,4 @@ def synchronize(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    run_script(main, Args, __doc__)

@@ -1,14 +1,15 @@
 """Compare the native simulator's tasks with metaworld's own, one line a task and reward version."""
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
+from _entry import run_script
 
 from envs.metaworld import TASK_NAMES, Config, build
 from envs.metaworld.parity import DRIVES, Comparison, Parity
+from meta_rl.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Args:
 def main(args: Args) -> int:
     """Print one line for each task and reward version; return how many disagree."""
     wrong = 0
+    if not 1 <= args.goals <= 50:
+        raise UserError(f"--goals must be 1 to 50, got {args.goals}")
     for name in args.tasks or TASK_NAMES:
         tasks = list(build(Config(task=name)).tasks("train"))[: args.goals]
         for version in args.reward_versions:
@@ -46,4 +49,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args)))
+    run_script(main, Args, __doc__)

@@ -14,7 +14,6 @@ alone, it tells the mean reward of random steps in both. It needs the extra `gpu
 """
 
 import json
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 import warp as wp
+from _entry import made_by, run_script, write_figures
 
 from envs import locomotion
 from envs.metaworld import TASK_NAMES, Config, build
@@ -76,9 +76,7 @@ def main(args: Args) -> int:
         wrong += not all(line.get(version, {}).get("agree", True) for version in ("v1", "v2"))
         print(f"{name}: {json.dumps(line)}", flush=True)
         if args.output is not None:
-            command = " ".join(["python", "scripts/check_warp.py", *sys.argv[1:]])
-            report = {"command": command, "device": args.device, "tasks": lines}
-            args.output.write_text(json.dumps(report, indent=1) + "\n")
+            write_figures(made_by() | {"device": args.device, "tasks": lines}, args.output)
     return wrong
 
 
@@ -101,13 +99,13 @@ def check_worlds(name: str, args: Args) -> dict[str, Any]:
     line: dict[str, Any] = {}
     for simulator, device in (("native", "cpu"), ("warp", args.device)):
         distribution = build(Config(task=name, simulator=simulator, horizon=args.steps))
-        tasks = distribution.tasks("train")[list(range(max(args.goals, 2)))]
+        tasks = distribution.tasks("train")
         env = distribution.make_env(torch.device(device), workers=1)
         try:
             if args.goals:
-                line[simulator] = succeeded(env, tasks, args.steps)
+                line[simulator] = succeeded(env, tasks[list(range(args.goals))], args.steps)
             if simulator == "warp":
-                line |= at_random(env, tasks, args.random_steps)
+                line |= at_random(env, tasks[list(range(max(args.goals, 2)))], args.random_steps)
         finally:
             env.close()
     return line
@@ -115,7 +113,7 @@ def check_worlds(name: str, args: Args) -> dict[str, Any]:
 
 def check_robots(name: str, args: Args) -> dict[str, Any]:
     """Return what robots earned by the same actions in both, from starts of their own."""
-    line: dict[str, Any] = {}
+    line: dict[str, Any] = {"finite": True}
     for simulator, device in (("native", "cpu"), ("warp", args.device)):
         config = locomotion.Config(task=name, simulator=simulator, horizon=args.random_steps)
         distribution = locomotion.build(config)
@@ -138,7 +136,7 @@ def check_robots(name: str, args: Args) -> dict[str, Any]:
             "terminated": terminated,
             "start_deviation": round(spread, 4),
         }
-        line["finite"] = bool(torch.isfinite(mean).all())
+        line["finite"] &= bool(torch.isfinite(mean).all())
     return line
 
 
@@ -172,4 +170,4 @@ def at_random(env: Any, tasks: Tasks, steps: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args)))
+    run_script(main, Args, __doc__)

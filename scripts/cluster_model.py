@@ -16,7 +16,6 @@ run at a time; other programs disturb them.
 import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from spinning
 
 # isort: split
-import json
 import os
 import sys
 import time
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from _cluster_costs import Costs, Iteration, Line, Machines, efficiency, iteration, saturation
+from _entry import check_output, finish, write_figures
 from bench_iteration import SAMPLING, SIMULATOR, Stopwatch, watch
 from rich.console import Console
 from rich.table import Table
@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> int:
         return 2
     arguments, iterations = take(arguments, "--iterations")
     arguments, output = take(arguments, "--output")
+    check_output(Path(output) if output else None)
     arguments, tried = _numbers(arguments, "--ray")
     experiment = experiment_of(arguments[0], arguments[1:], "cluster_model.py CONFIG")
     report: dict[str, Any] = {"load_average": os.getloadavg(), "experiment": to_dict(experiment)}
@@ -95,8 +96,7 @@ def main(arguments: list[str]) -> int:
         report["tried"] = [compared(experiment, costs, workers, count) for workers in tried]
         console.print(table_of_tried(report["tried"]))
     if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(json.dumps(report, indent=1) + "\n")
+        write_figures(report, Path(output))
     return 0
 
 
@@ -347,7 +347,4 @@ def _numbers(arguments: list[str], name: str) -> tuple[list[str], list[int]]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    finish(lambda: main(sys.argv[1:]))

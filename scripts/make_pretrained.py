@@ -1,6 +1,6 @@
 """Trims a run to a policy for pretrained/, and records how well it does.
 
-    python scripts/make_pretrained.py RUN NAME [--words "what it is, for `meta-rl list`"]
+    python scripts/make_pretrained.py RUN NAME --words "what it is, for `meta-rl list`"
 
 The checkpoint keeps what adaptation needs; if that is over 400 kB, its weights are rounded to half
 precision. The trimmed policy is then evaluated by the run's own protocol on held-out tasks; the
@@ -8,6 +8,7 @@ test of pretrained/ repeats it.
 """
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +41,20 @@ class Args:
 
 def main(args: Args) -> int:
     """Trim and evaluate."""
-    run, small = RunFolder(args.run), RunFolder(catalog.ROOT / "pretrained" / args.name)
+    run, place = RunFolder(args.run), catalog.ROOT / "pretrained" / args.name
+    if place.exists():
+        raise UserError(f"{place} exists already; remove it first, or choose another NAME")
+    with tempfile.TemporaryDirectory() as scratch:
+        small = RunFolder(Path(scratch) / args.name)
+        make(run, small, args.words)
+        code = evaluate(small)
+        if code == 0:
+            shutil.copytree(small.path, place)
+    return code
+
+
+def make(run: RunFolder, small: RunFolder, words: str) -> None:
+    """Write a folder with what is kept of a run."""
     state = checkpoint.load(run.checkpoint("latest"))
     small.checkpoints.mkdir(parents=True)
     small.evaluations.mkdir()
@@ -53,11 +67,15 @@ def main(args: Args) -> int:
     for name in ("protocol.json", "environment.txt"):
         shutil.copy(run.path / name, small.path / name)
     config = (run.path / "config.yaml").read_text()
-    (small.path / "config.yaml").write_text(f"# {args.words}\n{config}")
+    (small.path / "config.yaml").write_text(f"# {words}\n{config}")
     print(f"{file}: {file.stat().st_size:,} bytes")
+
+
+def evaluate(small: RunFolder) -> int:
+    """Measure the policy as it is kept; return the exit code."""
     output = small.evaluations / "test.json"
     code = cli.main(["evaluate", str(small.path), "--output", str(output)])
-    output.with_suffix(".npz").unlink()
+    output.with_suffix(".npz").unlink(missing_ok=True)
     return code
 
 

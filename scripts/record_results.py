@@ -7,9 +7,6 @@ Runs are expected in folders named CONFIG-seedN, as `meta-rl train CONFIG --seed
 Prints a markdown table: for each config the mean over its seeds at every stage of adaptation.
 """
 
-import json
-import os
-import platform
 import re
 from dataclasses import dataclass
 from itertools import product
@@ -17,9 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 import tyro
-from _entry import run_script
+from _entry import run_script, write_figures
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.continual import StreamRecord, read_stream
@@ -53,30 +49,24 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
         print(f"{run.name}: {remark}")
     summary = result.summary()
     summary.pop("by_task", None)  # the run keeps each goal
-    last = read_metrics(RunFolder(run).metrics).rows[-1]
-    described = dict(
-        line.split(" ", 1) for line in (run / "environment.txt").read_text().splitlines()[:4]
-    )
-    stream = read_stream(run, to_dict(RunFolder(run).experiment()))
+    folder = RunFolder(run)
+    made = folder.environment()
+    took_s = read_metrics(folder.metrics, ("env_steps",)).wall_time_s(result.env_steps)
+    stream = read_stream(run, to_dict(folder.experiment()))
     over_stream = {} if stream is None else {"stream": plain_stream(stream)}
     return {
         "config": config,
         "split": split,
         "actions": actions,
         "seed": int(seed),
-        "command": re.sub(r" --runs \S+", "", described["command"]),
-        "commit": described["commit"],
-        "wall_time_s": round(last["wall_time_s"]),
+        "command": re.sub(r" --runs \S+", "", made["command"]),
+        "commit": made["commit"],
+        "machine": made.get("machine", "not recorded"),
+        "wall_time_s": None if took_s is None else round(took_s),
         "evaluation_seed": summary.pop("seed"),
         **summary,
         **over_stream,
     }
-
-
-def machine() -> str:
-    """Describe the machine."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {gpu}"
 
 
 def plain_stream(stream: StreamRecord) -> dict[str, Any]:
@@ -127,8 +117,7 @@ def main(args: Args) -> None:
     records = sorted(
         (record(*which) for which in found), key=lambda entry: (*kind(entry), entry["seed"])
     )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"machine": machine(), "runs": records}, indent=1) + "\n")
+    write_figures({"runs": records}, args.output)
     print(table(records))
 
 

@@ -89,7 +89,8 @@ def make_model(algorithm: str, vec: VecEnv, horizon: int, budget: int, seed: int
     if algorithm == "sac":
         return SAC("MlpPolicy", vec, buffer_size=budget * horizon, seed=seed, device="cpu")
     # A rollout is one episode, so that exactly the budget is used, and whole minibatches fill it.
-    batch = next(size for size in range(64, 0, -1) if horizon % size == 0)
+    # It normalizes advantages, which one step alone has not; a prime horizon is one minibatch.
+    batch = next((size for size in range(64, 1, -1) if horizon % size == 0), horizon)
     return PPO("MlpPolicy", vec, n_steps=horizon, batch_size=batch, seed=seed, device="cpu")
 
 

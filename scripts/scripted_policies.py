@@ -6,8 +6,6 @@ In each simulator the policy acts on that simulator's observations, with the goa
 episode of 500 steps succeeds if any of its steps does.
 """
 
-import json
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from _entry import made_by, run_script, write_figures
 from numpy.typing import NDArray
 
 from envs.metaworld import MAX_HORIZON, TASK_NAMES, Config, build
@@ -23,6 +22,7 @@ from envs.metaworld.gymnasium_face import MetaworldFamily
 from envs.metaworld.native.row import FORMAT, REWARD, SUCCESS
 from envs.metaworld.native.scene import scene
 from envs.metaworld.parity import scripted_policy
+from meta_rl.core.errors import UserError
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.gymnasium.worker import WorldTask
 from meta_rl.rollouts.mujoco.engine import Engine
@@ -132,6 +132,8 @@ def compare(name: str, goals: int) -> dict[str, Any]:
 
 def main(args: Args) -> int:
     """Print one line a task; return on how many tasks the successes differ."""
+    if not 1 <= args.goals <= 50:
+        raise UserError(f"--goals must be 1 to 50, got {args.goals}")
     rows = []
     for name in args.tasks or TASK_NAMES:
         row = compare(name, args.goals)
@@ -146,15 +148,9 @@ def main(args: Args) -> int:
     differing = sum(bool(row["goals_that_differ"]) for row in rows)
     print(f"all: {totals}; tasks with a goal on which they differ: {differing}")
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        command = "python scripts/scripted_policies.py " + " ".join(sys.argv[1:])
-        lines = ",\n  ".join(json.dumps(row) for row in rows)
-        args.output.write_text(
-            f'{{"command": {json.dumps(command)},\n "totals": {json.dumps(totals)},\n '
-            f'"tasks": [\n  {lines}\n ]}}\n'
-        )
+        write_figures(made_by() | {"totals": totals, "tasks": rows}, args.output)
     return differing
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args, description=__doc__)))
+    run_script(main, Args, __doc__)

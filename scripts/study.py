@@ -16,6 +16,7 @@ come before those of the next, so that a study that is cut short has whole seeds
 the table alone.
 """
 
+import fcntl
 import json
 import shlex
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from _entry import run_script
+from _entry import run_script, write_figures
 from record_results import record
 from rich.console import Console
 from rich.table import Column, Table
@@ -103,16 +104,19 @@ def _job(name: str, words: list[str], seed: int, folder: Path) -> Job:
     run = f"{name}-seed{seed}"
     alone = ["--threads", "1", "--workers", "1"]
     begin = [*words, "--seed", str(seed), "--name", run, "--runs", str(folder), *alone]
+    for flag in ("--threads", "--workers", "--seed", "--name", "--runs"):
+        if take(words, flag)[1] is not None:
+            raise UserError(f"{flag} is the study's to choose; take it out of the training {name}")
     _, end = take(words, "--meta-iterations")  # which may be moved
     go_on = [*alone, *(["--meta-iterations", end] if end else [])]
     return Job(name, words, seed, Training(run, folder, begin, go_on))
 
 
 class Results:
-    """What was measured so far, in one JSON file."""
+    """What was measured so far, in one JSON file beside the study."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, study: Path) -> None:
+        self.study, self.path = study, study.with_suffix(".json")
         self.runs: list[dict[str, Any]] = []
         self._read()
 
@@ -140,13 +144,13 @@ class Results:
         """Take a finished run's evaluation, and write it down at once."""
         run = job.training.run
         entry = record(run.path, "test", run.experiment().evaluation.actions)
-        self._read()  # others may have added theirs
-        self.runs.append({"words": shlex.join(job.words), **entry})
-        self.runs.sort(key=lambda run: (run["config"], run["seed"]))
-        text = json.dumps(self.runs, indent=1) + "\n"
-        fresh = self.path.with_suffix(".json.new")
-        fresh.write_text(text)
-        fresh.replace(self.path)
+        with self.study.open() as one_at_a_time:
+            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+            self._read()  # others may have added theirs, or this one
+            if self.of(job) is None:
+                self.runs.append({"words": shlex.join(job.words), **entry})
+            self.runs.sort(key=lambda run: (run["config"], run["seed"]))
+            write_figures(self.runs, self.path)
 
 
 def table(jobs: list[Job], results: Results) -> Table:
@@ -195,7 +199,7 @@ def main(args: Args) -> int:
     if args.processes < 0:
         raise UserError(f"--processes must be at least 0, got {args.processes}")
     folder = args.runs or Path("runs") / args.study.stem
-    jobs, results = read(args.study, folder), Results(args.study.with_suffix(".json"))
+    jobs, results = read(args.study, folder), Results(args.study)
     if args.show:
         Console().print(table(jobs, results))
         return 0

@@ -1,4 +1,4 @@
-"""Sets what RL² earns in whole trials beside the classical players on the same tasks.
+"""Sets what agents earn in whole trials beside the classical players on the same tasks.
 
     python scripts/trial_returns.py results/bandits.json RUN RUN ... [--cpu-s SECONDS SECONDS ...]
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from _entry import run_script
+from _entry import run_script, write_figures
 from bandit_references import mean_and_interval
-from record_results import machine, record
+from record_results import record
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.finished import Wanted, choose_evaluation
@@ -48,9 +48,14 @@ def setting_of(protocol: Mapping[str, Any]) -> str:
 def trial_of(run: Path, references: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's record, with what its trials earn and how that compares."""
     result, _ = choose_evaluation(run, Wanted("test", "sampled"))
-    earned = result.scores["episode_return"].sum((0, 1))
+    earned = result.scores["episode_return"].sum(1).mean(0)  # over stages, then repetitions
     setting = setting_of(result.protocol)
     found = mean_and_interval(earned)
+    if setting not in references:
+        raise UserError(
+            f"{run} was measured on {setting}, of which there are no references, only of "
+            f"{', '.join(references)}; run bandit_references.py with its settings"
+        )
     players = references[setting]["players"]
     if references[setting]["tasks"] != len(earned):
         raise UserError(
@@ -74,7 +79,11 @@ def table(trials: list[dict[str, Any]], references: Mapping[str, Any]) -> str:
     for setting, found in references.items():
         rows = [(row["mean"], row, name) for name, row in found["players"].items()]
         rows += [
-            (trial["trial_return"]["mean"], trial["trial_return"], f"RL², seed {trial['seed']}")
+            (
+                trial["trial_return"]["mean"],
+                trial["trial_return"],
+                f"{trial['config']}, seed {trial['seed']}",
+            )
             for trial in trials
             if trial["setting"] == setting
         ]
@@ -86,11 +95,13 @@ def table(trials: list[dict[str, Any]], references: Mapping[str, Any]) -> str:
 
 def main(args: Args) -> None:
     """Write the file and print the table."""
+    if len(args.cpu_s) not in (0, len(args.runs)):
+        raise UserError(f"--cpu-s must have one number a run, got {len(args.cpu_s)}")
     references = json.loads(args.references.read_text())
     trials = [trial_of(run, references) for run in args.runs]
-    for trial, seconds in zip(trials, args.cpu_s, strict=False):
+    for trial, seconds in zip(trials, args.cpu_s, strict=bool(args.cpu_s)):
         trial["cpu_time_s"] = seconds
-    args.output.write_text(json.dumps({"machine": machine(), "runs": trials}, indent=1) + "\n")
+    write_figures({"runs": trials}, args.output)
     print(table(trials, references))
 
 

@@ -7,14 +7,13 @@ optimum) and a learner of the choices' values, which knows no transitions. The i
 `envs.two_step.Stays`. A planner's is well above that of the learner of values, which is not 0.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from _entry import run_script
+from _entry import run_script, write_figures
 from bandit_references import mean_and_interval
 from torch import Tensor
 
@@ -130,18 +129,23 @@ def measure(agent: Any, family: two_step.TwoStep, args: Args) -> dict[str, Any]:
 def main(args: Args) -> None:
     """Write the file and print its rows."""
     found: dict[str, Any] = {}
-    family = two_step.build(two_step.Config())
+    configs = set()
+    if args.copies < 1:
+        raise UserError(f"--copies must be at least 1, got {args.copies}")
     for run in args.runs:
         trained = load_trained(RunFolder(run), args.checkpoint, "cpu")
         if not isinstance(trained.distribution, two_step.TwoStep):
             raise UserError(f"{run} was trained on {trained.distribution.family}, not on two_step")
         family = trained.distribution
-        found[run.name] = measure(trained.agent, family, args) | {"env_steps": trained.env_steps}
+        configs.add(family.config)
+        if len(configs) > 1:
+            raise UserError(f"{run} has another task than {args.runs[0]}; measure it apart")
+        found[str(run)] = measure(trained.agent, family, args) | {"env_steps": trained.env_steps}
     found["planner"] = measure(Planner(family.config), family, args)
     found["value_learner"] = measure(ValueLearner(), family, args)
     for name, row in found.items():
         print(name, row)
-    args.output.write_text(json.dumps(found, indent=1) + "\n")
+    write_figures(found, args.output)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,14 @@ def test_it_learns_from_exactly_its_budget(scratch, algorithm):
     vec.close()
 
 
+def test_it_learns_from_episodes_of_a_prime_length(scratch):
+    vec = envs.make_sb3("t_maze", num_envs=1, horizon=67)
+    model = scratch.make_model("ppo", vec, horizon=67, budget=1, seed=0)
+    model.learn(67)
+    assert model.num_timesteps == 67
+    vec.close()
+
+
 def test_a_result_is_compared_with_an_agents_of_the_same_protocol(
     scratch, meta_rl, small_config, tmp_path
 ):

@@ -6,6 +6,7 @@ the limits of its control groups (containers, systemd, Kubernetes).
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,15 @@ def usable_cores() -> int:
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, math.ceil(min([allowed or 1, *_cpu_quotas()])))
+
+
+def processor() -> str:
+    """Return the name of the CPU, or of its architecture where the system does not say."""
+    for line in _lines(ROOT / "proc/cpuinfo"):
+        name, _, rest = line.partition(":")
+        if name.strip() == "model name":
+            return rest.strip()
+    return platform.machine()
 
 
 def available_memory() -> int | None:

@@ -71,12 +71,7 @@ class Run:
     @property
     def wall_time_s(self) -> float | None:
         """Time of training up to the measured checkpoint, with evaluations; none if not logged."""
-        times = [
-            row["wall_time_s"]
-            for row in self.metrics
-            if "wall_time_s" in row and row["env_steps"] <= self.result.env_steps
-        ]
-        return max(times, default=None)
+        return self._recorded.wall_time_s(self.result.env_steps)
 
     @cached_property
     def description(self) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.resources import processor, usable_cores
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
 from meta_rl.experiment.versions import translated
@@ -216,6 +219,26 @@ class RunFolder:
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}  # a line may be cut short
 
 
+def describe_commit() -> str:
+    """Return the project's commit, with `-dirty` if files differ from it; `unknown` outside git."""
+    try:
+        outcome = subprocess.run(
+            ["git", "-C", str(catalog.ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return outcome.stdout.strip() or "unknown"
+
+
+def describe_machine() -> str:
+    """Return CPU, cores that may be used, and GPU."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{processor()}, {usable_cores()} cores, {gpu}"
+
+
 def _holds_something(entry: Path) -> bool:
     """Return whether a kill while a run folder was being made could not have left an entry."""
     if entry.is_dir() and not entry.is_symlink():
@@ -224,23 +247,13 @@ def _holds_something(entry: Path) -> bool:
 
 
 def describe_environment(program: str = "meta-rl") -> str:
-    """Return the command, the versions of Python and all packages, and the project's commit."""
-    commit = "unknown"
-    try:
-        outcome = subprocess.run(
-            ["git", "-C", str(catalog.ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-        commit = outcome.stdout.strip() or commit
-    except (OSError, subprocess.TimeoutExpired):
-        pass
+    """Return the command, the machine, the project's commit, and the version of each package."""
     packages = sorted({f"{entry.name}=={entry.version}" for entry in distributions()})
     head = [
         f"command {shlex.join([*program.split(), *sys.argv[1:]])}",
         f"python {platform.python_version()}",
         f"system {platform.system()} {platform.release()} {platform.machine()}",
-        f"commit {commit}",
+        f"commit {describe_commit()}",
+        f"machine {describe_machine()}",
     ]
     return "\n".join([*head, *packages]) + "\n"

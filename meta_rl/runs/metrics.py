@@ -32,6 +32,15 @@ class RecordedMetrics:
         """The readable lines: counters, `wall_time_s` and metrics; null is no finite number."""
         return [line.row for line in self.lines]
 
+    def wall_time_s(self, env_steps: int) -> float | None:
+        """Time of training until it had so many env steps; None if it was not logged."""
+        times = [
+            row["wall_time_s"]
+            for row in self.rows
+            if "wall_time_s" in row and row["env_steps"] <= env_steps
+        ]
+        return max(times, default=None)
+
 
 def read_metrics(path: Path, counters: Sequence[str] = ()) -> RecordedMetrics:
     """Read all lines; a file that is not there has none.
