@@ -61,6 +61,7 @@ class DrawnFamily(SimulatedFamily):
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw fresh tasks to train on, or some of the fixed ones of another split."""
+        check_count(count)
         if split == "train":
             params = self.draw_to_train(count, generator)
             index = [self._first_fresh_index + hash_of(row) for row in params]
@@ -80,6 +81,20 @@ class DrawnFamily(SimulatedFamily):
         generator = make_generator(self._seed, f"{self._stream}/{split}")
         params = self.draw(len(index), generator)
         return Tasks(self.family, (self._name,) * len(index), index, params)
+
+
+def check_count(count: int) -> None:
+    """Refuse to draw no task."""
+    if count < 1:
+        raise UserError(f"meta_batch_size must be at least 1, got {count}")
+
+
+def evenly(two: Tasks, count: int, generator: torch.Generator) -> Tasks:
+    """Draw some of two tasks, each as often as the other, or once more."""
+    check_count(count)
+    extra = int(torch.randint(2, (), generator=generator)) if count % 2 else 0
+    second = count // 2 + extra
+    return two[[0] * (count - second) + [1] * second]
 
 
 def of_each_copy(numbers: Shaped[Tensor, "M ..."], copies: int) -> Shaped[Tensor, "M N ..."]:

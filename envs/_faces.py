@@ -3,12 +3,14 @@
 `envs._sb3_face` is the same for Stable-Baselines3.
 """
 
+import weakref
+from collections.abc import Callable
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import Box, flatten_space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, flatten, flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
@@ -81,6 +83,7 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         workers: int,
     ) -> None:
         self.closed = True  # until there is anything to close
+        self._end: Callable[[], object] = lambda: None
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, got {num_envs}")
         if split not in get_args(Split):
@@ -89,7 +92,7 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs
         self.single_observation_space = _as_rows(spec.observation_space)
-        self.single_action_space = _as_rows(spec.action_space)
+        self.single_action_space = _as_acted(spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metric_names = distribution.spec.metrics
@@ -99,6 +102,8 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         super().reset(seed=seed)
         self._tasks = self._draw() if tasks is None else self._checked(tasks)
         self._env = distribution.make_env(torch.device("cpu"), workers)
+        # Threads and processes end with what nobody holds any longer, too.
+        self._end = weakref.finalize(self, self._env.close)
         self._started = False
         self.closed = False
 
@@ -137,13 +142,14 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         self._check_open()
         if not self._started:
             raise ResetNeeded("call reset() before step()")
-        given = np.array(actions, dtype=np.float32)
+        given = np.array(actions, dtype=self.action_space.dtype)
         if given.shape != self.action_space.shape:
             raise UserError(
                 f"actions must have shape {self.action_space.shape}, got {given.shape}: "
                 f"one row for each world"
             )
-        step = self._env.step(torch.from_numpy(given).unsqueeze(1))
+        rows = _rows_of(given, self.single_action_space)
+        step = self._env.step(torch.from_numpy(rows).unsqueeze(1))
         obs, reward = _worlds(step.next_obs), _worlds(step.reward).astype(np.float64)
         terminated, truncated = _worlds(step.terminated), _worlds(step.truncated)
         metrics = {name: _worlds(values) for name, values in step.metrics.items()}
@@ -160,7 +166,7 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the simulator's threads or processes."""
-        self._env.close()
+        self._end()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -183,6 +189,14 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
             raise UserError(
                 f"{len(tasks)} tasks do not fit num_envs={self.num_envs}: one for each world"
             )
+        known = self._distribution.tasks(self._split)
+        if other := sorted({*tasks.names} - {*known.names}):
+            raise UserError(f"these worlds play {', '.join({*known.names})}, not {other[0]}")
+        if tasks.params.shape[1] != known.params.shape[1]:
+            raise UserError(
+                f"a task of these worlds has {known.params.shape[1]} numbers, these have "
+                f"{tasks.params.shape[1]}; give tasks of a family with the same settings"
+            )
         return tasks
 
 
@@ -197,6 +211,25 @@ def _masked(metrics: dict[str, Array], where: NDArray[np.bool_]) -> dict[str, Ar
     for name, values in metrics.items():
         infos[name], infos[f"_{name}"] = np.where(where, values, 0).astype(values.dtype), where
     return infos
+
+
+def _as_acted(space: Space) -> Box | Discrete | MultiDiscrete:
+    """Return the space that is acted in: choices as they are, any other action as a row."""
+    return space if isinstance(space, Discrete | MultiDiscrete) else _as_rows(space)
+
+
+def _rows_of(actions: Array, space: Space) -> NDArray[np.float32]:
+    """Return each world's action as the simulators take it: of choices one-hots side by side.
+
+    Raises:
+        UserError: A choice is none of the space's.
+    """
+    if isinstance(space, Box):
+        return actions
+    for action in actions:
+        if not space.contains(action):
+            raise UserError(f"actions must be in {space} for each world, got {action}")
+    return np.array([flatten(space, action) for action in actions], dtype=np.float32)
 
 
 def _as_rows(space: Space) -> Box:

@@ -43,6 +43,7 @@ class Config:
     """Seed of the held-out bandits, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "task_seed", where="envs")
         check_at_least(2, self, "arms", where="envs")
         check_at_least(1, self, "horizon", "test_tasks", "validation_tasks", where="envs")
 
@@ -107,12 +108,7 @@ class BanditEnv:
 
     def start(self, tasks: Tasks, copies: int, seed: int) -> Float[Tensor, "M N 1"]:
         """Begin an episode with every bandit."""
-        if not ((tasks.params >= 0) & (tasks.params <= 1)).all():
-            raise UserError(
-                f"a bandit is the probabilities of its arms, each in [0, 1], got "
-                f"{tasks.params.tolist()}"
-            )
-        self.probability = of_each_copy(tasks.params.to(self.device), copies)
+        self.probability = of_each_copy(self._probabilities(tasks), copies)
         self.chance = Chance(tasks, copies, seed, self.device)
         self.obs = torch.ones(len(tasks), copies, 1, device=self.device)
         self.pulled, self.pulls = None, 0
@@ -142,7 +138,15 @@ class BanditEnv:
 
     def change(self, worlds: Sequence[int], tasks: Tasks) -> None:
         """Give some worlds other probabilities."""
-        self.probability.flatten(0, 1)[list(worlds)] = tasks.params.to(self.device)
+        self.probability.flatten(0, 1)[list(worlds)] = self._probabilities(tasks)
+
+    def _probabilities(self, tasks: Tasks) -> Float64[Tensor, "M k"]:
+        if not ((tasks.params >= 0) & (tasks.params <= 1)).all():
+            raise UserError(
+                f"a bandit is the probabilities of its arms, each in [0, 1], got "
+                f"{tasks.params.tolist()}"
+            )
+        return tasks.params.to(self.device)
 
     def draw(self) -> Picture:
         """Return the arms' probabilities as bars; the arm that was pulled last is blue."""

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from envs._drawn import DrawnFamily, of_each_copy
+from meta_rl.core.checks import check_at_least
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 
@@ -37,14 +38,13 @@ class Config:
     validation_goals: int = 40
     """Goals of the validation split, at least 1, by which the best checkpoint is chosen."""
     goal_seed: int = 0
-    """Seed of the goals of all splits, at least 0, whatever the seed of the run."""
+    """Seed of the held-out goals, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
         if self.reward not in ("distance", "squared", "sparse"):
             raise UserError(f"envs.reward must be distance, squared or sparse, got {self.reward!r}")
-        for name in ("horizon", "test_goals", "validation_goals"):
-            if getattr(self, name) < 1:
-                raise UserError(f"envs.{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "horizon", "test_goals", "validation_goals", where="envs")
+        check_at_least(0, self, "goal_seed", where="envs")
 
 
 class PointNavigation(DrawnFamily):

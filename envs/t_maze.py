@@ -9,9 +9,12 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from envs._drawn import DrawnFamily, of_each_copy
+from envs._drawn import evenly, of_each_copy
 from meta_rl.core.checks import check_at_least
+from meta_rl.core.errors import UserError
+from meta_rl.core.protocols import Split
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec, Step, Tasks
+from meta_rl.rollouts.collector import SimulatedFamily
 
 FORTH, UP, BACK, DOWN = range(4)
 """What an agent can do."""
@@ -23,24 +26,16 @@ class Config:
 
     horizon: int = 101
     """Steps of one episode, at least 2: one more than the corridor has (L)."""
-    test_tasks: int = 100
-    """Held-out mazes, at least 1: the test split, and as many of the train split that evaluation
-    covers."""
-    validation_tasks: int = 100
-    """Mazes of the validation split, at least 1, by which the best checkpoint is chosen."""
-    task_seed: int = 0
-    """Seed of the held-out mazes, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
         check_at_least(2, self, "horizon", where="envs")
-        check_at_least(1, self, "test_tasks", "validation_tasks", where="envs")
 
 
-class TMaze(DrawnFamily):
+class TMaze(SimulatedFamily):
     """A corridor of L steps whose end forks; only the first observation tells where the goal is.
 
-    Task: one number, uniform in [0, 1): the goal is up below 0.5, else down. Drawn anew for every
-    meta-batch, fixed for validation and test.
+    Task: 1 for a goal that is up, -1 for one that is down. There are no others, so both are in
+    every split: what is measured is memory, not what carries over to new tasks.
     Observation (2,): at the start (0, 1) for a goal that is up, (0, -1) for one that is down; in
     the corridor (0, 0), also at the start once it was left; at the junction (1, 0), and (1, ±1)
     up and down of it.
@@ -56,7 +51,6 @@ class TMaze(DrawnFamily):
     family = "t_maze"
 
     def __init__(self, config: Config) -> None:
-        super().__init__("maze", config.test_tasks, config.validation_tasks, config.task_seed)
         self.config = config
         self.spec = EnvSpec(
             spaces.Box(-1.0, 1.0, (2,)),
@@ -67,21 +61,22 @@ class TMaze(DrawnFamily):
             scores=(SUCCESS, RETURN),
         )
 
-    def draw(self, count: int, generator: torch.Generator) -> Float64[Tensor, "M P"]:
-        """Draw where the goals of some mazes are."""
-        return torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
+        """Draw some mazes, as many of the one kind as of the other, or one more."""
+        return evenly(self.tasks(split), count, generator)
+
+    def tasks(self, split: Split) -> Tasks:
+        """Return both mazes, whatever the split."""
+        params = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        return Tasks(self.family, ("maze",) * 2, torch.arange(2), params)
 
     def make_env(self, device: torch.device, workers: int) -> "TMazeEnv":
         """Make the simulator: a few tensors on the device, no processes."""
         return TMazeEnv(self.config, device)
 
     def protocol(self) -> Mapping[str, Any]:
-        """The length of an episode and the held-out mazes."""
-        return {
-            "horizon": self.spec.horizon,
-            "test_tasks": self.config.test_tasks,
-            "task_seed": self.config.task_seed,
-        }
+        """The length of an episode, and that no maze is held out."""
+        return {"horizon": self.spec.horizon, "splits": "both mazes are in every split"}
 
 
 class TMazeEnv:
@@ -149,7 +144,9 @@ class TMazeEnv:
 
 def goal_side(params: Float64[Tensor, "M 1"]) -> Int[Tensor, "M"]:
     """Return 1 where the goal is up, -1 where it is down."""
-    return torch.where(params[:, 0] < 0.5, 1, -1)
+    if not (params.abs() == 1).all():
+        raise UserError(f"a maze is 1, its goal up, or -1, its goal down, got {params.tolist()}")
+    return params[:, 0].long()
 
 
 class Guide:

@@ -44,6 +44,7 @@ class Config:
     """Seed of the held-out MDPs, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "task_seed", where="envs")
         sizes = ("states", "actions", "horizon", "test_tasks", "validation_tasks")
         check_at_least(1, self, *sizes, where="envs")
         check_within_unit(self, "tied", where="envs")

@@ -26,9 +26,9 @@ class Config:
     horizon: int = 200
     """Steps of one episode (T), at least 2 and even: two for each trial."""
     common: float = 0.8
-    """Probability that a choice leads to its own second state, in [0, 1]."""
+    """Probability that a choice leads to its own second state, in [0.5, 1]."""
     high: float = 0.9
-    """Probability of a reward in the better second state, in [0, 1]; the other has the rest."""
+    """Probability of a reward in the better second state, in [0.5, 1]; the other has the rest."""
     swap: float = 0.025
     """Probability before each trial that the second states swap their rewards, in [0, 1]."""
     test_tasks: int = 300
@@ -40,10 +40,14 @@ class Config:
     """Seed of the held-out schedules, at least 0, whatever the seed of the run."""
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "task_seed", where="envs")
         check_at_least(1, self, "test_tasks", "validation_tasks", where="envs")
         if self.horizon < 2 or self.horizon % 2:
             raise UserError(f"envs.horizon must be even and at least 2, got {self.horizon}")
         check_within_unit(self, "common", "high", "swap", where="envs")
+        for name in ("common", "high"):
+            if (given := getattr(self, name)) < 0.5:
+                raise UserError(f"envs.{name} must be in [0.5, 1], got {given:g}")
 
 
 class TwoStep(DrawnFamily):

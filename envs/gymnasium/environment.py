@@ -45,7 +45,7 @@ class VariedFamily:
         for variation, value in zip(self.variations, values, strict=True):
             if variation.target == "keyword":
                 keywords |= dict.fromkeys(variation.names, value)
-        return keywords
+        return deepcopy(keywords)  # an environment may change what it is given
 
     def any_keywords(self) -> dict[str, Any]:
         """Return the keywords of some task, for an environment may need those that vary."""
@@ -112,7 +112,9 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
             if variation.target == "seed":
                 self._task_seed = value
             for place in places:
-                place.put(place.original * value if variation.multiplies else value)
+                put = place.original * value if variation.multiplies else value
+                place.check_kept(put, variation.where)
+                place.put(put)
         self._is_new = True
         if any(variation.target == "model" for variation in self._family.variations):
             import mujoco
@@ -143,7 +145,8 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         truncated = not terminated and (truncated or self._steps >= self._family.horizon)
         if (success := self._family.success) is not None:
             self._check_told(success, info, terminated or truncated)
-            solved = success.of_step(info, self._return, terminated, truncated)
+            lasted = not terminated and self._steps >= self._family.horizon
+            solved = success.of_step(info, self._return, terminated, truncated, lasted)
             info = {**info, "success": float(solved)}
         return obs, reward, terminated, truncated, info
 

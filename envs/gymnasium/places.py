@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,24 +36,40 @@ class Place:
     key: Any
     is_attribute: bool
     original: Any
+    """What the environment came with: a copy, if it can be changed in place."""
 
     def put(self, value: Any) -> None:
-        """Change it."""
+        """Change it, to a value that nobody else holds."""
         if self.is_attribute:
-            setattr(self.holder, self.key, value)
+            setattr(self.holder, self.key, own(value))
         else:
-            self.holder[self.key] = value
+            self.holder[self.key] = own(value)
 
     def restore(self) -> None:
         """Change it back to what the environment came with."""
         self.put(self.original)
 
     def check_number(self, where: str) -> None:
-        """Raise a UserError if it cannot be multiplied."""
-        if np.asarray(self.original).dtype.kind not in "fiu":
+        """Raise a UserError if it cannot be multiplied, or not be changed so."""
+        numbers = isinstance(self.original, int | float | np.ndarray | np.number)
+        if not numbers or np.asarray(self.original).dtype.kind not in "fiu":
             raise UserError(
                 f"{where} scales {self.key}, which is {self.original!r} and no number; list its "
                 f"`values` instead"
+            )
+        if not np.any(self.original):
+            raise UserError(
+                f"{where} scales {self.key}, which is {self.original!r}, so that all tasks would "
+                f"be alike; give it a `uniform` range instead"
+            )
+
+    def check_kept(self, value: Any, where: str) -> None:
+        """Raise a UserError if it would keep a number only without what is behind the point."""
+        whole = isinstance(self.holder, np.ndarray) and self.holder.dtype.kind in "iu"
+        if whole and np.any(np.asarray(value) % 1 != 0):
+            raise UserError(
+                f"{where} puts {value!r} into an array of whole numbers, which would cut it off; "
+                f"vary it by `integers`, or list whole `values`"
             )
 
 
@@ -71,7 +88,7 @@ def attribute(env: Env, name: str, where: str) -> Place:
     value = _attribute_of(holder, last, name, where)
     if match["number"] is not None:
         return _items(value, int(match["number"]), name, where)
-    place = Place(holder, last, True, value)
+    place = Place(holder, last, True, own(value))
     try:
         place.restore()
     except AttributeError as error:
@@ -79,6 +96,11 @@ def attribute(env: Env, name: str, where: str) -> Place:
             f"{where} changes {name!r}, which cannot be set ({error}); vary what it is made of"
         ) from error
     return place
+
+
+def own(value: Any) -> Any:
+    """Return a value that can be changed in place as a copy."""
+    return deepcopy(value) if isinstance(value, np.ndarray | list | dict | set) else value
 
 
 def same(one: Any, other: Any) -> bool:
@@ -145,7 +167,7 @@ def _names(model: Any, kind: str) -> list[str]:
 
 def _attribute_of(holder: Any, part: str, name: str, where: str) -> Any:
     if not hasattr(holder, part):
-        known = sorted(each for each in vars(holder) if not each.startswith("_"))
+        known = sorted(each for each in dir(holder) if not each.startswith("_"))
         raise UserError(
             f"{where} changes {name!r}, but {type(holder).__name__} has no attribute {part!r}; "
             f"{what_there_is(part, known)}"
@@ -159,7 +181,4 @@ def _items(array: Any, number: int, name: str, where: str) -> Place:
             f"{where} changes {name!r}, but what it is a part of is {array!r}; name an attribute "
             f"that is an array with more than {number} numbers"
         )
-    original = array[number]
-    if isinstance(array, np.ndarray):
-        original = np.copy(original)
-    return Place(array, number, False, original)
+    return Place(array, number, False, own(array[number]))

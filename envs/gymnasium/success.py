@@ -25,17 +25,30 @@ class Success:
         episode_return: float,
         terminated: bool,
         truncated: bool,
+        lasted: bool,
     ) -> bool:
         """Return whether the episode counts as solved by this step.
 
         Args:
             episode_return: Sum of the rewards up to this step. Only the whole episode's counts.
+            lasted: Whether it went on to the horizon; what truncates it before is no success.
         """
         if self.kind == "info":
-            return float(info.get(self.key, 0.0)) > 0
+            return self._told(info) > 0
         if self.kind == "episode_return":
             return (terminated or truncated) and episode_return >= self.least
-        return terminated if self.kind == "terminated" else truncated and not terminated
+        return terminated if self.kind == "terminated" else lasted
+
+    def _told(self, info: Mapping[str, Any]) -> float:
+        """Return the number in `info`; 0 while it is None or not there."""
+        told = info.get(self.key)
+        try:
+            return 0.0 if told is None else float(told)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"envs.success looks for a number or a truth in info[{self.key!r}], which is "
+                f"{told!r}; name another key, or count success in a wrapper"
+            ) from error
 
 
 def read(given: Any) -> Success | None:

@@ -8,7 +8,9 @@ values every split has about the same share. Nothing here may import torch.
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from typing import Any, Literal, TypeAlias, get_args
 
 from meta_rl.core.errors import UserError, what_there_is
@@ -117,7 +119,7 @@ class Variation:
                     f"{self.where} has {len(listed)} values, counted from 0, but a task has the "
                     f"number {number:g}"
                 )
-            return listed[int(number)]
+            return deepcopy(listed[int(number)])  # an environment may change what it is given
         return number
 
     def _own(self, split: SplitName) -> tuple[Any, ...]:
@@ -177,12 +179,29 @@ def read(entries: Any, extrapolate: bool) -> tuple[Variation, ...]:
             "envs.vary is empty, so all tasks are the same; say what they differ by, such as "
             "vary: [{attribute: gravity, uniform: [5, 15]}]"
         )
+    _check_apart(variations)
     if all(each.shared for each in variations):
         raise UserError(
             "all entries of envs.vary are shared, so splits overlap: training has the test tasks; "
             "leave `shared` out of one of them"
         )
     return variations
+
+
+def _check_apart(variations: Sequence[Variation]) -> None:
+    """Raise a UserError if two entries change the same, for the later one alone would count."""
+    for one, other in combinations(variations, 2):
+        if one.target != other.target:
+            continue
+        for name, another in product(one.names or ("",), other.names or ("",)):
+            path, _, item = name.partition("[")
+            other_path, _, other_item = another.partition("[")
+            of_one = path == other_path and (item == other_item or "" in (item, other_item))
+            if of_one and (not (one.parts and other.parts) or {*one.parts} & {*other.parts}):
+                raise UserError(
+                    f"{one.where} and {other.where} change the same {one.target} {another}".rstrip()
+                    + "; make them one entry"
+                )
 
 
 def _variation(entry: Any, where: str, extrapolate: bool) -> Variation:
@@ -201,6 +220,8 @@ def _variation(entry: Any, where: str, extrapolate: bool) -> Variation:
     else:
         kind = _one_of(entry, KINDS, where, "the values")
         names, spread = _words(entry[target], f"{where}.{target}"), entry[kind]
+        if not names:
+            raise UserError(f"{where}.{target} names nothing to change")
     if target != "model":
         _refuse(entry, ("of",), where, "only parts of a model have names")
     if not isinstance(shared := entry.get("shared", False), bool):
@@ -226,6 +247,10 @@ def _variation(entry: Any, where: str, extrapolate: bool) -> Variation:
         shared,
         extrapolate,
     )
+    if target == "seed":
+        for name, (first, _) in {"seed": variation.spread, **own}.items():
+            if first < 0:
+                raise UserError(f"{where}.{name} must begin at 0 or above, got {first}")
     _check_splits(variation)
     return variation
 

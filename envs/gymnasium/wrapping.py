@@ -69,7 +69,3 @@ def _wrapping(entry: Any) -> Wrapping:
         f"an entry of envs.wrappers must be package.module:Class, or that with its keywords, "
         f"{{package.module:Class: {{keyword: value}}}}, got {entry!r}"
     )
-
-
-def _is_word(key: Any) -> bool:
-    return isinstance(key, str)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from envs.locomotion.tasks import TASKS
+from meta_rl.core.checks import check_at_least
 from meta_rl.core.errors import UserError, what_there_is
 
 SIMULATORS = ("native", "gymnasium", "warp")
@@ -23,7 +24,7 @@ class Config:
     validation_tasks: int = 20
     """Tasks of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0
-    """Seed of the tasks of all splits, at least 0, whatever the seed of the run."""
+    """Seed of the held-out tasks, at least 0, whatever the seed of the run."""
     simulator: str = "native"
     """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is Gymnasium's
     own environments in worker processes: the reference, equal bit for bit and slower. warp steps
@@ -34,9 +35,5 @@ class Config:
             given = getattr(self, name)
             if given not in known:
                 raise UserError(f"no {name} {given!r} in locomotion; {what_there_is(given, known)}")
-        for name, least in (("horizon", 1), ("test_tasks", 1), ("validation_tasks", 1)):
-            if getattr(self, name) < least:
-                given = getattr(self, name)
-                raise UserError(f"envs.{name} must be at least {least}, got {given}")
-        if self.task_seed < 0:
-            raise UserError(f"envs.task_seed must be at least 0, got {self.task_seed}")
+        check_at_least(1, self, "horizon", "test_tasks", "validation_tasks", where="envs")
+        check_at_least(0, self, "task_seed", where="envs")

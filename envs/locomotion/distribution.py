@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from envs._drawn import DrawnFamily
+from envs._drawn import DrawnFamily, evenly
 from envs.locomotion.config import Config
 from envs.locomotion.tasks import (
     DYNAMICS_BASE,
@@ -18,7 +18,6 @@ from envs.locomotion.tasks import (
     FASTEST,
     TASKS,
 )
-from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Tasks
 from meta_rl.rollouts.warp.presence import check_warp, warn_of_slowness, warp_versions
@@ -91,13 +90,9 @@ class Locomotion(DrawnFamily):
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Tasks:
         """Draw some tasks; of two directions, each as often as the other, or once more."""
-        if count < 1:
-            raise UserError(f"meta_batch_size must be at least 1, got {count}")
         if self._kind.varies != "direction":
             return super().sample(count, split, generator)
-        extra = int(torch.randint(2, (), generator=generator)) if count % 2 else 0
-        forward = count // 2 + extra
-        return self.tasks(split)[[0] * (count - forward) + [1] * forward]
+        return evenly(self.tasks(split), count, generator)
 
     def tasks(self, split: Split) -> Tasks:
         """Return the fixed tasks of a split; of two directions both, whatever the split."""

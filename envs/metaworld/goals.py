@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import pickle
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -14,6 +13,8 @@ from typing import Any, TypeAlias
 
 from envs.metaworld.config import CW10, GOALS_PER_SET, Config
 from envs.metaworld.welds import mend_welds
+from meta_rl.core import outputs
+from meta_rl.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +138,6 @@ def _write_goals(path: Path, goals: Goals) -> None:
     """Write goals for the next time; where that fails, they are drawn again then."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(goals, file)
-        os.replace(file.name, path)
-    except OSError as error:
+        outputs.write(json.dumps(goals).encode(), path, "the goals")
+    except (OSError, UserError) as error:
         logger.info("cannot keep the goals in %s: %s", path, error)

@@ -65,9 +65,19 @@ def _try_folder(path: Path) -> None:
                 path.rmdir()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote to a folder has left there.
+
+    To be called by who alone writes there.
+    """
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def write(content: bytes | memoryview, path: Path, what: str) -> None:
-    """Write to a temporary file, then put it in place of the old one."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write to a temporary file, then put it in place of the old one; others may do so, too."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.continual import fixed_pool, sample_to_train
 from meta_rl.core.errors import Interrupted, UserError
+from meta_rl.core.outputs import remove_unfinished
 from meta_rl.core.protocols import MetaAgent, Split, Stored, TellingCollector
 from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered, use, world
 from meta_rl.core.seeding import Streams
@@ -99,6 +100,7 @@ class Trainer:
             undo.callback(self.close)
             if resume and self.ranks.is_first:
                 self.lock = RunLock(folder.path)
+                remove_unfinished(folder.checkpoints)
             state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
             self.distribution = build_distribution(experiment)
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)

@@ -1,6 +1,8 @@
+import gc
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import gymnasium
@@ -208,6 +210,12 @@ def test_mistakes_after_it_was_made_are_named():
         vec.reset(options={"tasks": vec.tasks[:2]})
     with pytest.raises(UserError, match="tasks must be Tasks of the family metaworld"):
         vec.reset(options={"tasks": other.tasks})
+    pushing = envs.make_vec("metaworld", num_envs=3, workers=1, task="push-v3")
+    with pytest.raises(UserError, match="these worlds play reach-v3, not push-v3"):
+        vec.reset(options={"tasks": pushing.tasks})
+    pushing.close()
+    with pytest.raises(UserError, match="has 5 numbers, these have 3"):
+        envs.make_vec("bandits", tasks=envs.make_vec("bandits", num_envs=2, arms=3).tasks)
     vec.reset()
     with pytest.raises(UserError, match=r"actions must have shape \(3, 4\), got \(4,\)"):
         vec.step(np.zeros(4))
@@ -215,6 +223,28 @@ def test_mistakes_after_it_was_made_are_named():
     vec.close()
     with pytest.raises(gymnasium.error.ClosedEnvironmentError):
         vec.reset()
+
+
+def test_choices_are_made_as_gymnasium_makes_them():
+    vec = envs.make_vec("bandits", num_envs=3, seed=1, arms=2, horizon=5)
+    assert vec.single_action_space == gymnasium.spaces.Discrete(2)
+    vec.reset(seed=0)
+    best = vec.tasks.params.argmax(1).numpy()
+    assert vec.step(best)[4]["best_arm"].tolist() == [1, 1, 1]
+    assert vec.step(1 - best)[4]["best_arm"].tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match=r"actions must be in Discrete\(2\) for each world, got 2"):
+        vec.step([0, 1, 2])
+    vec.close()
+
+
+def test_threads_end_with_a_vector_environment_that_nobody_holds():
+    threads = threading.active_count()
+    vec = reach(workers=3)
+    vec.reset()
+    assert threading.active_count() > threads
+    del vec
+    gc.collect()
+    assert threading.active_count() == threads
 
 
 def test_the_sb3_face_tells_the_same_in_sb3s_words():

@@ -102,6 +102,29 @@ def test_what_earlier_tasks_changed_is_put_back():
     assert model.body_subtreemass[0] == pytest.approx(sum(model.body_mass))
 
 
+def test_an_array_that_the_simulator_holds_is_put_back_too():
+    distribution = family("Hopper-v5", {"attribute": "model.opt.gravity", "scale": [0.5, 2.0]})
+    env = environment(distribution)
+    found = []
+    for factor in (2.0, 2.0, 1.0):
+        env.assign((factor,))
+        env.reset(seed=0)
+        found.append(float(env.unwrapped.model.opt.gravity[2]))
+    assert found == pytest.approx([-19.62, -19.62, -9.81])
+
+
+def test_an_environment_that_uses_up_what_it_is_given_does_not_take_it_from_others(tmp_path):
+    (tmp_path / "pile.py").write_text(PILE)
+    pile = {"keyword": "coins", "values": [[1, 2], [3], [4], [5]], "shared": True}
+    other = {"keyword": "tables", "integers": [0, 99]}
+    distribution = family(f"{tmp_path / 'pile.py'}:Pile", pile, other, horizon=2)
+    for _ in range(2):  # worlds of one process
+        env = distribution._worlds.make("any")
+        env.assign((0.0, 3.0))
+        env.reset(seed=0)
+        assert [env.step(np.zeros(1, np.float32))[1] for _ in range(2)] == [2, 1]
+
+
 def test_bounded_actions_are_scaled_and_unbounded_ones_are_left():
     pendulum = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]})
     assert pendulum.spec.action_bounds == ((-1.0,), (1.0,))
@@ -216,6 +239,32 @@ ROOM = dedent("""
 """)
 
 
+PILE = dedent("""
+    import gymnasium
+    import numpy as np
+
+
+    class Pile(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float64)
+        action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+        def __init__(self, coins=(), tables=0, ends=None):
+            self.coins, self.ends, self.steps = coins, ends, 0
+            self.places = np.array([1, 2])
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.steps = 0
+            return np.zeros(1), {}
+
+        def step(self, action):
+            self.steps += 1
+            coin = self.coins.pop() if self.coins else 0
+            info = {"won": None if self.steps < 2 else [1, 2]}
+            return np.zeros(1), coin, False, self.steps == self.ends, info
+""")
+
+
 def test_what_a_seed_decides_goes_on_in_a_world_that_is_made_anew(tmp_path):
     (tmp_path / "room.py").write_text(ROOM)
     door = {"keyword": "door", "uniform": [-1, 1]}
@@ -327,6 +376,38 @@ def test_an_info_that_never_tells_success_is_no_failure_but_a_mistake(tmp_path):
         env.step(np.zeros(1, np.float32))
 
 
+@pytest.mark.parametrize(("ends", "survived"), [(None, True), (3, True), (2, False)])
+def test_who_is_stopped_before_the_horizon_has_not_survived(tmp_path, ends, survived):
+    (tmp_path / "pile.py").write_text(PILE)
+    tables, keywords = {"keyword": "tables", "integers": [0, 99]}, {"ends": ends}
+    settings = {"horizon": 3, "success": "survived", "keywords": keywords}
+    env = environment(family(f"{tmp_path / 'pile.py'}:Pile", tables, **settings))
+    env.reset(seed=0)
+    told = [env.step(np.zeros(1, np.float32)) for _ in range(ends or 3)]
+    assert told[-1][3] and told[-1][4]["success"] == survived
+
+
+def test_an_info_that_is_no_number_is_told(tmp_path):
+    (tmp_path / "pile.py").write_text(PILE)
+    tables = {"keyword": "tables", "integers": [0, 99]}
+    settings = {"horizon": 3, "success": {"info": "won"}}
+    env = environment(family(f"{tmp_path / 'pile.py'}:Pile", tables, **settings))
+    env.reset(seed=0)
+    assert env.step(np.zeros(1, np.float32))[4]["success"] == 0  # None: not yet
+    with pytest.raises(UserError, match=r"a number or a truth in info\['won'\], which is \[1, 2\]"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_a_number_is_not_cut_off_to_fit_into_whole_ones(tmp_path):
+    (tmp_path / "pile.py").write_text(PILE)
+    with pytest.raises(UserError, match="into an array of whole numbers"):
+        family(
+            f"{tmp_path / 'pile.py'}:Pile",
+            {"attribute": "places[0]", "uniform": [0.0, 9.0]},
+            horizon=3,
+        )._worlds.make("any").assign((2.7,))
+
+
 def test_the_horizon_is_the_registered_one_or_the_config_s():
     assert family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]}).spec.horizon == 200
     long = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]}, horizon=300)
@@ -380,6 +461,20 @@ def test_the_protocol_tells_what_numbers_depend_on():
         (
             {"vary": [{"attribute": "render_mode", "scale": [1, 2]}]},
             "scales render_mode, which is 'rgb_array' and no number",
+        ),
+        (
+            {"vary": [{"attribute": "m", "uniform": [1, 2]}, {"attribute": "m", "scale": [1, 2]}]},
+            r"envs.vary\[0\] and envs.vary\[1\] change the same attribute m; make them one entry",
+        ),
+        ({"vary": [{"attribute": [], "scale": [1, 2]}]}, "attribute names nothing to change"),
+        ({"vary": [{"seed": [-5, 20]}]}, r"\.seed must begin at 0 or above, got -5"),
+        (
+            {"id": "Hopper-v5", "vary": [{"attribute": "_healthy_z_range", "scale": [1, 2]}]},
+            "scales _healthy_z_range, which is .* and no number",
+        ),
+        (
+            {"id": "Hopper-v5", "vary": [{"attribute": "model.opt.gravty", "scale": [1, 2]}]},
+            "did you mean 'gravity'",
         ),
         ({"vary": [{"attribute": "m[0]", "scale": [1, 2]}]}, "changes 'm.0.', but what it is"),
         ({"vary": [{"attribute": "m-x", "scale": [1, 2]}]}, "'m-x', which is no attribute"),

@@ -1,6 +1,10 @@
+from dataclasses import replace
+
+import pytest
 import torch
 
 from envs.t_maze import BACK, DOWN, FORTH, UP, Config, build, expert, goal_side
+from meta_rl.core.errors import UserError
 
 CPU = torch.device("cpu")
 CORRIDOR = 4
@@ -47,6 +51,17 @@ def test_the_guide_earns_one_and_who_guesses_earns_it_in_half_of_the_mazes():
     assert (led.sum(0) == 1).all()
     assert torch.equal(guessed.sum(0) == 1, (sides == 1).unsqueeze(1).expand(-1, COPIES))
     assert (guessed.sum(0)[sides == -1] == 0).all()
+
+
+def test_there_are_two_mazes_whatever_the_split_and_others_are_refused():
+    family = build(Config(horizon=CORRIDOR + 1))
+    for split in ("train", "validation", "test"):
+        assert goal_side(family.tasks(split).params).tolist() == [1, -1]
+    drawn = family.sample(5, "train", torch.Generator().manual_seed(0))
+    assert abs(int(goal_side(drawn.params).sum())) == 1
+    env = family.make_env(CPU, 1)
+    with pytest.raises(UserError, match=r"a maze is 1, .* or -1, .*, got \[\[0.4\]\]"):
+        env.start(replace(drawn[[0]], params=torch.tensor([[0.4]], dtype=torch.float64)), 1, 0)
 
 
 def test_who_falls_behind_pays_until_the_last_step():

@@ -143,3 +143,5 @@ def test_an_odd_horizon_is_a_user_error(horizon):
 def test_a_probability_beyond_one_is_a_user_error():
     with pytest.raises(UserError, match=r"envs\.common must be in \[0, 1\], got 1\.5"):
         Config(common=1.5)
+    with pytest.raises(UserError, match=r"envs\.high must be in \[0\.5, 1\], got 0\.2"):
+        Config(high=0.2)  # the better state would be the worse

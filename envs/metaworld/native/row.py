@@ -34,7 +34,6 @@ OBJECT = 18
 OBJECT_QUATERNION = 21
 SECOND_OBJECT = 25
 """`obs[11:14]`"""
-SECOND_OBJECT_QUATERNION = 28
 FRAME = 53
 """The first 18 numbers of the observation before they are clipped, for the next observation."""
 TARGET = 71

@@ -91,7 +91,7 @@ def test_another_tools_checkpoint_is_refused(tmp_path, content, given):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_untouched(path, identical):
-    path.with_name("latest.pt.tmp").symlink_to("/dev/full")
+    path.with_name(f"latest.pt.{os.getpid()}.tmp").symlink_to("/dev/full")
 
     with pytest.raises(UserError, match=r"No space left on device.*before is untouched"):
         checkpoint.save({"theta": torch.zeros(3)}, path)
