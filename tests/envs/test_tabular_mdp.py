@@ -131,3 +131,17 @@ def test_tied_training_mdps_have_rewards_in_common_and_held_out_ones_never_do():
         assert (different(family.tasks(split)) == 10).all()
     untied = build(Config(test_tasks=100)).tasks("test")
     assert torch.equal(untied.params, family.tasks("test").params)
+
+
+def test_worlds_that_change_often_keep_their_tables_and_no_others():
+    family = build(Config(states=3, actions=2, test_tasks=50))
+    tasks, env = family.tasks("test"), family.make_env(CPU, 1)
+    env.start(tasks[:2], copies=2, seed=0)
+    for number in range(10):
+        env.change([0, 3], tasks[[2 * number, 2 * number + 1]])
+        env.step(torch.nn.functional.one_hot(torch.zeros(2, 2, dtype=torch.long), 2).float())
+
+    assert len(env.reward) <= 2 * 4
+    lived = tasks[[18, 0, 1, 19]]
+    expected, _ = tables(lived.params, 3)
+    assert torch.equal(env.reward[env.mdp].flatten(0, 1), expected)
