@@ -183,8 +183,9 @@ class TabularEnv:
         self.reward = torch.cat([self.reward, reward])
         self.cumulative = torch.cat([self.cumulative, transition.cumsum(-1)])
         if len(self.reward) > 2 * self.mdp.numel():  # at least half are in no world any longer
-            lived, self.mdp = self.mdp.unique(return_inverse=True)
+            lived = self.mdp.flatten()
             self.reward, self.cumulative = self.reward[lived], self.cumulative[lived]
+            self.mdp = torch.arange(len(lived), device=self.device).view_as(self.mdp)
 
     def _observed(self) -> Float[Tensor, "M N S"]:
         return torch.nn.functional.one_hot(self.state, self.states).float()

@@ -231,7 +231,9 @@ def _conclude(sweep: "Sweep") -> int:
         wanted = Wanted(actions=sweep.base.evaluation.actions)
         runs, _ = load_runs([each.run.path for each in best.trainings.values()], wanted)
         show_groups(group_runs(runs))
+    else:
+        print("nothing is chosen: no trial has come to its end with an evaluation")
     if failed := sweep.failed:
         numbers = ", ".join(f"{trial.number:03}" for trial in failed)
         print(f"failed: {numbers}; the same command tries again")
-    return 1 if failed else 0
+    return 1 if failed or best is None else 0

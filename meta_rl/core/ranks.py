@@ -363,7 +363,8 @@ def _noticing_losses() -> Iterator[None]:
         yield
     except RuntimeError as error:
         minutes = PATIENCE.total_seconds() / 60
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LostRank(
             f"another process of the run has ended, or has not answered for {minutes:.0f} minutes "
-            f"(torchrun tells which)"
+            f"(torchrun tells which; here: {reason})"
         ) from error

@@ -12,6 +12,7 @@ import tyro
 
 from meta_rl.core.change import ChangeConfig
 from meta_rl.core.errors import UserError, what_there_is
+from meta_rl.core.outputs import write
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.versions import VERSION, translated
 
@@ -364,5 +365,5 @@ def plain(value: Any) -> Any:
 
 
 def save_experiment(experiment: Experiment[Any, Any], path: Path) -> None:
-    """Write the whole experiment, defaults included."""
-    path.write_text(strict_yaml.write(to_dict(experiment)), encoding="utf-8")
+    """Write the whole experiment, defaults included; whole or not at all."""
+    write(strict_yaml.write(to_dict(experiment)).encode(), path, "the config")

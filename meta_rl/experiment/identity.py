@@ -48,6 +48,27 @@ def check_same_run(
         )
 
 
+def changed_flags(stored: Experiment[Any, Any], wanted: Experiment[Any, Any]) -> list[str]:
+    """Return the flags of `meta-rl train` that give a run what may be other when it is resumed.
+
+    How far it trains, its threads and its workers are left out.
+    """
+    theirs = flat(to_dict(stored))
+    words: list[str] = []
+    for name, value in flat(to_dict(wanted)).items():
+        section = name.partition(".")[0]
+        told_apart = ("meta_iterations", "threads", "workers")
+        if section not in MAY_CHANGE or section in told_apart or theirs.get(name) == value:
+            continue
+        *sections, last = name.replace("_", "-").split(".")
+        if isinstance(value, bool):
+            last = last if value else f"no-{last}"
+        words.append(f"--{'.'.join([*sections, last])}")
+        if not isinstance(value, bool):
+            words += map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    return words
+
+
 def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields, as plain data, that seeds of one agent have in common."""
     learning = {name: value for name, value in experiment.items() if name not in NOT_LEARNING}
@@ -55,7 +76,7 @@ def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
         learning.pop("train_tasks", None)
     if origin := learning.pop("start_from", ""):  # nor this
         # Seeds of one agent start from seeds of another.
-        learning["start_from"] = re.sub(r"-seed\d+$", "", origin)
+        learning["start_from"] = re.sub(r"-seed\d+$", "", str(Path(origin)))
     return learning
 
 

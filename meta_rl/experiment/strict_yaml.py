@@ -181,7 +181,7 @@ def _refused(loader: _Loader, node: yaml.Node) -> None:
         advice = f"write {int(text, 0)}"
     else:
         reason = "YAML 1.1 takes the leading zero for base 8 and YAML 1.2 for nothing"
-        advice = f"write {text.replace(digits, digits.lstrip('0') or '0')}"
+        advice = f"write {text.replace(digits, re.sub('^0+(?=[0-9])', '', digits))}"
         if set(digits) <= set("01234567") and int(digits):
             advice += f", or {int(text, 8)} if base 8 is meant"
     raise _problem(node, f"{text} is not taken as a number, for {reason}; {advice}")

@@ -1,7 +1,6 @@
 """What lies where in a run's folder."""
 
 import json
-import os
 import platform
 import re
 import shlex
@@ -74,6 +73,20 @@ class RunFolder:
                 f"checkpoint must be latest, best or a .pt file, got {which!r}; {hint}".rstrip("; ")
             )
         return Path(which)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.checkpoints / "latest.pt").is_file()
+
+    @property
+    def holds_results(self) -> bool:
+        """Whether there is anything that training has brought, with a checkpoint or without."""
+        return (
+            any(self.checkpoints.glob("*.pt"))
+            or any(self.evaluations.glob("*"))
+            or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
+        )
 
     @property
     def evaluations(self) -> Path:
@@ -154,25 +167,28 @@ class RunFolder:
             (self.path / "environment.txt").write_text(describe_environment())
             if origin is not None:
                 (self.path / "origin.json").write_text(json.dumps(asdict(origin)) + "\n")
-        except OSError as error:
+        except (OSError, UserError) as error:
             lock.release()
             raise self._unwritable(error) from error
         return lock
 
-    def _unwritable(self, error: OSError) -> UserError:
+    def _unwritable(self, error: Exception) -> UserError:
         return UserError(
             f"cannot write the run folder {self.path}: {error}; choose another with --runs"
         )
 
+    def protocol(self) -> dict[str, Any]:
+        """Read what the run's evaluation depends on."""
+        path = self.path / "protocol.json"
+        try:
+            protocol: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {error}") from error
+        return protocol
+
     def save_experiment(self, experiment: Experiment[Any, Any]) -> None:
         """Write `config.yaml`, whole or not at all."""
-        path = self.path / "config.yaml"
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            save_experiment(experiment, temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error}") from error
+        save_experiment(experiment, self.path / "config.yaml")
 
     def experiment(self) -> Experiment[Any, Any]:
         """Read the run's experiment."""

@@ -5,12 +5,15 @@ import errno
 import fcntl
 import os
 import socket
+import time
 import weakref
 from datetime import datetime
 from pathlib import Path
 
 from meta_rl.core.errors import UserError
 
+LOOKING_S = 0.5
+"""Seconds for which a folder must be held to be refused: others hold it while they look at it."""
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems answer that cannot lock, such as some parallel ones of clusters."""
 
@@ -50,11 +53,16 @@ class RunLock:
             self._close()
 
     def _take(self) -> int:
+        due = time.monotonic() + LOOKING_S
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() < due:  # it may only be looked at, by `is_held`
+                    os.close(descriptor)
+                    time.sleep(0.01)
+                    continue
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise UserError(

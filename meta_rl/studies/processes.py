@@ -10,10 +10,11 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from meta_rl.core.errors import Interrupted, UserError
+from meta_rl.evaluation.finished import evaluation_of
 from meta_rl.evaluation.result import read_summary
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import Experiment
-from meta_rl.experiment.identity import check_same_run
+from meta_rl.experiment.identity import changed_flags, check_same_run
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.lock import is_held
 from meta_rl.runs.metrics import read_metrics
@@ -87,7 +88,7 @@ class Training:
         """
         if (self._process is not None and not self._is_lost) or is_held(self.run.path):
             return
-        if (self.run.checkpoints / "latest.pt").is_file():
+        if self.run.is_begun:
             words = ["--resume", str(self.run.path), *self.go_on]
         else:
             # A folder without a checkpoint was killed before its first one.
@@ -118,11 +119,12 @@ class Training:
 
 
 def is_finished(run: RunFolder, meta_iterations: int) -> bool:
-    """Return whether a run was trained for so long, and evaluated on the test split."""
-    return any(
-        (found["meta_iterations"], found.get("checkpoint", "latest")) == (meta_iterations, "latest")
-        for found in map(read_summary, run.evaluations.glob("*-test-*.json"))
-    )
+    """Return whether a run was trained for so long, and evaluated as it says itself."""
+    found = map(read_summary, run.evaluations.glob("*.json"))
+    if not run.is_begun or all(each["meta_iterations"] != meta_iterations for each in found):
+        return False  # which is told quickly
+    seed = run.experiment().evaluation.seed
+    return evaluation_of(run, meta_iterations, run.protocol(), seed) is not None
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,19 @@ class Places:
         Raises:
             UserError: There is no room for one, or its rollouts would be on Ray too.
         """
-        if experiment.rollouts.backend == "ray" and not isinstance(launcher, Here):
-            raise UserError(
-                "--backend ray and --rollouts.backend ray do not go together: a cluster shares out "
-                "either trainings or rollouts"
-            )
         room = launcher.room(_needs(experiment, 1))
+        if experiment.rollouts.backend == "ray":
+            if not isinstance(launcher, Here):
+                raise UserError(
+                    "--backend ray and --rollouts.backend ray do not go together: a cluster shares "
+                    "out either trainings or rollouts"
+                )
+            if processes > 1:
+                raise UserError(
+                    f"each of --processes {processes} would hire Ray's whole cluster for its "
+                    f"rollouts; leave it out, or let Ray share out the trainings: --backend ray"
+                )
+            room = 1
         return cls(launcher, max(1, min(processes or room, runs)))
 
     @property
@@ -168,14 +177,24 @@ class Places:
         """
         threads, workers = experiment.threads or 1, experiment.workers or self.cores_each
         shared = ["--meta-iterations", str(experiment.meta_iterations)]
-        shared += ["--threads", str(threads), "--workers", str(workers)]
+        shared += ["--threads", str(threads)]
+        if experiment.workers or experiment.rollouts.backend != "ray":  # which counts by machine
+            shared += ["--workers", str(workers)]
         own = ["--seed", str(experiment.seed), "--name", experiment.name]
         begin = [*config, *own, "--runs", experiment.runs, *shared]
         needs = _needs(experiment, self.cores_each)
-        training = Training(experiment.name, Path(experiment.runs), begin, shared, needs)
-        if (training.run.checkpoints / "latest.pt").is_file():
-            check_same_run(training.run.experiment(), experiment, training.run.path)
-        return training
+        run = RunFolder(Path(experiment.runs) / experiment.name)
+        go_on = list(shared)
+        if run.is_begun:
+            stored = run.experiment()
+            check_same_run(stored, experiment, run.path)
+            go_on += changed_flags(stored, experiment)
+        elif run.holds_results:
+            raise UserError(
+                f"{run.path} holds results, but no checkpoint to go on from; remove it, or choose "
+                f"another --name"
+            )
+        return Training(experiment.name, Path(experiment.runs), begin, go_on, needs)
 
 
 def _needs(experiment: Experiment[Any, Any], cores: int) -> Needs:

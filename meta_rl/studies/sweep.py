@@ -5,6 +5,7 @@ of a trial, and the run folders tell the rest. So it goes on from whatever a kil
 is stopped depends on scores and numbers of trials, never on which came first.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +19,13 @@ from meta_rl.core.outputs import check_folder, write
 from meta_rl.evaluation.comparison import Group, Run
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import strict_yaml
-from meta_rl.experiment.config import Experiment, load_experiment, to_dict
-from meta_rl.experiment.identity import MAY_CHANGE, flat
+from meta_rl.experiment.config import (
+    Experiment,
+    experiment_from_dict,
+    load_experiment,
+    to_dict,
+)
+from meta_rl.experiment.identity import MAY_CHANGE, changed_flags, flat
 from meta_rl.runs.lock import RunLock
 from meta_rl.studies.halving import Rank, goes_on, rungs
 from meta_rl.studies.processes import Places, Training, is_finished, say, say_how_it_ended
@@ -132,17 +138,31 @@ class Trial:
         """
         found = []
         for path in training.run.evaluations.glob("*-validation-*.json"):
-            if path not in self._evaluations:
-                self._evaluations[path] = EvalResult.load(path)
-            each = self._evaluations[path]
+            each = self._read(path)
             if (each.meta_iterations, each.checkpoint) == (meta_iterations, "latest"):
                 found.append(each)
         return min(found, key=lambda each: each.made_at or "", default=None)
 
     def rank(self, meta_iterations: int) -> Rank | None:
-        """Return what the first seed is judged by at a rung; none if it is not there yet."""
+        """Return what the first seed is judged by at a rung; none if it is not there yet.
+
+        Where it could not be evaluated, it is judged as the worst once it has gone on.
+        """
         found = self.result(self.first, meta_iterations)
+        if found is None and self._has_passed(meta_iterations):
+            return (-math.inf,)
         return None if found is None else found.rank()
+
+    def _has_passed(self, meta_iterations: int) -> bool:
+        """Return whether the first seed is at its end, or was evaluated later."""
+        paths = self.first.run.evaluations.glob("*-validation-*.json")
+        later = any(self._read(path).meta_iterations > meta_iterations for path in paths)
+        return later or self._is_finished(next(iter(self.trainings)))
+
+    def _read(self, path: Path) -> EvalResult:
+        if path not in self._evaluations:
+            self._evaluations[path] = EvalResult.load(path)
+        return self._evaluations[path]
 
     def _is_finished(self, seed: int) -> bool:
         if seed not in self._finished and is_finished(self.trainings[seed].run, self.last):
@@ -300,10 +320,15 @@ class Sweep:
             proposed = self.search.propose(number, self._tried() if self.search.learns else ())
             made = replace(with_setting(self.base, proposed), name="")
             write(strict_yaml.write(to_dict(made)).encode(), path, "the trial's config")
-        experiment = load_experiment(str(path))
+        stored = load_experiment(str(path))
+        # What the same sweep may be given anew, such as a device.
+        own = {name.partition(".")[0] for name in self.names} | {"meta_iterations"}
+        anew = {name: getattr(self.base, name) for name in MAY_CHANGE - own}
+        experiment = replace(stored, **anew)
+        words = [str(path), *changed_flags(stored, experiment)]
         trainings = {
             seed: self.places.training_of(
-                replace(experiment, seed=seed, name=self.run_name(number, seed)), [str(path)]
+                replace(experiment, seed=seed, name=self.run_name(number, seed)), words
             )
             for seed in self.seeds
         }
@@ -356,8 +381,13 @@ def _same_sweep(path: Path, asked: Mapping[str, Any], base: Experiment[Any, Any]
     wanted = {**asked, "config": common}
     if not path.is_file():
         return wanted
-    stored: dict[str, Any] = strict_yaml.read(path)
-    before, now = flat(stored), flat(wanted)
+    stored = strict_yaml.read(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("config"), dict):
+        raise UserError(f"{path} is damaged: it must hold `config` and what was asked for")
+    # As this version reads it, which may know settings that it did not when it was written.
+    known = to_dict(experiment_from_dict(stored["config"], str(path)))
+    config = {name: value for name, value in known.items() if name in common}
+    before, now = flat({**stored, "config": config}), flat(wanted)
     differing = [name for name in now if before.get(name) != now[name]]
     if differing:
         told_all = ", ".join(f"{name} {before.get(name)}, not {now[name]}" for name in differing)

@@ -38,6 +38,7 @@ from meta_rl.rollouts.adaptation import Adaptation, NotFinite
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.lock import RunLock
+from meta_rl.runs.metrics import read_metrics
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
 from meta_rl.runs.trained import check_same_sections
 from meta_rl.training.collecting import acting_device, make_collector, unread_settings
@@ -159,6 +160,8 @@ class Trainer:
             self.sinks.tidy(self._beginning())
             finished = self._finished() if self.ranks.is_first else None
             if gathered(finished is not None)[0]:
+                if finished is not None and not self._is_recorded(finished):
+                    self._record_what_a_kill_left_out(finished)
                 self.sinks.say(
                     f"{self.folder.path} is finished: {self.counters.meta_iterations} "
                     f"meta-iterations, evaluated; move its end with --meta-iterations"
@@ -255,6 +258,20 @@ class Trainer:
             return None
         made, seed = self.counters.meta_iterations, self.experiment.evaluation.seed
         return evaluation_of(self.folder, made, self.protocol, seed)
+
+    def _is_recorded(self, result: EvalResult) -> bool:
+        """Return whether metrics.jsonl has the scores of the final evaluation."""
+        wanted = result.metrics().keys()
+        rows = read_metrics(self.folder.metrics, ("meta_iterations",)).rows
+        at_the_end = [row for row in rows if row["meta_iterations"] == result.meta_iterations]
+        return any(wanted <= row.keys() for row in at_the_end)
+
+    def _record_what_a_kill_left_out(self, result: EvalResult) -> None:
+        """Give all sinks a final evaluation that was written, but not yet told."""
+        self.sinks.start(self._beginning())
+        self._log(result.metrics())
+        self._record_final(result)
+        self.sinks.finish()
 
     def meta_iteration(self, before: Mapping[str, Any]) -> Metrics:
         """Collect one meta-batch and improve the agent by it, or reject the batch whole.
@@ -357,7 +374,7 @@ class Trainer:
         values: dict[str, float] = {}
         if self.experiment.evaluation.every == 0:  # nothing to choose from: the last is the best
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
-        elif watched is None:
+        elif watched is None and (watched := self._watched_before()) is None:
             watched = self.watch()
             values |= watched.metrics()
             self.save(self._state())  # a later end must know which was the best
@@ -365,6 +382,17 @@ class Trainer:
             return watched, values
         result = self.evaluate("test")
         return result, values | result.metrics()
+
+    def _watched_before(self) -> EvalResult | None:
+        """Return the evaluation to choose by of this very state, if a stopped process made it."""
+        evaluation = self.experiment.evaluation
+        if evaluation.choose_on == "test":
+            return None
+        protocol = self._protocol(evaluation.choose_on)
+        made = evaluation_of(self.folder, self.counters.meta_iterations, protocol, evaluation.seed)
+        if made is not None:
+            self._keep_if_best(made)
+        return made
 
     def _watch_or_warn(self) -> EvalResult | None:
         """Evaluate while training, which goes on if there is nothing to measure."""
@@ -443,12 +471,12 @@ class Trainer:
         names = ("config", "agent", "stored", "streams", "meta_iterations")
         return {name: state[name] for name in names}
 
-    def _protocol(self) -> dict[str, Any]:
-        """Return the protocol of the final evaluation, and by which split `best` is chosen."""
+    def _protocol(self, split: Split = "test") -> dict[str, Any]:
+        """Return the protocol of an evaluation, and by which split `best` is chosen."""
         config = self.experiment.evaluation
         copies = config.copies or self.experiment.copies
-        final = replace(config, split="test")
-        protocol = make_protocol(self.agent, self.distribution, final, copies)
+        of_split = replace(config, split=split)
+        protocol = make_protocol(self.agent, self.distribution, of_split, copies)
         return {**protocol, BEST_IS_CHOSEN_ON: config.choose_on if config.every else None}
 
     def _due(self, every: int) -> bool:

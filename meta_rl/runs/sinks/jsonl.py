@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import write
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.runs.sinks.base import Beginning, Sink
 
@@ -40,6 +41,8 @@ class JsonlSink(Sink):
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # no checkpoint shall know more than the record
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -65,9 +68,7 @@ class JsonlSink(Sink):
                 )
             content = b"".join(line.text for line in kept)
             if content != self._path.read_bytes():
-                rewritten = self._path.with_name(self._path.name + ".tmp")
-                rewritten.write_bytes(content)
-                os.replace(rewritten, self._path)
+                write(content, self._path, "the metrics")
         except OSError as error:
             raise self._unwritable(error) from error
 

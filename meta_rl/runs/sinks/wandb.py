@@ -59,8 +59,8 @@ class WandbSink(Sink):
 
     One thread does all that W&B is asked for, in order, so that training waits for no network: it
     begins while W&B still connects. A failure is raised by the next call. Charts have `env_steps`
-    as x-axis. W&B's own step counts meta-iterations, so the steps that a resumed run repeats are
-    not recorded twice.
+    as x-axis. W&B's own step counts meta-iterations, so that a server does not take twice the steps
+    that a resumed run repeats. (Offline records of both go to it as they are.)
     """
 
     name = "W&B"
@@ -73,12 +73,16 @@ class WandbSink(Sink):
         self._started: Future[wandb.Run | None] | None = None
         self._asked: list[Future[Any]] = []
         self._notices: list[str] = []
-        self._last_step: int | None = None
+        self._logged = 0
+        """Meta-iterations that a row was logged of, here or before the run was resumed."""
+        self._is_resumed = False
 
     def start(self, run: Beginning) -> None:
         """Begin a run in W&B, or continue the one of `load_state_dict`."""
         if self._tracking.mode == "off":
             return
+        self._is_resumed = self.run_id is not None
+        self._logged = run.meta_iterations_before
         self.run_id = self.run_id or _new_id()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
         self._started = self._thread.submit(self._connect, run)
@@ -98,9 +102,10 @@ class WandbSink(Sink):
 
     def log(self, metrics: Mapping[str, float], env_steps: int, meta_iterations: int) -> None:
         """Add a point to every metric's chart."""
-        self._last_step = meta_iterations
         row = {**metrics, "env_steps": env_steps, "meta_iterations": meta_iterations}
-        self._ask(lambda run: run.log(row, step=meta_iterations))
+        is_new = meta_iterations > self._logged
+        self._logged = max(self._logged, meta_iterations)
+        self._ask(lambda run: run.log(row, step=_step(run, meta_iterations, is_new)))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table, such as the final evaluation."""
@@ -183,9 +188,13 @@ class WandbSink(Sink):
             try:
                 begun = begin(mode="online", id=self.run_id)
             except Exception as error:  # W&B keeps the id of what it could not begin
-                self.run_id = _new_id()
-                begun = begin(mode="offline", id=self.run_id)
+                other_id = _new_id()
+                begun = begin(mode="offline", id=other_id)
                 self._tell_offline(str(error), begun)
+                if self._is_resumed:  # the next time it goes on under its own
+                    self._notices.append(f"W&B: this part is a run of its own, {other_id}")
+                else:
+                    self.run_id = other_id
         begun.define_metric("*", step_metric="env_steps")
         return begun
 
@@ -197,12 +206,13 @@ class WandbSink(Sink):
         )
 
     def _show(self, name: str, kind: str, *content: object, **options: object) -> None:
-        step = self._last_step
+        last = self._logged
 
         def show(run: "wandb.Run") -> None:
             import wandb
 
-            run.log({name: getattr(wandb, kind)(*content, **options)}, step=step)
+            shown = {name: getattr(wandb, kind)(*content, **options)}
+            run.log(shown, step=_step(run, last, is_new=False))
 
         self._ask(show)
 
@@ -230,6 +240,16 @@ class WandbSink(Sink):
         self._asked = [future for future in self._asked if not future.done()]
         for future in done:
             future.result()
+
+
+def _step(run: "wandb.Run", meta_iterations: int, is_new: bool) -> int | None:
+    """Return W&B's step for what is logged.
+
+    What comes after the row of a meta-iteration belongs to it. A server takes it at no step that is
+    over, and of a run that was resumed all steps are: it is then logged at the next, whichever
+    that is.
+    """
+    return meta_iterations if is_new or run.offline else None
 
 
 def _new_id() -> str:

@@ -451,7 +451,7 @@ def test_a_run_from_before_there_was_a_validation_split_evaluates_and_goes_on(
     meta_rl("train", small_config(evaluation={"every": 1, "split": "train"})).succeeds()
     run = tmp_path / "runs" / "small"
     config = yaml.safe_load((run / "config.yaml").read_text())
-    del config["envs"]["validation_goals"], config["evaluation"]["choose_on"]
+    del config["version"], config["envs"]["validation_goals"], config["evaluation"]["choose_on"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     for name in ("latest", "best"):
         path = run / "checkpoints" / f"{name}.pt"
