@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from patience import PATIENCE_S
 from torch.utils import _pytree as pytree
 
 from meta_rl.experiment import catalog
@@ -85,6 +86,12 @@ class Run:
     @property
     def latest(self) -> dict[str, Any]:
         return checkpoint.load(self.path / "checkpoints" / "latest.pt")
+
+    @property
+    def told(self) -> int:
+        """How many whole lines metrics.jsonl has so far: for runs that are writing it."""
+        metrics = self.path / "metrics.jsonl"
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -190,7 +197,11 @@ model = mujoco.MjModel.from_xml_string("<mujoco/>")
 mujoco.Renderer(model).close()
 """
     outcome = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     if outcome.returncode != 0:
         pytest.skip(f"MuJoCo cannot draw here: {(outcome.stderr.splitlines() or ['it died'])[-1]}")
@@ -224,16 +235,16 @@ def environment():
 
 
 @pytest.fixture
-def meta_rl_process(tmp_path, environment):
-    """Start `meta-rl WORDS ...` in a process of its own."""
+def python_process(tmp_path, environment):
+    """Start Python on some words; what still runs at the end of a test is killed."""
     started = []
 
-    def start(*words, **options):
+    def start(*words, variables=None, **options):
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "meta_rl", *map(str, words)],
+                [sys.executable, *map(str, words)],
                 cwd=tmp_path,
-                env=environment,
+                env=environment | (variables or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -248,6 +259,16 @@ def meta_rl_process(tmp_path, environment):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def meta_rl_process(python_process):
+    """Start `meta-rl WORDS ...` in a process of its own."""
+
+    def start(*words, **options):
+        return python_process("-m", "meta_rl", *words, **options)
+
+    return start
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -154,7 +155,7 @@ def test_the_script_ranks_the_players_on_held_out_tasks(tmp_path, environment):
         [sys.executable, SCRIPTS / "bandit_references.py", output, *words],
         env=environment,
         check=True,
-        timeout=600,
+        timeout=PATIENCE_S,
     )
 
     found = json.loads(output.read_text())
@@ -190,7 +191,7 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
             [sys.executable, SCRIPTS / words[0], *words[1:]],
             env=environment,
             check=True,
-            timeout=300,
+            timeout=PATIENCE_S,
         )
 
     (trial,) = json.loads(output.read_text())["runs"]
@@ -212,7 +213,7 @@ def test_the_planner_of_the_two_step_task_plans_more_than_the_learner_of_values(
     meta_rl("train", config, "--name", "small-seed0", "--runs", tmp_path).succeeds()
     output = tmp_path / "index.json"
     words = [sys.executable, SCRIPTS / "two_step_index.py", output, tmp_path / "small-seed0"]
-    subprocess.run(words, env=environment, check=True, timeout=300)
+    subprocess.run(words, env=environment, check=True, timeout=PATIENCE_S)
 
     found = json.loads(output.read_text())
     planner, learner = found["planner"], found["value_learner"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +30,7 @@ def meta_rl(tmp_path):
             env=os.environ | {"PYTHONPATH": str(tmp_path), "WANDB_MODE": "offline"},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE_S,
         )
         assert outcome.returncode == 0, outcome.stderr
         return outcome.stdout

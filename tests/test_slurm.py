@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parents[1]
 FAKES = {
@@ -58,44 +58,45 @@ def slurm(tmp_path, environment):
 
     for name, content in FAKES.items():
         write(name, content)
+    submitted = []
 
     def submit(*words, meta_rl=f'exec "{sys.executable}" -m meta_rl "$@"'):
         write("meta-rl", meta_rl)
         command = [words[0]] if words[0].startswith("--") else []
-        return subprocess.Popen(
+        job = subprocess.Popen(
             ["sbatch", *command, ROOT / "scripts/slurm/job.sbatch", *words[len(command) :]],
             cwd=tmp_path,
             env=environment | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
+        submitted.append(job)
+        return job
 
-    return submit
+    yield submit
+    for job in submitted:
+        if job.poll() is None:  # of a test that failed: nothing of it may train on for ever
+            os.killpg(job.pid, signal.SIGKILL)
+        job.communicate(timeout=PATIENCE_S)
 
 
 def test_a_task_of_an_array_trains_its_seed(slurm, tmp_path):
     job = slurm("--array=3", "train", "CONFIG", "--copies", "4", meta_rl="echo $*; exit 5")
-    told, _ = job.communicate(timeout=20)
+    told, _ = job.communicate(timeout=PATIENCE_S)
     assert told.strip() == "train CONFIG --copies 4 --seeds 3:4"
     assert job.returncode == 5 and not (tmp_path / "calls").exists()
 
 
 def test_several_nodes_are_a_ray_cluster(slurm, tmp_path):
     job = slurm("--nodes=2", "train", "CONFIG", meta_rl="echo joins $RAY_ADDRESS")
-    told, _ = job.communicate(timeout=20)
+    told, _ = job.communicate(timeout=PATIENCE_S)
     assert "joins alpha:6379" in told and job.returncode == 0
     assert sorted((tmp_path / "nodes").read_text().splitlines()) == [
         "alpha: start --head --port=6379 --include-dashboard=false --num-cpus=1 --block",
         "beta: start --address=alpha:6379 --num-cpus=1 --block",
     ]
-
-
-def wait_for(condition, job):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline and job.poll() is None, job.communicate()
-        time.sleep(0.02)
 
 
 @pytest.mark.thorough
@@ -106,17 +107,17 @@ def test_a_job_survives_a_kill_and_is_requeued_before_its_time_is_up(
     run = run_at(tmp_path / "runs" / "small-seed2")
 
     job = slurm("train", config, "--seeds", "2:3")
-    wait_for(lambda: (run.path / "metrics.jsonl").exists() and len(run.rows) > 2, job)
+    wait_for(lambda: run.told > 2, job)
     os.kill(_child_of(job.pid), signal.SIGKILL)
-    job.communicate(timeout=20)
+    job.communicate(timeout=PATIENCE_S)
     assert job.returncode != 0 and not (tmp_path / "calls").exists()
 
     job = slurm("train", config, "--seeds", "2:3")  # which waits until the one before has saved
     wait_for(lambda: run.latest["meta_iterations"] > 0, job)
     killed_at = run.latest["meta_iterations"]
-    wait_for(lambda: len(run.rows) > killed_at + 2, job)
+    wait_for(lambda: run.told > killed_at + 2, job)
     job.send_signal(signal.SIGUSR1)
-    told, _ = job.communicate(timeout=60)
+    told, _ = job.communicate(timeout=PATIENCE_S)
 
     assert "small-seed2 starts" in told and "stopped; the same command goes on" in told
     assert (tmp_path / "calls").read_text() == "requeue 7\n"

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +47,7 @@ def test_a_wheel_lists_its_configs_and_trains_from_another_folder(tmp_path):
             env=variables,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE_S,
         )
 
     listed = meta_rl("list", "configs")

@@ -80,15 +80,6 @@ class RunFolder:
         return (self.checkpoints / "latest.pt").is_file()
 
     @property
-    def holds_results(self) -> bool:
-        """Whether there is anything that training has brought, with a checkpoint or without."""
-        return (
-            any(self.checkpoints.glob("*.pt"))
-            or any(self.evaluations.glob("*"))
-            or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
-        )
-
-    @property
     def evaluations(self) -> Path:
         """One JSON summary and one npz of all cells for each evaluation."""
         return self.path / "evaluations"

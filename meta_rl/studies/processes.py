@@ -185,15 +185,17 @@ class Places:
         needs = _needs(experiment, self.cores_each)
         run = RunFolder(Path(experiment.runs) / experiment.name)
         go_on = list(shared)
-        if run.is_begun:
+        if (run.path / "config.yaml").is_file():
             stored = run.experiment()
             check_same_run(stored, experiment, run.path)
             go_on += changed_flags(stored, experiment)
-        elif run.holds_results:
-            raise UserError(
-                f"{run.path} holds results, but no checkpoint to go on from; remove it, or choose "
-                f"another --name"
-            )
+            rows = read_metrics(run.metrics, ("meta_iterations",)).rows
+            made = rows[-1]["meta_iterations"] if rows else 0
+            if not run.is_begun and made > min(stored.checkpoint_every, stored.meta_iterations - 1):
+                raise UserError(
+                    f"{run.path} has made {made} meta-iterations, but its latest checkpoint, from "
+                    f"which it would go on, is gone; remove the folder, or choose another --name"
+                )
         return Training(experiment.name, Path(experiment.runs), begin, go_on, needs)
 
 

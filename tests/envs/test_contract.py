@@ -13,6 +13,7 @@ from typing import get_args
 import pytest
 import torch
 from gpu import CUDA
+from patience import PATIENCE_S
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import ChangingTaskEnv, Expert, Split, TaskDistribution, TaskEnv
@@ -159,7 +160,7 @@ family.tasks("test")
 assert not {{"mujoco", "metaworld"}} & sys.modules.keys()
 """
     build(name)  # goals that are drawn by a simulator the first time are kept
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("started", ["cpu", CUDA], indirect=True)

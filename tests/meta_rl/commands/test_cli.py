@@ -3,12 +3,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_S
 
 from meta_rl.commands.cli import COMMANDS, usage
 from meta_rl.core.errors import UserError
@@ -28,7 +28,11 @@ heavy = {"torch", "numpy", "gymnasium", "metaworld", "mujoco", "wandb", "scipy"}
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
     subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=60
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        timeout=PATIENCE_S,
     )
 
 
@@ -339,8 +343,24 @@ def test_evaluate_takes_a_checkpoints_file(meta_rl, run, tmp_path):
     assert (summary["checkpoint"], summary["seed"]) == (str(kept), 3)
 
 
+WAITS_AFTER_THREE = """
+import sys, time
+from meta_rl.evaluation.partial import Cells
+fill = Cells.fill
+def fill_and_wait(self, rows, scores):
+    fill(self, rows, scores)
+    if self.measured.sum() == 3:
+        print("MEASURED", flush=True)
+        time.sleep(3600)
+Cells.fill = fill_and_wait
+from meta_rl.commands.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""`meta-rl` whose evaluation does not end before a signal comes."""
+
+
 def test_a_stopped_evaluation_goes_on_to_the_identical_result(
-    meta_rl, meta_rl_process, small_config, tmp_path
+    meta_rl, python_process, small_config, tmp_path
 ):
     envs = {"name": "point_navigation", "horizon": 20, "test_goals": 30}
     config = small_config(envs=envs, meta_iterations=1, meta_batch_size=1)
@@ -352,18 +372,19 @@ def test_a_stopped_evaluation_goes_on_to_the_identical_result(
         expected = dict(read)
     cells.unlink()
 
-    process = meta_rl_process(*words)
-    while not (found := list(folder.glob("partial-*.npz"))) and process.poll() is None:
-        time.sleep(0.005)
+    process = python_process("-c", WAITS_AFTER_THREE, *words)
+    while "MEASURED" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert told == "meta-rl: stopped; the same command goes on after the tasks that were measured\n"
-    with np.load(found[0]) as read:
-        assert 0 < read["measured"].sum() < 30
+    (found,) = folder.glob("partial-*.npz")
+    with np.load(found) as read:
+        assert read["measured"].sum() == 3
 
     outcome = meta_rl(*words).succeeds()
-    assert f"going on from {found[0].relative_to(tmp_path)}" in outcome.out
+    assert f"going on from {found.relative_to(tmp_path)}" in outcome.out
     assert not list(folder.glob("partial-*"))
     with np.load(cells) as read:
         assert read.keys() == expected.keys()
@@ -382,8 +403,8 @@ def test_debug_shows_the_traceback(meta_rl, meta_rl_process):
         meta_rl("train", "none", "--debug")
 
     plain, debug = meta_rl_process("train", "none"), meta_rl_process("train", "none", "--debug")
-    _, message = plain.communicate(timeout=60)
-    _, traceback = debug.communicate(timeout=60)
+    _, message = plain.communicate(timeout=PATIENCE_S)
+    _, traceback = debug.communicate(timeout=PATIENCE_S)
     assert (plain.returncode, debug.returncode) == (1, 1)
     assert message.startswith("meta-rl: no 'none' in configs/") and message.count("\n") == 1
     assert traceback.startswith("Traceback") and "UserError: no 'none'" in traceback

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 META_RL = f"{sys.executable} -m meta_rl"
@@ -33,7 +34,7 @@ def shell(tmp_path, environment):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE_S,
         )
 
     return run
@@ -46,15 +47,17 @@ def shell(tmp_path, environment):
 def test_a_training_goes_on_when_nobody_can_be_shown_it(
     output, word, shell, small_config, run_at, tmp_path
 ):
-    config = small_config(meta_iterations=5, checkpoint_every=1000)
-    # The console prints at most a line each ten seconds: the first and the last are enough.
+    # The console prints at most a line each ten seconds: the first and the last are enough. Those
+    # between give `head` the time to be gone before the last.
+    made = 5 if "head" not in output else 60
+    config = small_config(meta_iterations=made, checkpoint_every=1000)
     outcome = shell(f"{META_RL} train {config} {output}")
 
     assert outcome.returncode == 0, outcome.stderr
     assert "Traceback" not in outcome.stderr
     run = run_at(tmp_path / "runs" / "small")
-    assert run.latest["meta_iterations"] == 5
-    assert [row["meta_iterations"] for row in run.rows] == [*range(1, 6), 5]
+    assert run.latest["meta_iterations"] == made
+    assert [row["meta_iterations"] for row in run.rows] == [*range(1, made + 1), made]
     journal = run.path / "log.txt"
     if word is None:  # it was closed before anything began, so nothing could fail
         assert not journal.exists()

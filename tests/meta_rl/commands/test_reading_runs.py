@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from patience import PATIENCE_S
 
 from meta_rl.commands import _help, _vocabulary
 from meta_rl.core import protocols
@@ -575,7 +576,7 @@ def test_in_a_folder_that_may_only_be_read(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
         )
     finally:
         for folder in folders:

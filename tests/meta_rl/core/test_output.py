@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 
 from meta_rl.core.output import Output, bearing_output
 
@@ -75,7 +76,7 @@ def test_a_process_ends_well_whatever_its_output_is(redirection, told, environme
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, "", "")
     assert (tmp_path / "mark").read_text() == told

@@ -1,10 +1,12 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file, check_folder
+from meta_rl.core.outputs import check_file, check_folder, remove_unfinished, write
 
 
 def contents(folder):
@@ -28,6 +30,31 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
 def test_a_relative_name_is_one_in_this_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_file(Path("report.html"), "")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    write(b"kept", tmp_path / "latest.pt", "the file")
+    (tmp_path / "latest.pt.123.tmp").write_bytes(b"half")
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
+
+
+def test_several_writers_of_a_file_leave_a_whole_one(tmp_path):
+    script = """
+import sys
+from pathlib import Path
+from meta_rl.core.outputs import write
+for number in range(200):
+    write(bytes([65 + number % 26]) * 100_000, Path(sys.argv[1]), "the file")
+"""
+    path = tmp_path / "shared"
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(2)]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            content = path.read_bytes()
+            assert len(content) == 100_000 and len({*content}) == 1
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["shared"]
 
 
 def test_a_pipe_is_not_opened(tmp_path):

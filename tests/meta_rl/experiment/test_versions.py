@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from agents import maml_ppo, rl2_ppo
+from meta_rl.core.errors import UserError
 from meta_rl.experiment import strict_yaml, versions
 from meta_rl.experiment.config import experiment_from_dict, to_dict
 from meta_rl.runs import checkpoint
@@ -43,6 +44,26 @@ def test_a_config_without_a_version_may_use_either_words(capsys):
     experiment = experiment_from_dict(new, "y.yaml")
     assert experiment.agent == maml_ppo.Config(outer_lr=0.1) and experiment.copies == 4
     assert capsys.readouterr().err == ""
+
+
+def test_what_version_2_says_of_a_split_is_not_what_it_chooses_on(capsys):
+    data = {"version": 2, "agent": {"name": "rl2_ppo"}, "envs": OLD["envs"]}
+    experiment = experiment_from_dict({**data, "evaluation": {"split": "test"}}, "x.yaml")
+    assert experiment.evaluation.split == "test"
+    assert experiment.evaluation.choose_on == "validation"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("version", ["2", True, 3, None])
+def test_a_version_that_is_none_is_told_as_it_was_given(version):
+    with pytest.raises(UserError, match=f"is a config of version {version!r}, but"):
+        experiment_from_dict({**OLD, "version": version}, "x.yaml")
+
+
+def test_counts_of_t_mazes_that_told_nothing_are_left_out(capsys):
+    data = {"version": 2, "agent": {"name": "rl2_ppo"}, "envs": {"name": "t_maze", "test_tasks": 9}}
+    assert experiment_from_dict(data, "x.yaml").envs.horizon == 101
+    assert "both T-mazes are in every split" in capsys.readouterr().err
 
 
 def test_what_was_translated_stays_as_it_is(capsys):

@@ -5,6 +5,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_S
 from PIL import Image
 
 from envs.point_navigation import Config, PointEnv, PointNavigation
@@ -57,7 +58,7 @@ def play(path):
         "rawvideo",
         "-",
     ]
-    outcome = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    outcome = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S)
     described = outcome.stderr.decode()
     width, height = map(int, re.search(r"Video: .* (\d+)x(\d+)", described).groups())
     return described, np.frombuffer(outcome.stdout, np.uint8).reshape(-1, height, width, 3)

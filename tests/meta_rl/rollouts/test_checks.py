@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 SLIPS = Path(__file__).with_name("slips.py")
 
@@ -64,6 +65,6 @@ def test_a_reset_without_a_seed_is_taken_with_one_warning(base, meta_rl_process,
     process = meta_rl_process(
         "adapt", base, "--env", f"{SLIPS}:ResetWithoutSeed", "--output", output
     )
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert err.count("takes no seed, so its chance cannot be repeated") == 1

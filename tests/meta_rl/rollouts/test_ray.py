@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_for
 from process_trees import descendants, processes
 
 ray = pytest.importorskip("ray", reason="Ray is not there: pip install '.[cluster]'")
@@ -113,14 +114,15 @@ def mishaps(small_config, tmp_path):
 def test_what_a_worker_loses_is_played_elsewhere(kind, lost, mishaps, cluster, train, agree):
     allowed = plugins("toys.mishaps")
     whole = train("whole", mishaps(kind, 0), *allowed)
-    deadline = ("--rollouts.deadline-s", 20)
+    # It holds for the beginning of a worker, too, which takes many seconds on a busy machine.
+    deadline = ("--rollouts.deadline-s", 60) if kind == "hang" else ()
     shared = train("shared", mishaps(kind, 1), *allowed, *deadline, cluster=cluster, workers=2)
     agree(whole, shared)
     assert told(shared, "lost_workers") == lost
     assert told(shared, "tasks_played_again") == 3  # the part of one worker
     log = (shared.path / "log.txt").read_text()
     assert "Ray worker" in log and "playing point:" in log
-    assert {"raise": "the arm is stuck", "hang": "no answer within 20 s"}.get(kind, "lost (") in log
+    assert {"raise": "the arm is stuck", "hang": "no answer within 60 s"}.get(kind, "lost (") in log
 
 
 def test_what_always_fails_ends_the_run_and_says_where(mishaps, cluster, meta_rl, tmp_path, run_at):
@@ -180,11 +182,11 @@ def test_nothing_is_left_of_a_ray_of_the_run_s_own(
     process = meta_rl_process("train", config, *flags, *rollouts)
     run = run_at(tmp_path / "runs" / "small")
     left, commands = {}, set()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         left |= descendants(process.pid)
         commands |= set(left.values())  # those of processes that are ending are empty
-        if ending != "finished" and (run.path / "metrics.jsonl").exists() and run.rows:
+        if ending != "finished" and run.told:
             break
         time.sleep(0.05)
     if process.poll() not in (None, 0):
@@ -194,13 +196,13 @@ def test_nothing_is_left_of_a_ray_of_the_run_s_own(
     if ending != "finished":
         left |= descendants(process.pid)
         process.send_signal(signal.SIGKILL if ending == "killed" else signal.SIGTERM)
-    assert process.wait(60) == {"finished": 0, "interrupted": 130, "killed": -9}[ending]
+    assert process.wait(PATIENCE_S) == {"finished": 0, "interrupted": 130, "killed": -9}[ending]
     # Of a driver that was killed, Ray's agents take up to a minute to notice.
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while (alive := left.keys() & processes().keys()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive, [left[pid] for pid in alive]
-    assert segments() <= shared_before
+    wait_for(lambda: segments() <= shared_before)  # others have some for moments
     if ending == "killed":
         made = run.latest["meta_iterations"]
         local = ("--rollouts.backend", "local", "--meta-iterations", made + 1)
@@ -226,7 +228,7 @@ class Saboteur:
         return self.metrics.read_text().count("\n") if self.metrics.exists() else 0
 
     def wait_for_an_iteration(self, process):
-        before, deadline = self.lines(), time.monotonic() + 300
+        before, deadline = self.lines(), time.monotonic() + PATIENCE_S
         while self.lines() == before:
             assert process.poll() is None, "the run has ended"
             assert time.monotonic() < deadline, "the run does not go on"
@@ -247,12 +249,11 @@ class Saboteur:
 
 @pytest.mark.slow
 def test_twenty_workers_and_nodes_lost_at_random_change_nothing(
-    make_cluster, train, agree, small_config, meta_rl_process, run_at, tmp_path
+    make_cluster, train, agree, small_config, meta_rl_process, meta_rl, run_at, tmp_path
 ):
     cluster = make_cluster(nodes=2)
     reach = REACH | {"horizon": 100}
-    config = small_config(envs=reach, meta_iterations=24, meta_batch_size=6, copies=10)
-    whole = train("whole", config)
+    config = small_config(envs=reach, meta_iterations=10**6, meta_batch_size=6, copies=10)
     rollouts = ("--rollouts.backend", "ray", "--rollouts.workers", 4)
     address = ("--rollouts.address", cluster.address)
     process = meta_rl_process("train", config, "--name", "shared", *QUIET, *rollouts, *address)
@@ -262,7 +263,12 @@ def test_twenty_workers_and_nodes_lost_at_random_change_nothing(
     for number in range(20):
         saboteur.wait_for_an_iteration(process)
         saboteur.disturb("worker" if number % 2 == 0 else "node")
-    assert not said.result(300)[1].count("Traceback") and process.returncode == 0
+    process.send_signal(signal.SIGTERM)  # however many meta-iterations that has taken
+    assert not said.result(PATIENCE_S)[1].count("Traceback") and process.returncode == 130
+    end = ("--meta-iterations", shared.latest["meta_iterations"] + 1)
+    resumed = ("train", "--resume", shared.path, "--rollouts.backend", "local", *end)
+    meta_rl(*resumed).succeeds()
+    whole = train("whole", config, *end)
     assert saboteur.done == {"worker": 10, "node": 10}
     agree(whole, shared)
     lost, again = told(shared, "lost_workers"), told(shared, "tasks_played_again")

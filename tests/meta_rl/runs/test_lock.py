@@ -3,9 +3,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
+from patience import PATIENCE_S, wait_for
 
 from meta_rl.core.errors import UserError
 from meta_rl.runs.lock import RunLock
@@ -61,7 +61,7 @@ from meta_rl.runs.lock import RunLock
 folder, mark = Path(sys.argv[1]), Path(sys.argv[1]).with_name("mark")
 held = 0
 end = time.monotonic() + 3
-while time.monotonic() < end:
+while not held or time.monotonic() < end:
     try:
         lock = RunLock(folder)
     except UserError:
@@ -79,7 +79,7 @@ print(held)
         subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    counts = [int(process.communicate(timeout=60)[0]) for process in several]
+    counts = [int(process.communicate(timeout=PATIENCE_S)[0]) for process in several]
     assert [process.returncode for process in several] == [0, 0, 0]
     assert all(count > 0 for count in counts)
 
@@ -91,10 +91,7 @@ def test_a_run_that_trains_is_neither_resumed_nor_replaced(
     config = small_config("maml_trpo", meta_iterations=10**6, checkpoint_every=3)
     process = meta_rl_process("train", config)
     run = run_at(tmp_path / "runs" / "small")
-    deadline = time.monotonic() + 120
-    while not run.path.joinpath("metrics.jsonl").exists():
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_for(lambda: run.told, process)
     before = (run.path / "config.yaml").read_bytes(), (run.path / "environment.txt").read_bytes()
 
     who = f"runs/small is being trained by process {process.pid} on {socket.gethostname()}"
@@ -105,7 +102,7 @@ def test_a_run_that_trains_is_neither_resumed_nor_replaced(
     assert after == before and process.poll() is None
 
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     made = run.latest["meta_iterations"]
     assert (run.path / "lock").exists()
     meta_rl("train", "--resume", "runs/small", "--meta-iterations", made + 1).succeeds()

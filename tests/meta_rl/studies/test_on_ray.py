@@ -1,10 +1,12 @@
 """Studies whose trainings run on a Ray cluster: here two nodes of one machine."""
 
+import contextlib
+import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_for
 from process_trees import descendants, processes
 
 ray = pytest.importorskip("ray", reason="Ray is not there: pip install '.[cluster]'")
@@ -41,20 +43,14 @@ def test_a_sweep_on_a_cluster_ends_as_one_on_this_machine(on, config, meta_rl, t
     assert len(list(there.parent.glob("there-*-seed*/evaluations/*-test-*.json"))) == 4
 
 
-def trainings():
-    """Return the processes that train, by their names."""
+def trainings(folder):
+    """Return the processes that train in a folder, by their names: other tests have such too."""
     found = {}
     for pid, (_, command) in processes().items():
         if " meta_rl train " in command and "--name" in command:
-            found[command.split("--name ")[-1].split()[0]] = pid
-    return found
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 200
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cwd").readlink() == folder.resolve():
+                    found[command.split("--name ")[-1].split()[0]] = pid
     return found
 
 
@@ -66,17 +62,21 @@ def test_a_training_whose_machine_is_lost_goes_on_elsewhere(
     meta_rl(*words, "--name", "here", "--processes", 1).succeeds()
     process = meta_rl_process(*words, "--name", "there", *on)
     metrics = tmp_path / "runs" / "there-seed0" / "metrics.jsonl"
-    wait_for(lambda: metrics.is_file() and metrics.read_text().count("\n") > 10)
+    wait_for(lambda: metrics.is_file() and metrics.read_text().count("\n") > 10, process)
+    training = trainings(tmp_path)["there-seed0"]
+    os.kill(training, signal.SIGSTOP)  # so that it does not end before its machine
     with_training = [
         node
         for node in cluster.nodes
-        if trainings()["there-seed0"] in descendants(node.all_processes["raylet"][0].process.pid)
+        if training in descendants(node.all_processes["raylet"][0].process.pid)
     ]
     for node in with_training:
         cluster.nodes.remove(node)
         cluster.remove_node(node, allow_graceful=False)
         cluster.nodes.append(cluster.add_node(num_cpus=2, object_store_memory=10**8))
-    told, _ = process.communicate(timeout=300)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(training, signal.SIGCONT)  # it has been told that its parent is dead
+    told, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, told
     assert "there-seed0 lost its machine" in told
     one, other = (learned(tmp_path, 120, run_at, f"{name}-seed0") for name in ("here", "there"))
@@ -90,10 +90,10 @@ def test_a_study_that_ends_ends_its_trainings_too(
     endless = ("--meta-iterations", 10**6, "--evaluation.every", 0)
     process = meta_rl_process("train", config, "--seeds", 2, *endless, *on)
     folders = [tmp_path / "runs" / f"small-seed{seed}" for seed in (0, 1)]
-    wait_for(lambda: all((folder / "metrics.jsonl").is_file() for folder in folders))
-    before = [trainings()[f"small-seed{seed}"] for seed in (0, 1)]
+    wait_for(lambda: all((folder / "metrics.jsonl").is_file() for folder in folders), process)
+    before = [trainings(tmp_path)[f"small-seed{seed}"] for seed in (0, 1)]
     process.send_signal(ending)
-    process.wait(100)
+    process.communicate(timeout=PATIENCE_S)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
     for folder in folders:
         run = run_at(folder)

@@ -3,7 +3,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from wandb_files import records
+
+from meta_rl.commands._flags import experiment_of
+from meta_rl.studies.launching import Here
+from meta_rl.studies.processes import Places
 
 SCORES = ("success", "episode_return")
 FEW = ("--vary", "agent.inner_lr=0.01,0.1")
@@ -174,6 +179,30 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(meta_rl, in_process, co
     assert thesis.exists()
 
 
+def test_a_rung_that_could_not_be_measured_is_the_worst_and_the_sweep_goes_on(
+    sweep_again, tmp_path
+):
+    """As after an evaluation that failed, which costs a run nothing else."""
+    (best, *_) = rows_of(tmp_path)[0]
+    for path in run_of(tmp_path, best).glob("evaluations/*-validation-*"):
+        if path.suffix == ".json" and json.loads(path.read_text())["meta_iterations"] == 1:
+            path.unlink()
+            path.with_suffix(".npz").unlink()
+    outcome = sweep_again().succeeds()
+    assert "waits" not in {row[2] for row in rows_of(tmp_path)}
+    assert chosen(outcome)
+
+
+def test_a_sweep_goes_on_with_settings_that_it_did_not_know_when_it_began(sweep_again, tmp_path):
+    file = tmp_path / "runs/s/sweep.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["config"]["agent"]["before_weight"]
+    file.write_text(yaml.safe_dump(stored))
+    sweep_again().succeeds()
+    file.write_text("")
+    sweep_again().fails_with("runs/s/sweep.yaml is damaged")
+
+
 @pytest.mark.slow
 def test_wandb_has_all_runs_in_one_group(meta_rl, in_process, config):
     meta_rl(
@@ -204,6 +233,48 @@ def test_seeds_are_shown_as_one_group_and_go_on_but_as_no_other_experiment(
     )
     meta_rl(*words, "--meta-iterations", 5).succeeds()  # their end may move
     assert in_process.resumed[1:] == ["runs/mine-seed1", "runs/mine-seed2"]
+
+
+def test_flags_that_may_be_other_reach_the_runs_that_go_on(meta_rl, in_process, config):
+    words = ("train", config, "--seeds", "1", "--name", "mine", "--processes", 1)
+    meta_rl(*words).succeeds()
+    changed = ("--checkpoint-every", 2, "--rollouts.no-cuda-graph", "--tracking.tags", "a", "b")
+    meta_rl(*words, "--meta-iterations", 5, *changed).succeeds()
+    given = in_process.started[-1]
+    assert given[:2] == ["--resume", "runs/mine-seed0"]
+    assert given[given.index("--checkpoint-every") + 1] == "2"
+    tags = given.index("--tracking.tags")
+    assert given[tags + 1 : tags + 3] == ["a", "b"]
+
+
+def test_an_evaluation_by_another_protocol_is_no_end_of_a_run(meta_rl, in_process, config):
+    words = ("train", config, "--seeds", "1", "--name", "mine", "--processes", 1)
+    meta_rl(*words).succeeds()
+    for path in Path("runs/mine-seed0/evaluations").glob("*-test-*"):
+        path.unlink()
+    meta_rl("evaluate", "runs/mine-seed0", "--goals", 1, "--actions", "deterministic").succeeds()
+    told = meta_rl(*words).succeeds().out
+    assert "finished already" not in told and in_process.resumed == ["runs/mine-seed0"]
+
+
+def test_a_run_whose_checkpoint_was_removed_is_not_trained_anew(meta_rl, in_process, config):
+    words = ("train", config, "--seeds", "1", "--name", "mine", "--processes", 1)
+    meta_rl(*words).succeeds()
+    Path("runs/mine-seed0/checkpoints/latest.pt").unlink()
+    meta_rl(*words).fails_with(
+        "runs/mine-seed0 has made 4 meta-iterations, but its latest checkpoint"
+    )
+    assert len(in_process.started) == 1
+
+
+def test_rollouts_on_ray_are_hired_by_one_training_at_a_time(meta_rl, in_process, config):
+    words = ("train", config, "--seeds", "2", "--rollouts.backend", "ray")
+    meta_rl(*words, "--processes", 2).fails_with("would hire Ray's whole cluster")
+    experiment = experiment_of(str(config), ["--rollouts.backend", "ray", "--workers", "0"], "test")
+    places = Places.of(Here(), 0, experiment, runs=2)
+    training = places.training_of(experiment, [str(config)])
+    assert places.at_a_time == 1
+    assert "--workers" not in training.begin  # which would be cores of every machine
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """Whole trainings by several processes, as torchrun starts them."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE_S, wait_for
 from torch.utils import _pytree as pytree
 
 from envs.point_navigation import PointEnv
@@ -84,7 +85,7 @@ def processes(tmp_path, environment):
     for process in started:
         if process.poll() is None:
             process.terminate()  # torchrun ends its own processes then
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -93,10 +94,7 @@ def on_its_way(run_at, tmp_path):
 
     def wait(process):
         run = run_at(tmp_path / "runs" / "small")
-        deadline = time.monotonic() + 300
-        while not ((run.path / "metrics.jsonl").exists() and len(run.rows) > 1):
-            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        wait_for(lambda: run.told > 1, process)
         return run
 
     return wait
@@ -111,6 +109,17 @@ def ranks_of(process):
             variables = file.read().split(b"\0")
         found |= {int(each[5:]): int(child) for each in variables if each.startswith(b"RANK=")}
     return [found[rank] for rank in sorted(found)]
+
+
+def unused_port():
+    """Return a port below those that the system gives away: none takes it before it is used."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 def farthest(ours, theirs):
@@ -151,7 +160,7 @@ def test_two_processes_learn_what_one_learns_and_stop_together(
     run = on_its_way(process)
     ranks = ranks_of(process)
     process.send_signal(signal.SIGTERM)
-    shown, told = process.communicate(timeout=60)
+    shown, told = process.communicate(timeout=PATIENCE_S)
     made = run.latest["meta_iterations"]
     assert made > 0 and told.count(f"meta-rl: stopped after {made} meta-iterations") == 1
     assert len(ranks) == 2 and not any(os.path.exists(f"/proc/{rank}") for rank in ranks)
@@ -177,9 +186,8 @@ def test_a_run_whose_rank_is_killed_ends_with_a_checkpoint(
     processes, on_its_way, small_config, meta_rl
 ):
     # Without torchrun, which would stop the others as soon as it sees that one has ended.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": unused_port()}
     shared |= {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     config = small_config(meta_iterations=10**6)
     first, second = (
@@ -188,7 +196,7 @@ def test_a_run_whose_rank_is_killed_ends_with_a_checkpoint(
     )
     run = on_its_way(first)
     second.kill()
-    _, told = first.communicate(timeout=60)
+    _, told = first.communicate(timeout=PATIENCE_S)
 
     made = run.latest["meta_iterations"]
     assert made > 0 and first.returncode == 1

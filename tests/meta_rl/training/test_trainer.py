@@ -155,8 +155,9 @@ def train_lines(meta_rl, small_config, run_at, tmp_path):
     ],
 )
 def test_a_worker_that_dies_costs_no_more_than_its_meta_iteration(
-    lines, train_lines, meta_rl, kind, fate
+    lines, train_lines, meta_rl, kind, fate, monkeypatch
 ):
+    monkeypatch.setattr("meta_rl.rollouts.gymnasium.task_env.FAREWELL_S", 600.0)
     lines(kind, 5, 5)
     outcome, run = train_lines("maml_trpo", "small", 4, checkpoint_every=100)
     outcome.fails_with("environment worker 0 (pid ", fate, ", copy 0", "from the last checkpoint")
@@ -415,6 +416,27 @@ def test_a_later_end_knows_what_was_the_best_at_the_first(small_config, tmp_path
     Trainer(longer, folder, resume=True).run()
     best = checkpoint.load(folder.checkpoints / "best.pt")
     assert (best["meta_iterations"], best["best"]) == (3, (3.0,))
+
+
+def test_what_a_kill_left_out_of_the_record_is_told_at_the_next_resume(
+    meta_rl, small_config, run_at, tmp_path
+):
+    meta_rl("train", small_config(evaluation={"every": 2})).succeeds()
+    run = run_at(tmp_path / "runs" / "small")
+    whole, text = run.rows, (run.path / "metrics.jsonl").read_text()
+    assert any("evaluation/" in name for name in whole[-1])
+    # Killed after the file of the final evaluation, and before it was told.
+    (run.path / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    meta_rl("train", "--resume", run.path).succeeds()
+    assert run.rows == whole
+    meta_rl("train", "--resume", run.path).succeeds()
+    assert run.rows == whole  # once
+    # Stopped in the final evaluation: what was watched of the same state is not watched again.
+    (run.path / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    for path in run.path.glob("evaluations/*-test-*"):
+        path.unlink()
+    meta_rl("train", "--resume", run.path).succeeds()
+    assert run.rows == whole
 
 
 def test_settings_of_another_backend_are_told(meta_rl, small_config, tmp_path):
