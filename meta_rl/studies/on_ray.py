@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.resources import usable_cores
@@ -19,6 +19,8 @@ from meta_rl.studies.launching import LocalProcess, Needs, Process
 STORE_BYTES = 100_000_000
 """Size of the object store of a Ray that is started here; nothing is put into it."""
 POLL_S = 0.2
+ANSWER_S = 1.0
+"""How long a machine may take to tell how a training is, before others are asked."""
 LAST_WORD_S = 300.0
 """How long a training that was asked to end may take to save its checkpoint."""
 
@@ -67,6 +69,7 @@ class RemoteProcess:
     def __init__(self, actor: Any, started: Any, output: Path) -> None:
         self._actor, self._started, self._output = actor, started, output
         self._runs = False
+        self._asked: Any = None
         self._code: int | None = None
         self._lost = False
 
@@ -80,6 +83,9 @@ class RemoteProcess:
         if self._code is None:
             try:
                 self._look()
+            except RayTaskError as error:  # in `Host` itself, which another try would not mend
+                self._tell(str(error))
+                self._end(1)
             except RayError:
                 self._lost = True
                 self._end(-9)
@@ -109,13 +115,20 @@ class RemoteProcess:
             if not ready:
                 return
             if (problem := ray.get(self._started)) is not None:
-                with self._output.open("a") as file:
-                    file.write(f"error: {problem}\n")
+                self._tell(problem)
                 self._end(1)
                 return
             self._runs = True
-        if (code := ray.get(self._actor.poll.remote())) is not None:
+        asked = self._asked or self._actor.poll.remote()
+        ready, _ = ray.wait([asked], timeout=ANSWER_S)
+        self._asked = None if ready else asked  # a machine out of reach holds up no other
+        if ready and (code := ray.get(asked)) is not None:
             self._end(code)
+
+    def _tell(self, problem: str) -> None:
+        """Write where the training's own output goes."""
+        with self._output.open("a") as file:
+            file.write(f"error: {problem}\n")
 
     def _end(self, code: int) -> None:
         """Remember how it ended, and give back what it took of its machine."""
