@@ -25,15 +25,30 @@ def study(tmp_path, small_config):
     return path
 
 
-def start(study, environment, *words):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(study), "--processes", "2", *words],
-        cwd=study.parent,
-        env=environment | {"COLUMNS": "120"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start():
+    """Start the script on the study; what still runs at the end of a test is killed."""
+    started = []
+
+    def begin(*words):
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), str(study), "--processes", "2", *words],
+                cwd=study.parent,
+                env=environment | {"COLUMNS": "120"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def entries(study):
@@ -42,9 +57,9 @@ def entries(study):
 
 
 @pytest.mark.slow
-def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
+def test_a_study_is_run_stopped_and_gone_on_with(study, start):
     interrupted = study.parent / "runs" / "ppo" / "long-seed0" / "metrics.jsonl"
-    process = start(study, environment)
+    process = start()
     wait_for(lambda: entries(study) and interrupted.exists(), process)
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=PATIENCE_S)
@@ -55,7 +70,7 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
 
     # The end may be moved, here to where a test need not wait for it.
     study.write_text(study.read_text().replace("1000000", f"{before + 5}"))
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, shown
     assert "short-seed0 starts" not in shown and "long-seed0 starts" in shown
     found = {(run["config"], run["seed"]): run for run in entries(study)}
@@ -63,31 +78,31 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, environment):
     rows = [json.loads(line) for line in interrupted.read_text().splitlines()]
     assert [row["meta_iterations"] for row in rows][: before + 5] == [*range(1, before + 6)]
 
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 4
 
     # Neither what is recorded nor what was begun passes for a training of other words.
     words = study.read_text()
     study.write_text(words.replace("--meta-iterations 2", "--meta-iterations 2 --copies 3"))
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and "short-seed0 as it came of other words" in shown
     study.with_suffix(".json").unlink()
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and "was begun with other settings (copies" in shown
 
 
-def test_what_fails_is_told_and_leaves_the_others_their_turn(study, environment):
+def test_what_fails_is_told_and_leaves_the_others_their_turn(study, start):
     text = study.read_text().replace("--meta-iterations 1000000", "--from runs/nothing")
     study.write_text(text.replace("[0, 1]", "[3]"))
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "long-seed3 failed: see" in shown and "FAILED (1)" in shown
     assert [run["config"] for run in entries(study)] == ["short"]
 
 
-def test_results_that_others_have_added_meanwhile_are_kept(study, environment):
+def test_results_that_others_have_added_meanwhile_are_kept(study, start):
     study.write_text(study.read_text().replace("1000000", "1"))
-    process = start(study, environment, "--processes", "1")
+    process = start("--processes", "1")
     wait_for(lambda: entries(study), process)
     process.send_signal(signal.SIGSTOP)  # so that it adds nothing while this does
     os.waitpid(process.pid, os.WUNTRACED)
@@ -108,15 +123,15 @@ def test_results_that_others_have_added_meanwhile_are_kept(study, environment):
         ("trainings: {short: }", "must be lines of `name: CONFIG"),
     ],
 )
-def test_a_study_of_another_form_is_told(study, environment, line, message):
+def test_a_study_of_another_form_is_told(study, start, line, message):
     given = {"seeds": "seeds: [0]", "trainings": "trainings: {short: two_step_rl2_ppo}"}
     given[line.partition(":")[0]] = line
     study.write_text("\n".join(given.values()) + "\n")
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and message in " ".join(shown.split())
 
 
-def test_a_study_holds_seeds_and_trainings_alone(study, environment):
+def test_a_study_holds_seeds_and_trainings_alone(study, start):
     study.write_text(study.read_text() + "processes: 4\n")
-    shown, _ = (process := start(study, environment)).communicate(timeout=PATIENCE_S)
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and "must hold `seeds` and `trainings`" in shown
