@@ -26,7 +26,7 @@ def study(tmp_path, small_config):
 
 
 @pytest.fixture
-def start():
+def start(study, environment):
     """Start the script on the study; what still runs at the end of a test is killed."""
     started = []
 
