@@ -9,7 +9,7 @@ import time
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 
 from meta_rl.core.errors import UserError
@@ -70,6 +70,7 @@ def light_children(needs_main: bool) -> Iterator[None]:
     main = sys.modules["__main__"]
     if not needs_main:
         sys.modules["__main__"] = types.ModuleType("__main__")
+    resource_tracker.ensure_running()  # with the first process it would unblock signals again
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
     try:
         yield

@@ -388,3 +388,31 @@ def test_an_environment_without_pictures_is_said_to(make_env):
 
     with pytest.raises(UserError, match=r"'ledger' cannot be drawn: .*render_mode='rgb_array'"):
         env.draw()
+
+
+FIRST_CHILD = """
+import multiprocessing, time
+from pathlib import Path
+from meta_rl.rollouts.gymnasium.processes import FOR_THE_PARENT, light_children
+
+if __name__ == "__main__":
+    with light_children(needs_main=False):
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=[60])
+        child.start()
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    (blocked,) = (int(line.split()[1], 16) for line in status.splitlines() if "SigBlk" in line)
+    child.kill()
+    assert all(blocked >> (number - 1) & 1 for number in FOR_THE_PARENT), hex(blocked)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_the_first_worker_of_a_process_begins_with_the_parents_signals_blocked(
+    python_process, tmp_path
+):
+    # Before its first process Python starts one of its own, and unblocks signals when it has.
+    script = tmp_path / "first_child.py"
+    script.write_text(FIRST_CHILD)
+    process = python_process(script)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
