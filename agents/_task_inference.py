@@ -26,7 +26,7 @@ from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tas
 from meta_rl.learning.memory import MemoryConfig
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import MLPPolicy
-from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.ppo import EntropyPPOConfig, clipped_loss_with_entropy, run_epochs
 from meta_rl.learning.task_encoder import TaskEncoder
 from meta_rl.learning.trials import (
     History,
@@ -37,13 +37,11 @@ from meta_rl.learning.trials import (
 
 
 @dataclass(frozen=True)
-class TaskInferenceConfig(MinibatchConfig, TrialConfig, MemoryConfig):
+class TaskInferenceConfig(EntropyPPOConfig, TrialConfig, MemoryConfig):
     """A memory that infers the task, and a policy on the state and what was inferred, by PPO."""
 
     outer_lr: float = 7e-4
     """Step size of the policy's Adam, above 0."""
-    entropy_coefficient: float = 5e-3
-    """Weight of the policy's entropy in the objective, at least 0."""
     max_gradient_norm: float = 1.0
     """Longer gradients, of the policy or of the encoder, are scaled down to this norm, above 0."""
     normalize_inputs: bool = True
@@ -71,12 +69,11 @@ class TaskInferenceConfig(MinibatchConfig, TrialConfig, MemoryConfig):
     """Trials that each step of the encoder learns from, at least 2."""
 
     def __post_init__(self) -> None:
-        for part in (MinibatchConfig, TrialConfig, MemoryConfig):
+        for part in (EntropyPPOConfig, TrialConfig, MemoryConfig):
             part.__post_init__(self)
         check_at_least(1, self, "task_size", "encoder_updates")
         check_at_least(2, self, "encoder_trials")
-        check_at_least(0, self, "entropy_coefficient")
-        check_above_zero(self, "max_gradient_norm", "initial_std", "min_std", "encoder_lr")
+        check_above_zero(self, "initial_std", "min_std", "encoder_lr")
         check_layers(self, "hidden_sizes", "encoder_sizes")
         if self.initial_std < self.min_std:
             raise UserError(
@@ -239,24 +236,13 @@ class TaskInference(MemoryAgent):
             policy = self.policy(state[rows])
             weight = torch.full_like(log_prob[rows], 1 / len(which) if part.share else 0.0)
             log_ratio = policy.log_prob(action[rows]) - log_prob[rows]
-            loss, metrics = self.policy_loss(log_ratio, advantage[rows], weight, policy)
+            loss, metrics = clipped_loss_with_entropy(
+                policy, log_ratio, advantage[rows], weight, self.config
+            )
             norm = self.descend("policy", loss)
             return sum_over_ranks(metrics) | {"outer/gradient_norm": norm}
 
         return run_epochs(step, len(places), self.config, self.generator)
-
-    def policy_loss(
-        self,
-        log_ratio: Float[Tensor, "*B"],
-        advantage: Float[Tensor, "*B"],
-        weight: Float[Tensor, "*B"],
-        policy: Distribution,
-    ) -> tuple[Float[Tensor, ""], Metrics]:
-        """PPO's loss less the entropy bonus, weighted, and what is logged of it."""
-        loss, metrics = clipped_loss(log_ratio, advantage, weight, self.config.clip)
-        entropy = (weight * policy.entropy()).sum()
-        metrics["policy/entropy"] = entropy.detach()
-        return loss - self.config.entropy_coefficient * entropy, metrics
 
     def descend(self, name: str, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Take a step of an optimizer against a loss; return the norm of the gradient.
@@ -286,7 +272,7 @@ class TaskInference(MemoryAgent):
 
         def loss(theta: Params) -> Tensor:
             log_ratio, acting = played(theta)
-            return self.policy_loss(log_ratio, advantage, weight, acting)[0]
+            return clipped_loss_with_entropy(acting, log_ratio, advantage, weight, self.config)[0]
 
         return Surrogate(
             theta={name: value.detach() for name, value in policy.named_parameters()},

@@ -19,8 +19,8 @@ from meta_rl.core.seeding import SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, TimeStep
 from meta_rl.learning.discounts import DiscountedActorCritic
 from meta_rl.learning.memory import MemoryConfig, State, build_memory
+from meta_rl.learning.metrics import mean_of
 from meta_rl.learning.networks import mlp
-from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.sac import ActorCriticConfig
 from meta_rl.learning.trials import History, TrialLength, last_of_trial, packed

@@ -20,7 +20,7 @@ class Config(MAMLConfig, OuterEpochsConfig):
     epochs: int = 5
     """Passes over the tasks of each meta-batch, at least 1."""
     clip: float = 0.3
-    """How far the probability ratio may gain from moving away from 1 (ε), above 0."""
+    """PPO's clip range (ε), above 0: the policy ratio is clipped to [1 - ε, 1 + ε]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,9 +27,9 @@ from meta_rl.core.types import (
 )
 from meta_rl.learning.dynamics import TransitionScale
 from meta_rl.learning.memory import by_world
+from meta_rl.learning.metrics import mean_of
 from meta_rl.learning.online_models import OnlineModelConfig, build_online_model
 from meta_rl.learning.planning import Planner, PlannerConfig, imagined_return, moved_on
-from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.trials import History, packed
 from meta_rl.learning.windows import Moments

@@ -16,7 +16,7 @@ from meta_rl.core.protocols import Belief
 from meta_rl.core.ranks import gathered, part_of, world
 from meta_rl.core.types import EnvSpec, Metrics, Tasks
 from meta_rl.learning.contrastive import info_nce, nearest_task
-from meta_rl.learning.ppo import mean_of
+from meta_rl.learning.metrics import mean_of
 from meta_rl.learning.replay import task_keys
 from meta_rl.learning.trials import History
 

@@ -14,18 +14,18 @@ from meta_rl.learning.descent import Descent
 from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.inner_loop import InnerLoop
 from meta_rl.learning.policy import MLPPolicy, for_each_task, from_by_task
-from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.ppo import PPOConfig, clipped_loss, run_epochs
 from meta_rl.learning.samples import Samples
 from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)
-class Config(PolicyConfig, MinibatchConfig):
+class Config(PolicyConfig, PPOConfig):
     """Control: one policy for all tasks by PPO (Schulman et al. 2017), which never adapts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        MinibatchConfig.__post_init__(self)
+        PPOConfig.__post_init__(self)
 
 
 class MultitaskPPO(PolicyAgent):

@@ -14,8 +14,8 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import Part, dealt, mean_of_parts
 from meta_rl.core.seeding import Noise, SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
+from meta_rl.learning.metrics import mean_of
 from meta_rl.learning.policy import by_task
-from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay, RowsByTask, task_keys
 from meta_rl.learning.sac import SACConfig, SACOptimizer, SoftActorCritic
 from meta_rl.learning.task_posterior import ContextEncoder, gaussian, prior

@@ -30,8 +30,8 @@ class Config(AdaptationConfig):
     """Gradient steps on the episodes of each inner step, at least 1; PPO's clip holds all after the
     first."""
     clip: float = 0.3
-    """How far the probability ratio may gain from moving away from 1 within an inner step, above
-    0."""
+    """PPO's clip range within an inner step (ε), above 0: the policy ratio is clipped to
+    [1 - ε, 1 + ε]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

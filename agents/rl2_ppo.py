@@ -34,7 +34,7 @@ from meta_rl.core.types import (
 from meta_rl.learning.critic import ValueHead
 from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
 from meta_rl.learning.policy import choice_of
-from meta_rl.learning.ppo import MinibatchConfig, clipped_loss, run_epochs
+from meta_rl.learning.ppo import EntropyPPOConfig, clipped_loss_with_entropy, run_epochs
 from meta_rl.learning.trials import (
     TrialConfig,
     cut,
@@ -47,15 +47,11 @@ from meta_rl.learning.trials import (
 
 
 @dataclass(frozen=True)
-class Config(MinibatchConfig, TrialConfig, MemoryConfig):
+class Config(EntropyPPOConfig, TrialConfig, MemoryConfig):
     """RL²: a policy with a memory of several episodes, trained by PPO (Duan et al. 2016)."""
 
     outer_lr: float = 5e-4
     """Step size of Adam, above 0."""
-    entropy_coefficient: float = 5e-3
-    """Weight of the policy's entropy in the objective, at least 0."""
-    max_gradient_norm: float = 1.0
-    """Longer gradients are scaled down to this norm, above 0."""
     bptt_steps: int = 250
     """Most steps that gradients flow back through, at least 1; trials are cut into equal pieces as
     long."""
@@ -77,13 +73,12 @@ class Config(MinibatchConfig, TrialConfig, MemoryConfig):
     """Ceiling of the standard deviation, in the actions' unit, at least min_std."""
 
     def __post_init__(self) -> None:
-        for part in (MinibatchConfig, TrialConfig, MemoryConfig):
+        for part in (EntropyPPOConfig, TrialConfig, MemoryConfig):
             part.__post_init__(self)
         check_at_least(1, self, "bptt_steps")
-        check_at_least(0, self, "entropy_coefficient")
         if any(size < 1 for size in self.encoder_sizes):
             raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
-        check_above_zero(self, "max_gradient_norm", "min_std", "value_coefficient")
+        check_above_zero(self, "min_std", "value_coefficient")
         if not self.min_std <= self.initial_std <= self.max_std:
             raise UserError(
                 f"agent.initial_std must lie between min_std {self.min_std} and max_std "
@@ -322,10 +317,9 @@ class RL2PPO(MemoryAgent):
         """What these trials add to the mean loss over so many steps, and what is logged of it."""
         weight = trials.valid / steps
         log_ratio = policy.log_prob(trials.action) - trials.log_prob
-        loss, metrics = clipped_loss(log_ratio, trials.advantage, weight, self.config.clip)
-        entropy = (weight * policy.entropy()).sum()
-        metrics["policy/entropy"] = entropy.detach()
-        loss = loss - self.config.entropy_coefficient * entropy
+        loss, metrics = clipped_loss_with_entropy(
+            policy, log_ratio, trials.advantage, weight, self.config
+        )
         if value is not None:
             error = (weight * (value - trials.target) ** 2 / 2).sum()
             metrics["critic/error"] = error.detach()

@@ -16,9 +16,9 @@ from meta_rl.core.distributions import Gaussian
 from meta_rl.core.protocols import Belief
 from meta_rl.core.ranks import dealt, sum_over_ranks
 from meta_rl.core.types import EnvSpec, Metrics, Rollout, Tasks, map_tensors
+from meta_rl.learning.metrics import mean_of
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.novelty import Novelty
-from meta_rl.learning.ppo import mean_of
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.trials import History
 

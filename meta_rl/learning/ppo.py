@@ -1,6 +1,6 @@
 """PPO (Schulman et al. 2017): the clipped objective, and epochs of minibatches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -9,45 +9,52 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.distributions import Distribution
 from meta_rl.core.ranks import Part, part_of, sum_over_ranks, world
 from meta_rl.core.types import Metrics, Params
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.differentiation import grad_and_value
+from meta_rl.learning.metrics import mean_of
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of PPO's epochs."""
+    """Settings of PPO's epochs on minibatches."""
 
     outer_lr: float = 1e-3
     """Step size of Adam in the outer update (β), above 0."""
     epochs: int = 10
     """Passes over each meta-batch, at least 1."""
     clip: float = 0.2
-    """How far the probability ratio may gain from moving away from 1 (ε), above 0."""
+    """PPO's clip range (ε), above 0: the policy ratio is clipped to [1 - ε, 1 + ε]."""
     target_kl: float | None = 0.03
     """Take no further epoch once the mean divergence exceeds this, in nats a step, above 0; none
     never stops."""
-
-    def __post_init__(self) -> None:
-        check_at_least(1, self, "epochs")
-        check_above_zero(self, "outer_lr", "clip", "target_kl")
-
-
-@dataclass(frozen=True)
-class MinibatchConfig(PPOConfig):
-    """Settings of PPO's epochs on minibatches."""
-
     minibatches: int = 4
     """Parts that each pass is split into, at least 1; one Adam step each."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, self, "minibatches")
+        check_at_least(1, self, "epochs", "minibatches")
+        check_above_zero(self, "outer_lr", "clip", "target_kl")
 
 
 @dataclass(frozen=True)
-class OuterEpochsConfig(MinibatchConfig):
+class EntropyPPOConfig(PPOConfig):
+    """Settings of PPO with an entropy bonus and clipped gradients."""
+
+    entropy_coefficient: float = 5e-3
+    """Weight of the policy's entropy in the objective, at least 0."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are scaled down to this norm, above 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, self, "entropy_coefficient")
+        check_above_zero(self, "max_gradient_norm")
+
+
+@dataclass(frozen=True)
+class OuterEpochsConfig(PPOConfig):
     """Settings of PPO's epochs whose samples are tasks."""
 
     minibatches: int = 1
@@ -89,10 +96,28 @@ def clipped_loss(
     return loss, {"outer/loss": loss.detach()} | means
 
 
+def clipped_loss_with_entropy(
+    policy: Distribution,
+    log_ratio: Float[Tensor, "*B"],
+    advantage: Float[Tensor, "*B"],
+    weight: Float[Tensor, "*B"],
+    config: EntropyPPOConfig,
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """`clipped_loss` less the entropy bonus (Schulman et al. 2017, eq. 9); `outer/loss` is without.
+
+    Args:
+        policy: π in the same steps.
+    """
+    loss, metrics = clipped_loss(log_ratio, advantage, weight, config.clip)
+    entropy = (weight * policy.entropy()).sum()
+    metrics["policy/entropy"] = entropy.detach()
+    return loss - config.entropy_coefficient * entropy, metrics
+
+
 def run_epochs(
     step: Callable[[Int[Tensor, "B"]], Metrics | None],
     count: int,
-    config: MinibatchConfig,
+    config: PPOConfig,
     generator: torch.Generator,
     measure: Callable[[], Metrics] | None = None,
 ) -> Metrics:
@@ -127,12 +152,6 @@ def run_epochs(
             if moved > config.target_kl:
                 break
     return mean_of(history) | {"outer/epochs": torch.tensor(float(taken))}
-
-
-def mean_of(history: Sequence[Metrics]) -> Metrics:
-    """Return the mean of each metric; nothing of no steps."""
-    names = history[0] if history else ()
-    return {name: torch.stack([each[name] for each in history]).mean() for name in names}
 
 
 TaskLoss: TypeAlias = Callable[[Params, Part | None], tuple[Tensor, Metrics]]
