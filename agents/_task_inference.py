@@ -19,10 +19,11 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
-from meta_rl.core.ranks import part_at, places_in_order, sum_gradients, sum_over_ranks, world
+from meta_rl.core.ranks import part_at, places_in_order, sum_over_ranks, world
 from meta_rl.core.seeding import derive_seed, make_generator
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
+from meta_rl.learning.descent import descend
 from meta_rl.learning.memory import MemoryConfig
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.policy import MLPPolicy
@@ -245,18 +246,8 @@ class TaskInference(MemoryAgent):
         return run_epochs(step, len(places), self.config, self.generator)
 
     def descend(self, name: str, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Take a step of an optimizer against a loss; return the norm of the gradient.
-
-        Slopes are added up over ranks, each of which differentiates what it has played.
-        """
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        loss.backward()
-        moved = optimizer.param_groups[0]["params"]
-        sum_gradients(moved)
-        norm: Tensor = nn.utils.clip_grad_norm_(moved, self.config.max_gradient_norm)
-        optimizer.step()
-        return norm.detach()
+        """Take a step of one of the optimizers against a loss; return the gradient's norm."""
+        return descend(self.optimizers[name], loss, self.config.max_gradient_norm)
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the policy's objective on all trials for inspection."""

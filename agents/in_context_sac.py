@@ -14,9 +14,10 @@ from agents._memory import MemoryAgent
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.ranks import dealt, sum_gradients, sum_over_ranks
+from meta_rl.core.ranks import dealt, sum_over_ranks
 from meta_rl.core.seeding import SharedOutNoise, derive_seed, make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, TimeStep
+from meta_rl.learning.descent import descend
 from meta_rl.learning.discounts import DiscountedActorCritic
 from meta_rl.learning.memory import MemoryConfig, State, build_memory
 from meta_rl.learning.metrics import mean_of
@@ -194,24 +195,25 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         weight = valid / steps
         critic_loss = heads.critic_loss(before, history.action[piece], target, weight)
         actor_loss, entropy = heads.actor_loss(before, weight, noise)
-        self.optimizer.zero_grad()
-        (critic_loss + actor_loss).backward()
-        sum_gradients(self.network.parameters())
-        norm = nn.utils.clip_grad_norm_(self.network_parameters, self.config.max_gradient_norm)
-        self.optimizer.step()
+        norm = descend(
+            self.optimizer,
+            critic_loss + actor_loss,
+            self.config.max_gradient_norm,
+            clipped=self.all_but_temperatures,
+        )
         heads.follow()
         # The error is half the square, of one of two critics.
         summed = {"policy/entropy": entropy, "critic/error": critic_loss.detach() / 4}
         return sum_over_ranks(summed) | {
-            "outer/gradient_norm": norm.detach(),
+            "outer/gradient_norm": norm,
             "policy/temperature": heads.temperature[-1],
             "critic/mean": heads.mean[-1].clone(),
             "critic/std": heads.moments.std[-1].clone(),
         }
 
     @property
-    def network_parameters(self) -> list[nn.Parameter]:
-        """All but the temperatures, whose gradients have another size."""
+    def all_but_temperatures(self) -> list[nn.Parameter]:
+        """The parameters whose gradients are of one size."""
         temperature = self.network.heads.log_temperature
         return [each for each in self.network.parameters() if each is not temperature]
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.errors import UserError
-from meta_rl.core.ranks import dealt, sum_gradients, sum_over_ranks, world
+from meta_rl.core.ranks import dealt, sum_over_ranks, world
 from meta_rl.core.seeding import Noise, derive_seed, make_generator
 from meta_rl.core.types import (
     EnvSpec,
@@ -25,6 +25,7 @@ from meta_rl.core.types import (
     TimeStep,
     map_tensors,
 )
+from meta_rl.learning.descent import descend
 from meta_rl.learning.dynamics import TransitionScale
 from meta_rl.learning.memory import by_world
 from meta_rl.learning.metrics import mean_of
@@ -200,12 +201,8 @@ class MBRL(KeepsReplay):
         """
         moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
         loss = self.loss(history, moments, self.model.knowledge_at)
-        self.optimizer.zero_grad()
-        loss.backward()
-        sum_gradients(self.model.parameters())
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_gradient_norm)
-        self.optimizer.step()
-        return {"outer/loss": sum_over_ranks(loss.detach()), "outer/gradient_norm": norm.detach()}
+        norm = descend(self.optimizer, loss, self.config.max_gradient_norm)
+        return {"outer/loss": sum_over_ranks(loss.detach()), "outer/gradient_norm": norm}
 
     def loss(
         self,

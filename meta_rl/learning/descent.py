@@ -1,11 +1,14 @@
-"""Optimizers for parameters that are data."""
+"""Steps of torch's optimizers: for parameters that are data, and for those of modules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from meta_rl.core.ranks import sum_gradients
 from meta_rl.core.types import Params
 
 
@@ -46,3 +49,35 @@ class Descent:
         self.optimizer.state.clear()
         if state is not None:
             self.optimizer.load_state_dict(deepcopy(dict(state)))
+
+
+def shortened(gradient: Params, longest: float | None) -> Params:
+    """Scale a gradient down to a norm that it may have at most."""
+    if longest is None:
+        return gradient
+    norm = torch.stack([value.square().sum() for value in gradient.values()]).sum().sqrt()
+    scale = (longest / norm).clamp(max=1.0)
+    return {name: value * scale for name, value in gradient.items()}
+
+
+def descend(
+    optimizer: torch.optim.Optimizer,
+    loss: Float[Tensor, ""],
+    max_gradient_norm: float,
+    clipped: Sequence[nn.Parameter] | None = None,
+) -> Float[Tensor, ""]:
+    """Take a step of an optimizer against a loss; return the norm that its gradient had.
+
+    Gradients are added up over ranks, each of which differentiates what it has played.
+
+    Args:
+        max_gradient_norm: Longer gradients are scaled down to this norm.
+        clipped: Parameters whose gradient this is about; without it, all that the optimizer moves.
+    """
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    sum_gradients(parameters)
+    norm = nn.utils.clip_grad_norm_(clipped or parameters, max_gradient_norm)
+    optimizer.step()
+    return norm.detach()

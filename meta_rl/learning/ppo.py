@@ -12,7 +12,7 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.ranks import Part, part_of, sum_over_ranks, world
 from meta_rl.core.types import Metrics, Params
-from meta_rl.learning.descent import Descent
+from meta_rl.learning.descent import Descent, shortened
 from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.metrics import mean_of
 
@@ -206,12 +206,3 @@ def descend_epochs(
     stops_itself = replace(config, target_kl=None) if whole else config
     counted = run_epochs(step, tasks * world().size, stops_itself, generator, measure)
     return first | counted | measure()
-
-
-def shortened(gradient: Params, longest: float | None) -> Params:
-    """Scale a gradient down to a norm that it may have at most."""
-    if longest is None:
-        return gradient
-    norm = torch.stack([value.square().sum() for value in gradient.values()]).sum().sqrt()
-    scale = (longest / norm).clamp(max=1.0)
-    return {name: value * scale for name, value in gradient.items()}

@@ -13,7 +13,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import part_of
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, map_tensors
-from meta_rl.learning.ppo import shortened
+from meta_rl.learning.descent import shortened
 from meta_rl.learning.samples import Samples, prepare
 from meta_rl.learning.trust_region import ravel, unravel
 
