@@ -20,7 +20,7 @@ from meta_rl.core.distributions import Distribution
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import part_at, places_in_order, sum_over_ranks, world
-from meta_rl.core.seeding import derive_seed, make_generator
+from meta_rl.core.seeding import make_generator, seeded
 from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
 from meta_rl.learning.descent import descend
@@ -113,8 +113,7 @@ class TaskInference(MemoryAgent):
         super().__init__(config.normalize_inputs, spec, device)
         self.config = config
         self.phases = config.phases
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
-            torch.manual_seed(derive_seed(seed, "init"))
+        with seeded(seed, "init"):
             self.inference = nn.ModuleDict(self.make_inference(outputs)).to(device)
             self.policy = MLPPolicy(
                 spec.observation_size + outputs,

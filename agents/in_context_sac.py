@@ -15,13 +15,13 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import dealt, sum_over_ranks
-from meta_rl.core.seeding import SharedOutNoise, derive_seed, make_generator
+from meta_rl.core.seeding import SharedOutNoise, make_generator, seeded
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Rollout, TimeStep
 from meta_rl.learning.descent import descend
 from meta_rl.learning.discounts import DiscountedActorCritic
 from meta_rl.learning.memory import MemoryConfig, State, build_memory
 from meta_rl.learning.metrics import mean_of
-from meta_rl.learning.networks import mlp
+from meta_rl.learning.networks import layers
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.sac import ActorCriticConfig
 from meta_rl.learning.trials import History, TrialLength, last_of_trial, packed
@@ -80,10 +80,9 @@ class TrialNetwork(nn.Module):
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         super().__init__()
         inputs = spec.observation_size + spec.action_size + 2
-        *between, last = config.encoder_sizes
-        self.encoder = mlp(inputs, between, last).append(nn.ReLU())
+        self.encoder = layers([inputs, *config.encoder_sizes])
         states = config.episodes_per_trial * spec.horizon + 1  # of every step, and after the last
-        self.memory = build_memory(config, last, states)
+        self.memory = build_memory(config, config.encoder_sizes[-1], states)
         state_size = config.memory_size + inputs
         self.heads = DiscountedActorCritic(config, state_size, config.gammas, spec)
 
@@ -128,8 +127,7 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         self.config = config
         self.phases = config.phases
         self.trial_steps = config.episodes_per_trial * spec.horizon
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
-            torch.manual_seed(derive_seed(seed, "init"))
+        with seeded(seed, "init"):
             self.network = TrialNetwork(config, spec).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.outer_lr)
         self.generator = make_generator(seed, "update")

@@ -14,7 +14,7 @@ from meta_rl.core.checks import check_above_zero, check_at_least
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import dealt, sum_over_ranks, world
-from meta_rl.core.seeding import Noise, derive_seed, make_generator
+from meta_rl.core.seeding import Noise, make_generator, seeded
 from meta_rl.core.types import (
     EnvSpec,
     MetaBatch,
@@ -102,8 +102,7 @@ class MBRL(KeepsReplay):
         self.phases = (Phase(episodes=1),) * config.episodes_per_trial
         self.trial_steps = config.episodes_per_trial * spec.horizon
         self.scale = TransitionScale.empty(spec, device)
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
-            torch.manual_seed(derive_seed(seed, "init"))
+        with seeded(seed, "init"):
             self.model = build_online_model(config, spec, self.trial_steps).to(device)
         self._plan_by(seed)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.outer_lr)

@@ -12,7 +12,7 @@ from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import Gaussian, TanhGaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import Part, dealt, mean_of_parts
-from meta_rl.core.seeding import Noise, SharedOutNoise, derive_seed, make_generator
+from meta_rl.core.seeding import Noise, SharedOutNoise, make_generator, seeded
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Rollout, Tasks, TimeStep
 from meta_rl.learning.metrics import mean_of
 from meta_rl.learning.policy import by_task
@@ -101,8 +101,7 @@ class PEARL(KeepsReplay):
         self.device = device
         self.phases = (Phase(config.prior_episodes),) + (Phase(1),) * config.posterior_episodes
         self.generator = make_generator(seed, "update")
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
-            torch.manual_seed(derive_seed(seed, "init"))
+        with seeded(seed, "init"):
             step_size = spec.observation_size + spec.action_size + 1
             step_size += spec.observation_size * config.encode_next_obs
             encoder = ContextEncoder(step_size, config.encoder_sizes, config.latent_size)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import atanh, ceil, log
 from typing import Any
 
@@ -19,7 +18,7 @@ from meta_rl.core.distributions import Distribution, Gaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import part_of, sum_over_ranks, world
-from meta_rl.core.seeding import derive_seed, make_generator
+from meta_rl.core.seeding import make_generator, seeded
 from meta_rl.core.spaces import choices
 from meta_rl.core.threads import side_by_side
 from meta_rl.core.types import (
@@ -33,6 +32,7 @@ from meta_rl.core.types import (
 )
 from meta_rl.learning.critic import ValueHead
 from meta_rl.learning.memory import MemoryConfig, State, build_memory, by_world, in_a_row
+from meta_rl.learning.networks import layers
 from meta_rl.learning.policy import choice_of
 from meta_rl.learning.ppo import EntropyPPOConfig, clipped_loss_with_entropy, run_epochs
 from meta_rl.learning.trials import (
@@ -104,10 +104,7 @@ class RecurrentPolicy(nn.Module):
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         super().__init__()
         sizes = [spec.observation_size + spec.action_size + 2, *config.encoder_sizes]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
-        self.encoder = nn.Sequential(*layers)
+        self.encoder = layers(sizes, nn.Tanh)
         self.memory = build_memory(config, sizes[-1], config.episodes_per_trial * spec.horizon)
         self.choices = choices(spec.action_space)
         outputs = spec.action_size if self.choices else 2 * spec.action_size
@@ -190,8 +187,7 @@ class RL2PPO(MemoryAgent):
         super().__init__(config.normalize_inputs, spec, device)
         self.config = config
         self.phases = config.phases
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
-            torch.manual_seed(derive_seed(seed, "init"))
+        with seeded(seed, "init"):
             self.policy = RecurrentPolicy(config, spec).to(device)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.outer_lr, eps=1e-5)
         self.generator = make_generator(seed, "update")

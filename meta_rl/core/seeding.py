@@ -1,6 +1,7 @@
 """Randomness: one named generator a purpose, all from one seed."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -26,6 +27,17 @@ def make_generator(seed: int, purpose: str, device: torch.device | str = "cpu") 
     generator = torch.Generator(device=device)
     generator.manual_seed(derive_seed(seed, purpose))
     return generator
+
+
+@contextlib.contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Let torch's global generator draw for one purpose, as modules do that initialize themselves.
+
+    Afterwards it is as it was before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, purpose))
+        yield
 
 
 def drawn_seed(generator: torch.Generator) -> int:

@@ -21,7 +21,7 @@ from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.seeding import Noise
 from meta_rl.core.types import EnvSpec
 from meta_rl.learning.critic import keep_predictions
-from meta_rl.learning.networks import mlp
+from meta_rl.learning.networks import layers, mlp
 from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.sac import (
     ActorCriticConfig,
@@ -47,15 +47,10 @@ class DiscountedCritic(nn.Module):
         self, state_size: int, action_size: int, hidden_sizes: Sequence[int], discounts: int
     ) -> None:
         super().__init__()
-        first, *rest = hidden_sizes
-        self.of_state = nn.Linear(state_size, first)
-        self.of_action = nn.Linear(action_size, first, bias=False)
-        layers: list[nn.Module] = [nn.ReLU()]
-        for size in rest:
-            layers += [nn.Linear(first, size), nn.ReLU()]
-            first = size
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(first, discounts)
+        self.of_state = nn.Linear(state_size, hidden_sizes[0])
+        self.of_action = nn.Linear(action_size, hidden_sizes[0], bias=False)
+        self.body = nn.Sequential(nn.ReLU(), *layers(hidden_sizes))
+        self.head = nn.Linear(hidden_sizes[-1], discounts)
 
     def forward(
         self, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B A"]

@@ -6,11 +6,15 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(
-    inputs: int, hidden_sizes: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU
-) -> nn.Sequential:
+def layers(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Make layers from each number of units to the next, with a nonlinearity after every one."""
+    made: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        made += [nn.Linear(fan_in, fan_out), activation()]
+    return nn.Sequential(*made)
+
+
+def mlp(inputs: int, hidden_sizes: Sequence[int], outputs: int) -> nn.Sequential:
     """Make an MLP whose last layer is linear."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise([inputs, *hidden_sizes]):
-        layers += [nn.Linear(fan_in, fan_out), activation()]
-    return nn.Sequential(*layers, nn.Linear([inputs, *hidden_sizes][-1], outputs))
+    sizes = [inputs, *hidden_sizes]
+    return layers(sizes).append(nn.Linear(sizes[-1], outputs))

@@ -1,17 +1,18 @@
 """How new something is, told by how badly a network predicts another, random one."""
 
-from collections.abc import Sequence
-from itertools import pairwise
-
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from meta_rl.core.seeding import derive_seed
+from meta_rl.core.seeding import seeded
+from meta_rl.learning.networks import mlp
 
 WEIGHT_SCALE = 3.0
 """How much larger than PyTorch's own the random network's weights are, so that it bends enough for
 what is learned in one place to tell little of another; chosen from a few."""
+HIDDEN_SIZES = (128, 128)
+"""Units of each hidden layer of both networks."""
+OUTPUTS = 32
+"""Numbers that both networks put out."""
 
 
 class Novelty(nn.Module):
@@ -22,19 +23,14 @@ class Novelty(nn.Module):
 
     Args:
         input_size: Numbers of a row (I).
-        sizes: Units of each hidden layer of both networks.
-        outputs: Numbers that they put out.
         seed: Of both networks' parameters.
     """
 
-    def __init__(
-        self, input_size: int, seed: int, sizes: Sequence[int] = (128, 128), outputs: int = 32
-    ) -> None:
+    def __init__(self, input_size: int, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
-            torch.manual_seed(derive_seed(seed, "novelty"))
-            self.random = _network((input_size, *sizes, outputs)).requires_grad_(False)
-            self.predictor = _network((input_size, *sizes, outputs))
+        with seeded(seed, "novelty"):
+            self.random = mlp(input_size, HIDDEN_SIZES, OUTPUTS).requires_grad_(False)
+            self.predictor = mlp(input_size, HIDDEN_SIZES, OUTPUTS)
             for parameter in self.random.parameters():
                 parameter.mul_(WEIGHT_SCALE)
 
@@ -43,10 +39,3 @@ class Novelty(nn.Module):
         rows = rows.to(next(self.random.parameters()).dtype)
         error: Tensor = (self.predictor(rows) - self.random(rows)).square().mean(-1)
         return error
-
-
-def _network(sizes: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])

@@ -1,12 +1,12 @@
 """An encoder that tells the task from what a trial has shown so far."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from meta_rl.learning.memory import MemoryConfig, State, build_memory
+from meta_rl.learning.networks import layers
 
 
 class TaskEncoder(nn.Module):
@@ -29,10 +29,7 @@ class TaskEncoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [input_size, *encoder_sizes]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = layers(sizes)
         self.memory = build_memory(config, sizes[-1], trial_steps)
         self.head = nn.Linear(config.memory_size, variable_size)
 
