@@ -108,7 +108,5 @@ class MemoryAgent:
 
     def load_moments(self, state: Mapping[str, Any]) -> None:
         """Restore what `moments_state` returned."""
-        self.obs_moments, self.reward_moments = (
-            RunningMoments(**{key: value.to(self.device) for key, value in state[name].items()})
-            for name in ("obs_moments", "reward_moments")
-        )
+        self.obs_moments = RunningMoments.loaded(state["obs_moments"], self.device)
+        self.reward_moments = RunningMoments.loaded(state["reward_moments"], self.device)

@@ -208,5 +208,4 @@ class PolicyAgent:
         if self.generator is not None and "generator" in state:  # MAML once shuffled nothing
             self.generator.set_state(state["generator"].cpu())
         if self.config.normalize_observations:
-            moments = state["obs_moments"].items()
-            self.obs_moments = RunningMoments(**{name: x.to(self.device) for name, x in moments})
+            self.obs_moments = RunningMoments.loaded(state["obs_moments"], self.device)

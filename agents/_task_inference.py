@@ -297,5 +297,4 @@ class TaskInference(MemoryAgent):
         if "moments" in state:  # as earlier versions wrote them
             state = {f"{name}_moments": each for name, each in state["moments"].items()}
         self.load_moments(state)
-        variable = {name: x.to(self.device) for name, x in state["variable_moments"].items()}
-        self.variable_moments = RunningMoments(**variable)
+        self.variable_moments = RunningMoments.loaded(state["variable_moments"], self.device)

@@ -281,7 +281,7 @@ class VariBAD(KeepsReplay, TaskInference):
         reward = history.reward[of]
         if self.config.normalize_inputs:
             obs, next_obs = (self.obs_moments.normalize(each) for each in (obs, next_obs))
-            reward = (reward / self.reward_moments.std).clamp(-10, 10)  # as memories see it
+            reward = self.reward_moments.scale(reward)  # as memories see it
         step = torch.cat([obs, action], dim=-1)
         found = self.density(
             self.inference["reward"](torch.cat([step, next_obs], dim=-1), task),
@@ -318,7 +318,7 @@ class VariBAD(KeepsReplay, TaskInference):
         saved = state["bonuses"]
         self.meta_updates = saved["meta_updates"]
         self.bonus_moments = {
-            name: RunningMoments(**{key: value.to(self.device) for key, value in each.items()})
+            name: RunningMoments.loaded(each, self.device)
             for name, each in saved["moments"].items()
         }
         if "new" in self.bonuses:

@@ -1,4 +1,8 @@
-"""A value head whose targets are scaled by their running moments."""
+"""Values of any size that are learned scaled by their running moments, and a head that has them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,12 +11,11 @@ from torch import Tensor, nn
 from meta_rl.learning.normalization import RunningMoments
 
 
-class ValueHead(nn.Linear):
-    """A linear critic of returns of any size, which learns them scaled (PopArt).
+class PopArt(nn.Module):
+    """Heads that predict returns as if their mean were 0 and their variance 1 (PopArt).
 
-    It predicts returns as if their mean were 0 and their variance 1. When their moments move, its
-    weights move against them, so that what it predicts stays (van Hasselt et al. 2016, eq. 9).
-    With the first returns, it predicts their mean.
+    When the moments of the returns move, the heads' weights move against them, so that what they
+    predict stays (van Hasselt et al. 2016, eq. 9). With the first returns, they predict their mean.
 
     The moments are buffers: they are saved with the weights, and no optimizer moves them.
     """
@@ -20,22 +23,23 @@ class ValueHead(nn.Linear):
     count: Tensor
     mean: Tensor
     variance: Tensor
+    returns_remembered: float = inf
+    """Returns over which the moments are taken."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size, 1)
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-        for name, value in vars(RunningMoments.empty((), self.weight.device)).items():
+    def begin_moments(self, size: tuple[int, ...]) -> None:
+        """Register the moments of no returns."""
+        for name, value in vars(RunningMoments.empty(size, torch.device("cpu"))).items():
             self.register_buffer(name, value)
 
     @property
-    def moments(self) -> RunningMoments:
-        """Of all returns so far."""
-        return RunningMoments(self.count, self.mean, self.variance)
+    def scaled_heads(self) -> Sequence[nn.Linear]:
+        """What predicts the scaled returns."""
+        raise NotImplementedError(f"{type(self).__name__} must say what predicts")
 
-    def forward(self, features: Float[Tensor, "*B H"]) -> Float[Tensor, "*B"]:
-        """Return the predicted returns, scaled."""
-        return super().forward(features).squeeze(-1)
+    @property
+    def moments(self) -> RunningMoments:
+        """Of all returns so far: of each output, or one for all."""
+        return RunningMoments(self.count, self.mean, self.variance)
 
     def scaled(self, returns: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """Return in standard deviations from the mean what is given in the returns' own unit."""
@@ -48,19 +52,30 @@ class ValueHead(nn.Linear):
     @torch.no_grad()
     def rescale(self, returns: Float[Tensor, "*B"], valid: Bool[Tensor, "*C"]) -> None:
         """Merge all ranks' returns into the moments; predictions stay, if there were any."""
-        before, after = self.moments, self.moments.merge(returns, valid)
+        before, merged = self.moments, self.moments.merge(returns, valid)
+        after = replace(merged, count=merged.count.clamp(max=self.returns_remembered))
         if before.count > 0:
-            keep_predictions(self, before, after)
+            for head in self.scaled_heads:
+                head.weight.mul_((before.std / after.std).view(-1, 1))
+                head.bias.copy_((before.mean + before.std * head.bias - after.mean) / after.std)
         for name, value in vars(after).items():
             getattr(self, name).copy_(value)
 
 
-@torch.no_grad()
-def keep_predictions(head: nn.Linear, before: RunningMoments, after: RunningMoments) -> None:
-    """Move a head against its outputs' moments, so that what it predicts stays.
+class ValueHead(PopArt, nn.Linear):
+    """A linear critic of returns."""
 
-    Args:
-        before: Of each output, or one for all (van Hasselt et al. 2016, eq. 9).
-    """
-    head.weight.mul_((before.std / after.std).view(-1, 1))
-    head.bias.copy_((before.mean + before.std * head.bias - after.mean) / after.std)
+    def __init__(self, size: int) -> None:
+        super().__init__(size, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.begin_moments(())
+
+    @property
+    def scaled_heads(self) -> Sequence[nn.Linear]:
+        """The critic itself."""
+        return [self]
+
+    def forward(self, features: Float[Tensor, "*B H"]) -> Float[Tensor, "*B"]:
+        """Return the predicted returns, scaled."""
+        return super().forward(features).squeeze(-1)

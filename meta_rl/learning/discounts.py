@@ -11,7 +11,6 @@ means the same for all of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.seeding import Noise
 from meta_rl.core.types import EnvSpec
-from meta_rl.learning.critic import keep_predictions
+from meta_rl.learning.critic import PopArt
 from meta_rl.learning.networks import layers, mlp
-from meta_rl.learning.normalization import RunningMoments
 from meta_rl.learning.sac import (
     ActorCriticConfig,
     entropy_to_keep,
@@ -31,9 +29,6 @@ from meta_rl.learning.sac import (
     squashed,
     wide,
 )
-
-STEPS_REMEMBERED = 1e6
-"""Steps of updates over which values' moments are taken: policies improve, and values move."""
 
 
 class DiscountedCritic(nn.Module):
@@ -68,7 +63,7 @@ class DiscountedCritic(nn.Module):
         return values
 
 
-class DiscountedActorCritic(nn.Module):
+class DiscountedActorCritic(PopArt):
     """Policies of G discounts, twin critics with targets, and temperatures; callers take steps.
 
     Differs from soft actor-critic (`learning.sac`): entropy counts for the actor alone and not for
@@ -86,9 +81,8 @@ class DiscountedActorCritic(nn.Module):
     low: Tensor
     high: Tensor
     gamma: Tensor
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
+    returns_remembered = 1e6
+    """Steps of updates over which values' moments are taken: policies improve, and values move."""
 
     def __init__(
         self, config: ActorCriticConfig, state_size: int, gammas: Sequence[float], spec: EnvSpec
@@ -108,13 +102,12 @@ class DiscountedActorCritic(nn.Module):
         self.targets.requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.full((count,), config.temperature).log())
         self.target_entropy = entropy_to_keep(config, spec)
-        for name, value in vars(RunningMoments.empty((count,), torch.device("cpu"))).items():
-            self.register_buffer(name, value)
+        self.begin_moments((count,))
 
     @property
-    def moments(self) -> RunningMoments:
-        """Of each discount's values."""
-        return RunningMoments(self.count, self.mean, self.variance)
+    def scaled_heads(self) -> Sequence[nn.Linear]:
+        """The last layers of all critics and targets, an output for each discount."""
+        return [each.head for each in (*self.critics, *self.targets)]
 
     @property
     def temperature(self) -> Float[Tensor, "G"]:
@@ -145,21 +138,8 @@ class DiscountedActorCritic(nn.Module):
             ended: Where nothing comes after the step.
         """
         action = self.policies(next_state).sample(noise)
-        least = self.least(self.targets, next_state, action)
-        value = self.mean + self.moments.std * least
+        value = self.unscaled(self.least(self.targets, next_state, action))
         return reward.unsqueeze(-1) + self.gamma * ~ended.unsqueeze(-1) * value
-
-    @torch.no_grad()
-    def rescale(self, target: Float[Tensor, "*B G"], valid: Bool[Tensor, "*B"]) -> None:
-        """Merge targets into the moments; what all critics predict stays, if they did."""
-        before, merged = self.moments, self.moments.merge(target, valid)
-        after = replace(merged, count=merged.count.clamp(max=STEPS_REMEMBERED))
-        if before.count > 0:
-            for critic in (*self.critics, *self.targets):
-                assert isinstance(critic, DiscountedCritic)
-                keep_predictions(critic.head, before, after)
-        for name, value in vars(after).items():
-            getattr(self, name).copy_(value)
 
     def critic_loss(
         self,
@@ -169,9 +149,8 @@ class DiscountedActorCritic(nn.Module):
         weight: Float[Tensor, "*B"],
     ) -> Float[Tensor, ""]:
         """Weighted squared Bellman error, scaled; sum over both critics, mean over discounts."""
-        scaled = (target - self.mean) / self.moments.std
         values = torch.stack([critic(state, action) for critic in self.critics])
-        return (weight * (values - scaled).square().mean(-1)).sum()
+        return (weight * (values - self.scaled(target)).square().mean(-1)).sum()
 
     def actor_loss(
         self, state: Float[Tensor, "*B S"], weight: Float[Tensor, "*B"], noise: Noise

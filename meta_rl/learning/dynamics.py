@@ -114,10 +114,7 @@ class TransitionScale:
     def loaded(self, state: Mapping[str, Any]) -> "TransitionScale":
         """Return the scale with the moments that `state_dict` returned."""
         device = self.centre.device
-        moments = {
-            name: RunningMoments(**{key: value.to(device) for key, value in state[name].items()})
-            for name in MOMENTS
-        }
+        moments = {name: RunningMoments.loaded(state[name], device) for name in MOMENTS}
         return TransitionScale(**moments, centre=self.centre, half_range=self.half_range)
 
 

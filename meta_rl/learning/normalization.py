@@ -1,5 +1,6 @@
 """Running means and variances of what an agent sees, merged batch by batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,11 @@ class RunningMoments:
             mean=torch.zeros(size, device=device),
             variance=torch.ones(size, device=device),
         )
+
+    @classmethod
+    def loaded(cls, state: Mapping[str, Tensor], device: torch.device) -> "RunningMoments":
+        """Return the moments whose `vars` were saved."""
+        return cls(**{name: value.to(device) for name, value in state.items()})
 
     def merge(self, values: Float[Tensor, "*B"], valid: Bool[Tensor, "*C"]) -> "RunningMoments":
         """Return the moments with all ranks' batches merged in; `valid` masks leading axes."""
@@ -54,6 +60,10 @@ class RunningMoments:
     def normalize(self, values: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """Shift to mean 0 and scale to variance 1, clipped to ±10."""
         return ((values - self.mean) / self.std).clamp(-10, 10)
+
+    def scale(self, values: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """Scale to variance 1 without a shift, clipped to ±10: 0 stays 0."""
+        return (values / self.std).clamp(-10, 10)
 
     @property
     def std(self) -> Float[Tensor, "*D"]:

@@ -187,7 +187,7 @@ def memory_inputs(
     if obs_moments is not None:
         obs = obs_moments.normalize(obs)
     if reward_moments is not None:
-        reward = (reward / reward_moments.std).clamp(-10, 10)
+        reward = reward_moments.scale(reward)
     first = timestep.first.to(obs.dtype)
     return torch.cat([obs, timestep.prev_action, reward.unsqueeze(-1), first.unsqueeze(-1)], dim=-1)
 
