@@ -2,38 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.checks import check_at_least
 from meta_rl.core.distributions import Distribution
-from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import mean_over_ranks
 from meta_rl.core.seeding import Noise, make_generator
-from meta_rl.core.spaces import choices
-from meta_rl.core.types import (
-    EnvSpec,
-    MetaBatch,
-    Metrics,
-    Params,
-    Phase,
-    Rollout,
-    Tasks,
-    TimeStep,
-)
+from meta_rl.core.types import MetaBatch, Metrics, Params, Phase, Rollout, Tasks, TimeStep
 from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import InnerLoop
 from meta_rl.learning.normalization import RunningMoments
-from meta_rl.learning.policy import MLPPolicy, for_each_task
+from meta_rl.learning.policy import MLPPolicy, MLPPolicyConfig, for_each_task
 from meta_rl.learning.samples import AdvantageConfig, Samples, prepare
 from meta_rl.learning.trust_region import ravel
 
 
 @dataclass(frozen=True)
-class PolicyConfig(AdvantageConfig):
+class PolicyConfig(MLPPolicyConfig, AdvantageConfig):
     """A policy, and how advantages are made of its rollouts."""
 
     episodes_per_phase: int = 1
@@ -41,44 +30,16 @@ class PolicyConfig(AdvantageConfig):
     step of it."""
     normalize_observations: bool = False
     """Show the policy observations shifted and scaled by their running moments."""
-    hidden_sizes: tuple[int, ...] = (128, 128)
-    """Units of each hidden layer of the policy, each at least 1."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """Nonlinearity of the hidden layers."""
-    initial_std: float = 1.0
-    """Standard deviation of continuous actions at first (σ), in their own unit, at least min_std;
-    one for each dimension is learned."""
-    min_std: float = 1e-6
-    """Floor of the standard deviation, in the actions' unit, above 0."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        for part in (MLPPolicyConfig, AdvantageConfig):
+            part.__post_init__(self)
         check_at_least(1, self, "episodes_per_phase")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
-        check_above_zero(self, "initial_std", "min_std")
-        if self.initial_std < self.min_std:
-            raise UserError(
-                f"agent.initial_std must be at least min_std, which is {self.min_std}, got "
-                f"{self.initial_std}: below it nothing is learned of it"
-            )
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The rollouts that a meta-update needs."""
         return (Phase(self.episodes_per_phase),)
-
-    def policy(self, spec: EnvSpec) -> MLPPolicy:
-        """Make the policy for a family's observations and actions."""
-        return MLPPolicy(
-            spec.observation_size,
-            spec.action_size,
-            self.hidden_sizes,
-            self.activation,
-            self.initial_std,
-            self.min_std,
-            choices(spec.action_space),
-        )
 
 
 class PolicyAgent:

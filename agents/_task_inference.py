@@ -7,7 +7,7 @@ the memory tells for a part of the state: no gradient of it reaches the memory.
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,18 +15,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from agents._memory import MemoryAgent
-from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.checks import check_above_zero, check_at_least, check_layers
 from meta_rl.core.distributions import Distribution
-from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import part_at, places_in_order, sum_over_ranks, world
 from meta_rl.core.seeding import make_generator, seeded
-from meta_rl.core.spaces import choices
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params, Rollout, Tasks, TimeStep
 from meta_rl.learning.descent import descend
 from meta_rl.learning.memory import MemoryConfig
 from meta_rl.learning.normalization import RunningMoments
-from meta_rl.learning.policy import MLPPolicy
+from meta_rl.learning.policy import MLPPolicyConfig
 from meta_rl.learning.ppo import EntropyPPOConfig, clipped_loss_with_entropy, run_epochs
 from meta_rl.learning.task_encoder import TaskEncoder
 from meta_rl.learning.trials import (
@@ -38,7 +36,7 @@ from meta_rl.learning.trials import (
 
 
 @dataclass(frozen=True)
-class TaskInferenceConfig(EntropyPPOConfig, TrialConfig, MemoryConfig):
+class TaskInferenceConfig(EntropyPPOConfig, MLPPolicyConfig, TrialConfig, MemoryConfig):
     """A memory that infers the task, and a policy on the state and what was inferred, by PPO."""
 
     outer_lr: float = 7e-4
@@ -49,11 +47,6 @@ class TaskInferenceConfig(EntropyPPOConfig, TrialConfig, MemoryConfig):
     """Scale observations, rewards and the task variable by their running moments."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of the policy, each at least 1."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """Nonlinearity of the policy's hidden layers."""
-    initial_std: float = 1.0
-    """Standard deviation of continuous actions at first (σ), in their own unit, at least min_std;
-    one for each dimension is learned."""
     min_std: float = 0.05
     """Floor of the standard deviation, in the actions' unit, above 0."""
     encoder_sizes: tuple[int, ...] = (64,)
@@ -70,24 +63,12 @@ class TaskInferenceConfig(EntropyPPOConfig, TrialConfig, MemoryConfig):
     """Trials that each step of the encoder learns from, at least 2."""
 
     def __post_init__(self) -> None:
-        for part in (EntropyPPOConfig, TrialConfig, MemoryConfig):
+        for part in (EntropyPPOConfig, MLPPolicyConfig, TrialConfig, MemoryConfig):
             part.__post_init__(self)
         check_at_least(1, self, "task_size", "encoder_updates")
         check_at_least(2, self, "encoder_trials")
-        check_above_zero(self, "initial_std", "min_std", "encoder_lr")
-        check_layers(self, "hidden_sizes", "encoder_sizes")
-        if self.initial_std < self.min_std:
-            raise UserError(
-                f"agent.initial_std must be at least min_std, which is {self.min_std}, got "
-                f"{self.initial_std}: below it nothing is learned of it"
-            )
-
-
-def check_layers(config: object, *names: str) -> None:
-    """Refuse layers without units."""
-    for name in names:
-        if any(size < 1 for size in getattr(config, name)):
-            raise UserError(f"agent.{name} must all be at least 1, got {getattr(config, name)}")
+        check_above_zero(self, "encoder_lr")
+        check_layers(self, "encoder_sizes")
 
 
 class TaskInference(MemoryAgent):
@@ -115,15 +96,7 @@ class TaskInference(MemoryAgent):
         self.phases = config.phases
         with seeded(seed, "init"):
             self.inference = nn.ModuleDict(self.make_inference(outputs)).to(device)
-            self.policy = MLPPolicy(
-                spec.observation_size + outputs,
-                spec.action_size,
-                config.hidden_sizes,
-                config.activation,
-                config.initial_std,
-                config.min_std,
-                choices(spec.action_space),
-            ).to(device)
+            self.policy = config.policy(spec, beside=outputs).to(device)
         self.optimizers = {
             "policy": torch.optim.Adam(self.policy.parameters(), lr=config.outer_lr, eps=1e-5),
             "encoder": torch.optim.Adam(self.inference.parameters(), lr=config.encoder_lr),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from meta_rl.core.checks import check_at_least
+from meta_rl.core.checks import check_at_least, check_layers
 from meta_rl.core.distributions import Gaussian, TanhGaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import Part, dealt, mean_of_parts
@@ -61,8 +61,7 @@ class Config(SACConfig):
         positive = ("prior_episodes", "latent_size", "capacity", "gradient_steps")
         check_at_least(1, self, *positive, "update_tasks", "batch_size", "context_size")
         check_at_least(0, self, "posterior_episodes", "kl_weight", "initial_steps")
-        if any(size < 1 for size in self.encoder_sizes):
-            raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
+        check_layers(self, "encoder_sizes")
         if self.initial_steps > self.capacity:
             raise UserError(
                 f"agent.initial_steps must be at most the capacity, which is {self.capacity}, got "

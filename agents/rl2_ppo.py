@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from agents._memory import MemoryAgent
-from meta_rl.core.checks import check_above_zero, check_at_least
+from meta_rl.core.checks import check_above_zero, check_at_least, check_layers
 from meta_rl.core.distributions import Distribution, Gaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Surrogate
@@ -76,8 +76,7 @@ class Config(EntropyPPOConfig, TrialConfig, MemoryConfig):
         for part in (EntropyPPOConfig, TrialConfig, MemoryConfig):
             part.__post_init__(self)
         check_at_least(1, self, "bptt_steps")
-        if any(size < 1 for size in self.encoder_sizes):
-            raise UserError(f"agent.encoder_sizes must all be at least 1, got {self.encoder_sizes}")
+        check_layers(self, "encoder_sizes")
         check_above_zero(self, "min_std", "value_coefficient")
         if not self.min_std <= self.initial_std <= self.max_std:
             raise UserError(

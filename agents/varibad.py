@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from agents._task_inference import TaskInference, TaskInferenceConfig, check_layers
-from meta_rl.core.checks import check_above_zero, check_at_least
+from agents._task_inference import TaskInference, TaskInferenceConfig
+from meta_rl.core.checks import check_above_zero, check_at_least, check_layers
 from meta_rl.core.distributions import Gaussian
 from meta_rl.core.protocols import Belief
 from meta_rl.core.ranks import dealt, sum_over_ranks

@@ -28,3 +28,11 @@ def check_within_unit(settings: object, *names: str, where: str = "agent") -> No
         value = getattr(settings, name)
         if not 0 <= value <= 1:
             raise UserError(f"{where}.{name} must be in [0, 1], got {value}")
+
+
+def check_layers(settings: object, *names: str, where: str = "agent") -> None:
+    """Refuse layers without units."""
+    for name in names:
+        sizes = getattr(settings, name)
+        if any(size < 1 for size in sizes):
+            raise UserError(f"{where}.{name} must all be at least 1, got {sizes}")

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from meta_rl.core.checks import check_above_zero, check_at_least
-from meta_rl.core.errors import UserError
+from meta_rl.core.checks import check_above_zero, check_at_least, check_layers
 from meta_rl.core.types import EnvSpec, TimeStep
 from meta_rl.learning.dynamics import AdaptiveMLP, Steps, TransitionScale
 from meta_rl.learning.memory import MemoryConfig, build_memory, by_world, in_a_row
@@ -51,8 +50,7 @@ class OnlineModelConfig(MemoryConfig):
         super().__post_init__()
         check_at_least(1, self, "past_steps", "adaptation_steps")
         check_above_zero(self, "inner_lr", "reward_weight")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
+        check_layers(self, "hidden_sizes")
 
 
 class OnlineModel(nn.Module):

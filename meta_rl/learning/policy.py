@@ -1,17 +1,21 @@
 """Policies whose parameters are data: one set for all tasks, or one for each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import log
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from meta_rl.core.checks import check_above_zero, check_layers
 from meta_rl.core.distributions import Categorical, Distribution, Gaussian, Product
-from meta_rl.core.types import Params
+from meta_rl.core.errors import UserError
+from meta_rl.core.spaces import choices
+from meta_rl.core.types import EnvSpec, Params
 from meta_rl.learning.mlp import ACTIVATIONS, Activation, Passes, layer_names
 
 
@@ -101,6 +105,46 @@ class MLPPolicy(nn.Module):
         values = [params[name] for name in layer_names(len(self.layers))]
         through: Any = _Output.apply  # untyped in torch
         return self.acting(through(self.activation, obs, *values), params.get("log_std"))
+
+
+@dataclass(frozen=True)
+class MLPPolicyConfig:
+    """Settings of an `MLPPolicy`."""
+
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Units of each hidden layer of the policy, each at least 1."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Nonlinearity of the policy's hidden layers."""
+    initial_std: float = 1.0
+    """Standard deviation of continuous actions at first (σ), in their own unit, at least min_std;
+    one for each dimension is learned."""
+    min_std: float = 1e-6
+    """Floor of the standard deviation, in the actions' unit, above 0."""
+
+    def __post_init__(self) -> None:
+        check_layers(self, "hidden_sizes")
+        check_above_zero(self, "initial_std", "min_std")
+        if self.initial_std < self.min_std:
+            raise UserError(
+                f"agent.initial_std must be at least min_std, which is {self.min_std}, got "
+                f"{self.initial_std}: below it nothing is learned of it"
+            )
+
+    def policy(self, spec: EnvSpec, beside: int = 0) -> MLPPolicy:
+        """Make the policy for a family's observations and actions.
+
+        Args:
+            beside: Numbers that it sees beside an observation.
+        """
+        return MLPPolicy(
+            spec.observation_size + beside,
+            spec.action_size,
+            self.hidden_sizes,
+            self.activation,
+            self.initial_std,
+            self.min_std,
+            choices(spec.action_space),
+        )
 
 
 class _Output(torch.autograd.Function):

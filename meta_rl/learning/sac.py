@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from meta_rl.core.checks import check_above_zero, check_within_unit
+from meta_rl.core.checks import check_above_zero, check_layers, check_within_unit
 from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import mean_of_parts, sum_gradients
@@ -49,8 +49,7 @@ class ActorCriticConfig:
     def __post_init__(self) -> None:
         check_above_zero(self, "outer_lr", "temperature")
         check_within_unit(self, "polyak")
-        if any(size < 1 for size in self.hidden_sizes):
-            raise UserError(f"agent.hidden_sizes must all be at least 1, got {self.hidden_sizes}")
+        check_layers(self, "hidden_sizes")
         if self.target_entropy is not None and not self.learn_temperature:
             raise UserError(
                 "agent.target_entropy has no effect on a temperature that is not learned; set "
