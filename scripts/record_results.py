@@ -19,7 +19,7 @@ from _entry import run_script, write_figures
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.continual import StreamRecord, read_stream
-from meta_rl.evaluation.finished import Wanted, choose_evaluation
+from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.experiment.config import to_dict
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
@@ -44,12 +44,12 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     config, _, seed = run.name.rpartition("-seed")
     if not config or not seed.isdigit():
         raise UserError(f"{run} must be a run folder that is named CONFIG-seedN")
-    result, remark = choose_evaluation(run, Wanted(split, actions))
+    folder = RunFolder(run)
+    result, remark = Evaluations(folder.evaluations).choose(Wanted(split, actions))
     if remark:
         print(f"{run.name}: {remark}")
     summary = result.summary()
     summary.pop("by_task", None)  # the run keeps each goal
-    folder = RunFolder(run)
     made = folder.environment()
     took_s = read_metrics(folder.metrics, ("env_steps",)).wall_time_s(result.env_steps)
     stream = read_stream(run, to_dict(folder.experiment()))

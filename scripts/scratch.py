@@ -31,6 +31,7 @@ import envs
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import derive_seed
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.protocol import choose_tasks, describe_protocol, stage_episodes
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import strict_yaml
@@ -184,7 +185,7 @@ def main(args: Args) -> Path:
         raise UserError(f"{folder.path} exists already; choose another --runs, or remove it")
     clock = JsonlSink(folder.metrics)
     experiment, result = train_and_measure(args)
-    path = result.save(folder.evaluations)
+    path = Evaluations(folder.evaluations).save(result)
     clock.log({}, result.env_steps, result.meta_iterations)
     (folder.path / "config.yaml").write_text(strict_yaml.write(experiment))
     (folder.path / "environment.txt").write_text(describe_environment("python scripts/scratch.py"))

@@ -19,7 +19,8 @@ from bandit_references import mean_and_interval
 from record_results import record
 
 from meta_rl.core.errors import UserError
-from meta_rl.evaluation.finished import Wanted, choose_evaluation
+from meta_rl.evaluation.folder import Evaluations, Wanted
+from meta_rl.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def setting_of(protocol: Mapping[str, Any]) -> str:
 
 def trial_of(run: Path, references: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's record, with what its trials earn and how that compares."""
-    result, _ = choose_evaluation(run, Wanted("test", "sampled"))
+    result, _ = Evaluations(RunFolder(run).evaluations).choose(Wanted("test", "sampled"))
     earned = result.scores["episode_return"].sum(1).mean(0)  # over stages, then repetitions
     setting = setting_of(result.protocol)
     found = mean_and_interval(earned)

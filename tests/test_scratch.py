@@ -6,7 +6,8 @@ import pytest
 
 import envs
 from meta_rl.core.errors import UserError
-from meta_rl.evaluation.finished import Wanted, load_run
+from meta_rl.evaluation.finished import load_run
+from meta_rl.evaluation.folder import Wanted
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.runs.folder import RunFolder
 

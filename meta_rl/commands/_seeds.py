@@ -38,7 +38,8 @@ def _train(
 ) -> int:
     """Train what is missing; show all."""
     from meta_rl.evaluation.comparison import group_runs
-    from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.evaluation.finished import load_runs
+    from meta_rl.evaluation.folder import Wanted
     from meta_rl.studies import processes as study
 
     first = experiments[0]

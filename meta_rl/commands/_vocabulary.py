@@ -178,7 +178,8 @@ def read_runs(given: SomeRuns, command: str) -> "tuple[list[Run], list[str]]":
     """Read runs with the evaluation that speaks for each, and say what was left out."""
     if not given.runs:
         raise UserError(f"name at least one run folder: meta-rl {command} RUN RUN ...")
-    from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.evaluation.finished import load_runs
+    from meta_rl.evaluation.folder import Wanted
     from meta_rl.experiment import catalog
 
     wanted = Wanted(given.split, given.actions, given.checkpoint)

@@ -130,6 +130,7 @@ def measure_all(
 ) -> None:
     """Evaluate, print the result and write it to its place, if there is one."""
     from meta_rl.commands._show import show_by_task, show_result
+    from meta_rl.evaluation.folder import Evaluations
     from meta_rl.evaluation.measuring import check_evaluation_memory, evaluate
     from meta_rl.experiment.building import worker_count
 
@@ -144,7 +145,7 @@ def measure_all(
     if place is not None:
         beside = place.parent if place.suffix == ".json" else place
         beside.mkdir(parents=True, exist_ok=True)
-        unfinished = beside / f"partial-{identity(folder, trained, config, given)}.npz"
+        unfinished = Evaluations(beside).unfinished(identity(folder, trained, config, given))
     collector = trained.distribution.make_collector(trained.device, worker_count(experiment))
     if unfinished is not None and unfinished.exists():
         print(f"going on from {unfinished}", flush=True)
@@ -181,7 +182,7 @@ def measure_all(
             f"ones it is measured on, which flatters it; {advice}"
         )
     if place is not None:
-        path = result.save_as(place) if place.suffix == ".json" else result.save(place)
+        path = result.save_as(place) if place.suffix == ".json" else Evaluations(place).save(result)
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
         print(f"written to {path}")

@@ -215,7 +215,8 @@ def _conclude(sweep: "Sweep") -> int:
     from meta_rl.commands._show import show_groups
     from meta_rl.core.outputs import write
     from meta_rl.evaluation.comparison import group_runs
-    from meta_rl.evaluation.finished import Wanted, load_runs
+    from meta_rl.evaluation.finished import load_runs
+    from meta_rl.evaluation.folder import Wanted
     from meta_rl.studies.outcome import sweep_picture, sweep_table
 
     table = sweep_table(sweep)

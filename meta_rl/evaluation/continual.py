@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from meta_rl.core.change import ChangeConfig
 from meta_rl.core.continual import Stream
 from meta_rl.core.types import Score
-from meta_rl.evaluation.result import read_summary
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.experiment.building import build_distribution
 from meta_rl.experiment.config import experiment_from_dict
 from meta_rl.runs.folder import RunFolder
@@ -94,15 +94,15 @@ def read_curves(
         turn: Meta-iterations on each name.
         names: The names in the order of the stream; without them, those that were measured.
     """
-    found = [read_summary(path) for path in sorted(RunFolder(run).evaluations.glob("*.json"))]
-    split, seed = experiment["evaluation"]["choose_on"], experiment["evaluation"]["seed"]
-    found = [each for each in found if (each["protocol"]["split"], each["seed"]) == (split, seed)]
+    asked = experiment["evaluation"]["choose_on"], experiment["evaluation"]["seed"]
+    evaluations = Evaluations(RunFolder(run).evaluations)
+    found = [each for each in evaluations if (each.split, each.seed) == asked]
     if not found:
         return None
-    ((usual, _),) = Counter(each["fingerprint"] for each in found).most_common(1)
-    made = {each["meta_iterations"]: each for each in found if each["fingerprint"] == usual}
+    ((usual, _),) = Counter(each.fingerprint for each in found).most_common(1)
+    made = {each.meta_iterations: each.summary for each in found if each.fingerprint == usual}
     iterations = sorted(made)
-    score = Score(**found[0]["scores"][0])
+    score = Score(**found[0].summary["scores"][0])
     rows = [made[each]["stages"][-1][f"{score.name}_by_name"] for each in iterations]
     names = tuple(names or rows[0])
     values = np.array([[row.get(name, np.nan) for name in names] for row in rows])

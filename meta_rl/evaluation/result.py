@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
 from meta_rl.core.types import RETURN, SUCCESS, Score
-from meta_rl.evaluation.life_plan import LEARNING, SINCE_CHANGE
+from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.evaluation.statistics import estimate, mean
 
@@ -165,20 +164,6 @@ class EvalResult:
             for score, value in last
         )
 
-    def save(self, folder: Path) -> Path:
-        """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz.
-
-        Before the fingerprint stands how the agent learned, where tasks change, and which
-        checkpoint was measured, if it is not the latest.
-        """
-        kind = f"{self.protocol['split']}-{self.protocol['actions']}-seed{self.seed}"
-        if LEARNING in self.protocol:
-            kind += f"-{self.protocol[LEARNING]}"
-        if self.checkpoint != "latest":
-            digest = blake2b(self.checkpoint.encode(), digest_size=4).hexdigest()
-            kind += "-best" if self.checkpoint == "best" else f"-{digest}"
-        return self.save_as(folder / f"{self.env_steps}-{kind}-{self.fingerprint}.json")
-
     def save_as(self, path: Path) -> Path:
         """Write the JSON file `path`, and beside it all cells as npz; each whole or not at all."""
         content = io.BytesIO()
@@ -200,7 +185,7 @@ class EvalResult:
 
     @classmethod
     def load(cls, path: Path) -> "EvalResult":
-        """Read what `save` wrote: the JSON file at `path`, and the npz beside it."""
+        """Read what `save_as` wrote: the JSON file at `path`, and the npz beside it."""
         summary = read_summary(path)
         cells_path = path.with_suffix(".npz")
         try:
@@ -215,9 +200,9 @@ class EvalResult:
                     protocol=summary["protocol"],
                     env_steps=summary["env_steps"],
                     meta_iterations=summary["meta_iterations"],
-                    checkpoint=summary.get("checkpoint", "latest"),  # older files say neither,
-                    seed=summary.get("seed", 0),
-                    made_at=summary.get("made_at"),  # nor when they were made
+                    checkpoint=summary["checkpoint"],
+                    seed=summary["seed"],
+                    made_at=summary["made_at"],
                 )
             _, stages, tasks, _ = result.shape
             sizes = (len(result.adaptation_episodes), len(result.names), len(result.index))
@@ -230,7 +215,11 @@ class EvalResult:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Read the JSON file of an evaluation: what `EvalResult.summary` returned."""
+    """Read the JSON file of an evaluation: what `EvalResult.summary` returned.
+
+    Older files say neither which checkpoint was measured, nor by which seed, nor when: it was the
+    latest, the seed 0, and `made_at` is None.
+    """
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(summary, dict) or not isinstance(summary.get("protocol"), dict):
@@ -242,7 +231,7 @@ def read_summary(path: Path) -> dict[str, Any]:
             datetime.fromisoformat(summary["made_at"])
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _unreadable(path, error) from error
-    return summary
+    return {"checkpoint": "latest", "seed": 0, "made_at": None, **summary}
 
 
 def _judged_by(summary: Mapping[str, Any]) -> tuple[Score, ...]:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.evaluation.finished import evaluation_of
-from meta_rl.evaluation.result import read_summary
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import Experiment
 from meta_rl.experiment.identity import changed_flags, check_same_run
@@ -52,6 +52,11 @@ class Training:
     def run(self) -> RunFolder:
         """Where the run is, or will be."""
         return RunFolder(self.folder / self.name)
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """What was measured of it; the same object each time, which reads each file once."""
+        return Evaluations(self.run.evaluations)
 
     @property
     def output(self) -> Path:
@@ -120,11 +125,11 @@ class Training:
 
 def is_finished(run: RunFolder, meta_iterations: int) -> bool:
     """Return whether a run was trained for so long, and evaluated as it says itself."""
-    found = map(read_summary, run.evaluations.glob("*.json"))
-    if not run.is_begun or all(each["meta_iterations"] != meta_iterations for each in found):
+    evaluations = Evaluations(run.evaluations)
+    if not run.is_begun or all(each.meta_iterations != meta_iterations for each in evaluations):
         return False  # which is told quickly
     seed = run.experiment().evaluation.seed
-    return evaluation_of(run, meta_iterations, run.protocol(), seed) is not None
+    return evaluations.own(meta_iterations, run.protocol(), seed) is not None
 
 
 @dataclass(frozen=True)

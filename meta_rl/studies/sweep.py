@@ -92,7 +92,6 @@ class Trial:
         """By their seed."""
         self.last = last
         """Meta-iterations of a whole run."""
-        self._evaluations: dict[Path, EvalResult] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
 
@@ -136,12 +135,15 @@ class Trial:
 
         It is the earliest: others may have been made by hand since, by other protocols.
         """
-        found = []
-        for path in training.run.evaluations.glob("*-validation-*.json"):
-            each = self._read(path)
-            if (each.meta_iterations, each.checkpoint) == (meta_iterations, "latest"):
-                found.append(each)
-        return min(found, key=lambda each: each.made_at or "", default=None)
+        asked = "validation", meta_iterations, "latest"
+        found = [
+            each
+            for each in training.evaluations
+            if (each.split, each.meta_iterations, each.checkpoint) == asked
+        ]
+        # Files that do not say when they were made are older than those that do.
+        first = min(found, key=lambda each: (each.is_dated, each.made_at), default=None)
+        return None if first is None else first.result
 
     def rank(self, meta_iterations: int) -> Rank | None:
         """Return what the first seed is judged by at a rung; none if it is not there yet.
@@ -155,14 +157,11 @@ class Trial:
 
     def _has_passed(self, meta_iterations: int) -> bool:
         """Return whether the first seed is at its end, or was evaluated later."""
-        paths = self.first.run.evaluations.glob("*-validation-*.json")
-        later = any(self._read(path).meta_iterations > meta_iterations for path in paths)
+        later = any(
+            each.split == "validation" and each.meta_iterations > meta_iterations
+            for each in self.first.evaluations
+        )
         return later or self._is_finished(next(iter(self.trainings)))
-
-    def _read(self, path: Path) -> EvalResult:
-        if path not in self._evaluations:
-            self._evaluations[path] = EvalResult.load(path)
-        return self._evaluations[path]
 
     def _is_finished(self, seed: int) -> bool:
         if seed not in self._finished and is_finished(self.trainings[seed].run, self.last):

@@ -18,7 +18,7 @@ from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite
 from meta_rl.evaluation.comparison import Group, Run
-from meta_rl.evaluation.finished import evaluation_of
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import (
     BEST_IS_CHOSEN_ON,
@@ -256,8 +256,7 @@ class Trainer:
         """Return the final evaluation of a run that has nothing left to do."""
         if self.counters.meta_iterations < self.experiment.meta_iterations:
             return None
-        made, seed = self.counters.meta_iterations, self.experiment.evaluation.seed
-        return evaluation_of(self.folder, made, self.protocol, seed)
+        return self._evaluated("test")
 
     def _is_recorded(self, result: EvalResult) -> bool:
         """Return whether metrics.jsonl has the scores of the final evaluation."""
@@ -349,7 +348,7 @@ class Trainer:
             )
         finally:
             self.collector.env_steps = env_steps  # the agent learns nothing from the others
-        result.save(self.folder.evaluations)
+        Evaluations(self.folder.evaluations).save(result)
         return result
 
     def watch(self) -> EvalResult:
@@ -385,14 +384,19 @@ class Trainer:
 
     def _watched_before(self) -> EvalResult | None:
         """Return the evaluation to choose by of this very state, if a stopped process made it."""
-        evaluation = self.experiment.evaluation
-        if evaluation.choose_on == "test":
+        choose_on = self.experiment.evaluation.choose_on
+        if choose_on == "test":
             return None
-        protocol = self._protocol(evaluation.choose_on)
-        made = evaluation_of(self.folder, self.counters.meta_iterations, protocol, evaluation.seed)
+        made = self._evaluated(choose_on)
         if made is not None:
             self._keep_if_best(made)
         return made
+
+    def _evaluated(self, split: Split) -> EvalResult | None:
+        """Return the run's own evaluation of this very state, if there is one."""
+        evaluations = Evaluations(self.folder.evaluations)
+        made, seed = self.counters.meta_iterations, self.experiment.evaluation.seed
+        return evaluations.own(made, self._protocol(split), seed)
 
     def _watch_or_warn(self) -> EvalResult | None:
         """Evaluate while training, which goes on if there is nothing to measure."""

@@ -17,6 +17,7 @@ from patience import PATIENCE_S
 
 from meta_rl.commands import _help, _vocabulary
 from meta_rl.core import protocols
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import building
 
@@ -258,7 +259,7 @@ def test_an_evaluation_is_written_whole_or_not_at_all(run, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(_vocabulary.UserError, match=r"cannot write the evaluation .*No space left"):
-        result.save(path.parent)
+        Evaluations(path.parent).save(result)
     assert (path.read_bytes(), path.with_suffix(".npz").read_bytes()) == before
     assert len(list(path.parent.iterdir())) == 2
 

@@ -14,7 +14,8 @@ from matplotlib.colors import to_rgb
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.comparison import Group, group_runs, improvement
-from meta_rl.evaluation.finished import Wanted, choose_evaluation, load_run
+from meta_rl.evaluation.finished import load_run
+from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.catalog import ROOT
 from meta_rl.experiment.config import load_experiment
@@ -56,7 +57,7 @@ def put_scores(run, names, success, **protocol):
     result = EvalResult.load(old)
     old.unlink()
     cells = np.array(success, dtype=np.float64)[None, :, :, None]
-    replace(
+    changed = replace(
         result,
         names=tuple(names),
         index=tuple(range(len(names))),
@@ -64,12 +65,13 @@ def put_scores(run, names, success, **protocol):
         judged_by=(RETURN,) if "success_rule" in protocol else (SUCCESS, RETURN),
         adaptation_episodes=tuple(range(len(success))),
         protocol={**result.protocol, "tasks": len(names), **protocol},
-    ).save(run / "evaluations")
+    )
+    Evaluations(run / "evaluations").save(changed)
 
 
 def test_a_saved_evaluation_is_read_back_whole(runs):
     (path,) = (runs / "maml-seed0" / "evaluations").glob("*.json")
-    result, _ = choose_evaluation(runs / "maml-seed0", Wanted())
+    result, _ = Evaluations(path.parent).choose(Wanted())
     assert result.summary() == json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as cells:
         np.testing.assert_array_equal(result.scores["success"], cells["success"])

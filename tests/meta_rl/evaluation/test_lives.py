@@ -14,6 +14,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Changing
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import RETURN, Phase
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.life_plan import plan_lives
 from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.measuring import evaluate
@@ -181,7 +182,7 @@ def test_how_an_agent_learned_is_told_and_agents_compare_nevertheless(tmp_path):
         "always-from-3",
         "never",
     ]
-    assert len({result.save(tmp_path).name for result in results}) == 4
+    assert len({Evaluations(tmp_path).save(result).name for result in results}) == 4
 
 
 @pytest.mark.parametrize("config", [{"actions": "deterministic"}, {"evaluation_episodes": 3}])

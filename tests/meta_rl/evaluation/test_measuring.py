@@ -13,6 +13,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import RETURN, SUCCESS, Phase, Rollout, Score, Task, Tasks
 from meta_rl.evaluation import measuring
+from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.measuring import contexts_that_fit, evaluate, tasks_that_fit
 from meta_rl.evaluation.protocol import choose_tasks, fingerprint, make_protocol, stage_episodes
 from meta_rl.evaluation.result import EvalResult
@@ -438,14 +439,15 @@ def test_actions_that_are_not_finite_are_told_however_they_are_measured(apart):
 
 def test_a_result_comes_back_from_its_files(tmp_path):
     result = measure(Sweeper(2), EvaluationConfig(adaptation_steps=1))
-    path = result.save(tmp_path / "evaluations")
+    evaluations = Evaluations(tmp_path / "evaluations")
+    path = evaluations.save(result)
     assert path.name == f"100-test-sampled-seed0-{result.fingerprint}.json"
     loaded, other = EvalResult.load(path), replace(result, seed=3)
     assert loaded.summary() == result.summary()
-    beside = other.save(tmp_path / "evaluations")  # another evaluation seed overwrites nothing
+    beside = evaluations.save(other)  # another evaluation seed overwrites nothing
     assert beside != path and EvalResult.load(beside).seed == 3
     checkpoints = ("latest", "best", "a/latest.pt", "b/latest.pt")
-    written = {replace(result, checkpoint=each).save(tmp_path) for each in checkpoints}
+    written = {evaluations.save(replace(result, checkpoint=each)) for each in checkpoints}
     assert len(written) == 4, "nor does another checkpoint"
 
     summary = json.loads(path.read_text())

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from meta_rl.commands.cli import main
-from meta_rl.evaluation.finished import Wanted, load_run
+from meta_rl.evaluation.finished import load_run
+from meta_rl.evaluation.folder import Wanted
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -1,0 +1,236 @@
+"""The `evaluations/` folder of a run: what its files are called, and which of them is asked for."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from meta_rl.core.errors import UserError
+from meta_rl.evaluation.life_plan import LEARNING
+from meta_rl.evaluation.protocol import fingerprint
+from meta_rl.evaluation.result import EvalResult, read_summary
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation by what its summary says; its cells are read only for `result`."""
+
+    path: Path
+    """Its JSON file."""
+    summary: Mapping[str, Any]
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """All that its numbers depend on beside the agent."""
+        protocol: Mapping[str, Any] = self.summary["protocol"]
+        return protocol
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of all that a comparable evaluation must share."""
+        return fingerprint(self.protocol)
+
+    @property
+    def split(self) -> str | None:
+        """Split of the tasks."""
+        return self.protocol.get("split")
+
+    @property
+    def actions(self) -> str | None:
+        """Kind of actions, `sampled` or `deterministic`."""
+        return self.protocol.get("actions")
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of training that the agent has had."""
+        steps: int = self.summary["env_steps"]
+        return steps
+
+    @property
+    def meta_iterations(self) -> int:
+        """Meta-iterations that the agent has had."""
+        made: int = self.summary["meta_iterations"]
+        return made
+
+    @property
+    def checkpoint(self) -> str:
+        """Which checkpoint was measured."""
+        which: str = self.summary["checkpoint"]
+        return which
+
+    @property
+    def seed(self) -> int:
+        """Seed of the actions' noise."""
+        seed: int = self.summary["seed"]
+        return seed
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether it says when it was made; older files do not."""
+        return self.summary["made_at"] is not None
+
+    @property
+    def made_at(self) -> datetime:
+        """When it was made, in UTC; by its file's time if it does not say."""
+        if not self.is_dated:
+            return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+        made = datetime.fromisoformat(self.summary["made_at"])
+        return made if made.tzinfo else made.replace(tzinfo=UTC)
+
+    @cached_property
+    def result(self) -> EvalResult:
+        """All of it, with every cell; read once."""
+        return EvalResult.load(self.path)
+
+    @property
+    def precedence(self) -> tuple[int, bool, datetime, str]:
+        """Of several evaluations, the one with the largest precedence speaks for the run."""
+        return self.env_steps, self.checkpoint == "latest", self.made_at, self.path.name
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which evaluations of a run are of interest."""
+
+    split: str = "test"
+    """Split of the tasks."""
+    actions: str = "sampled"
+    """Kind of actions, `sampled` or `deterministic`."""
+    checkpoint: str | None = None
+    """Which checkpoint was measured, `latest` or `best`; None takes either."""
+
+    @property
+    def words(self) -> str:
+        """What they measure."""
+        of = "" if self.checkpoint is None else f" of the {self.checkpoint} checkpoint"
+        return f"on {self.split} tasks with {self.actions} actions{of}"
+
+    @property
+    def flags(self) -> str:
+        """How `meta-rl evaluate` makes one."""
+        of = "" if self.checkpoint is None else f" --checkpoint {self.checkpoint}"
+        return f"--split {self.split} --actions {self.actions}{of}"
+
+    def fits(self, evaluation: Evaluation) -> bool:
+        """Return whether an evaluation is one of these."""
+        asked = self.split, self.actions, self.checkpoint or evaluation.checkpoint
+        return (evaluation.split, evaluation.actions, evaluation.checkpoint) == asked
+
+
+class Evaluations:
+    """The evaluations in a folder, in the order of their files' names.
+
+    To go through them reads their summaries, each once, and raises a UserError at a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read: dict[Path, Evaluation] = {}
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        return map(self._at, self._files())
+
+    def save(self, result: EvalResult) -> Path:
+        """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz.
+
+        Before the fingerprint stands how the agent learned, where tasks change, and which
+        checkpoint was measured, if it is not the latest.
+        """
+        kind = f"{result.protocol['split']}-{result.protocol['actions']}-seed{result.seed}"
+        if LEARNING in result.protocol:
+            kind += f"-{result.protocol[LEARNING]}"
+        if result.checkpoint != "latest":
+            digest = blake2b(result.checkpoint.encode(), digest_size=4).hexdigest()
+            kind += "-best" if result.checkpoint == "best" else f"-{digest}"
+        path = self.path / f"{result.env_steps}-{kind}-{result.fingerprint}.json"
+        self._read.pop(path, None)
+        return result.save_as(path)
+
+    def unfinished(self, identity: str) -> Path:
+        """Return the file that keeps the cells of an evaluation until all are measured.
+
+        Args:
+            identity: Hash of all that decides the cells.
+        """
+        return self.path / f"partial-{identity}.npz"
+
+    def fitting(self, wanted: Wanted) -> list[Evaluation]:
+        """Return the wanted ones."""
+        return [each for each in self if wanted.fits(each)]
+
+    def choose(self, wanted: Wanted, protocol: str | None = None) -> tuple[EvalResult, str | None]:
+        """Read the wanted evaluation that speaks for the run.
+
+        It is the one with the most env steps of training; of equals, the latest checkpoint's, and
+        of several the one made last.
+
+        Args:
+            protocol: Fingerprint of the evaluation, if the run has such a one; None takes any.
+
+        Returns:
+            The evaluation, and a sentence on which it is if there are several.
+        """
+        fitting = self.fitting(wanted)
+        if not fitting:
+            raise self._missing(wanted)
+        preferred = [each for each in fitting if each.fingerprint == protocol] or fitting
+        chosen = max(preferred, key=lambda each: each.precedence)
+        return chosen.result, _told(chosen, fitting)
+
+    def own(
+        self, meta_iterations: int, protocol: Mapping[str, Any], seed: int
+    ) -> EvalResult | None:
+        """Return the run's own evaluation of its latest checkpoint; none if none can be read.
+
+        Args:
+            meta_iterations: Where the checkpoint is.
+            seed: Of the actions' noise.
+        """
+        asked = meta_iterations, fingerprint(protocol), "latest", seed
+        for file in self._files():
+            with suppress(UserError):  # it can be made again
+                each = self._at(file)
+                if (each.meta_iterations, each.fingerprint, each.checkpoint, each.seed) == asked:
+                    return each.result
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.path.glob("*.json"))
+
+    def _at(self, path: Path) -> Evaluation:
+        if path not in self._read:
+            self._read[path] = Evaluation(path, read_summary(path))
+        return self._read[path]
+
+    def _missing(self, wanted: Wanted) -> UserError:
+        """Return the error of a run that has none of the wanted evaluations: it names others."""
+        others = dict.fromkeys(
+            f"--split {each.split} --actions {each.actions}"
+            for each in self
+            if (each.split, each.actions) != (wanted.split, wanted.actions)
+        )
+        has = f" It has: {', '.join(others)}" if others else ""
+        run = self.path.parent
+        return UserError(
+            f"{run} has no evaluation {wanted.words}; make one with `meta-rl evaluate {run} "
+            f"{wanted.flags}`.{has}".removesuffix(".")
+        )
+
+
+def _told(chosen: Evaluation, fitting: list[Evaluation]) -> str | None:
+    """Say which of several evaluations was taken, and whether that rests on a file's time."""
+    if len(fitting) == 1:
+        return None
+    equals = [each for each in fitting if each.env_steps == chosen.env_steps]
+    undated = [each.path.name for each in equals if not each.is_dated]
+    note = ""
+    if len(equals) > 1 and undated:
+        note = f"; by the file's time for {', '.join(undated)}, older than the field made_at"
+    return (
+        f"of {len(fitting)} evaluations takes {chosen.path.name}, {chosen.env_steps:,} env steps, "
+        f"checkpoint {chosen.checkpoint}, made {chosen.made_at:%Y-%m-%d %H:%M:%S} UTC{note}"
+    )
