@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.evaluation.statistics import (
     AGGREGATES,
@@ -120,13 +119,15 @@ class Group:
         """Return each run's mean over the episodes and copies of each task.
 
         Args:
-            stage: None means the last; where tasks change, all times since a change together.
+            stage: None means after all adaptation; see `EvalResult.after_adaptation`.
         """
-        results = [run.result for run in self.runs]
-        if stage is None and SINCE_CHANGE in self.first.protocol:
-            return np.stack([each.over_time(quantity).mean((0, 2)) for each in results])
-        at = -1 if stage is None else stage
-        return np.stack([each.scores[quantity][:, at].mean((0, 2)) for each in results])
+        cells = [
+            run.result.after_adaptation(quantity)
+            if stage is None
+            else run.result.scores[quantity][:, stage]
+            for run in self.runs
+        ]
+        return np.stack([each.mean((0, 2)) for each in cells])
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

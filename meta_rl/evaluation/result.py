@@ -69,8 +69,14 @@ class EvalResult:
         """(E, S, M, N): episodes, stages, tasks, copies."""
         return self.scores[self.judged_by[0].name].shape
 
-    def over_time(self, quantity: str) -> Float[np.ndarray, "E M N"]:
-        """Return means over all times since a change; stages may last differently long."""
+    def after_adaptation(self, quantity: str) -> Float[np.ndarray, "E M N"]:
+        """Return the scores of the last stage.
+
+        Where tasks change, stages are times since a change: then it is the mean over all of these
+        times, which may last differently long.
+        """
+        if SINCE_CHANGE not in self.protocol:
+            return self.scores[quantity][:, -1]
         ends = [*self.adaptation_episodes[1:], self.protocol["between_changes"]]
         lasting = np.subtract(ends, self.adaptation_episodes)
         found: Float[np.ndarray, "E M N"] = np.average(
@@ -146,23 +152,13 @@ class EvalResult:
         }
 
     def rank(self) -> tuple[float, ...]:
-        """Return what `best` means: the scores after all adaptation, larger being better.
-
-        Where tasks change, it is the scores at all times since a change.
-        """
-        changes = SINCE_CHANGE in self.protocol
-        last = [
-            (
-                score,
-                (self.over_time(score.name) if changes else self.scores[score.name][:, -1]).mean(),
-            )
+        """Return what `best` means: the scores after all adaptation, larger being better."""
+        values = (
+            self.after_adaptation(score.name).mean() * (1 if score.higher_is_better else -1)
             for score in self.judged_by
-        ]
-        # NaN would compare as neither better nor worse, and so stay the best for ever.
-        return tuple(
-            float(np.nan_to_num(value if score.higher_is_better else -value, nan=-np.inf))
-            for score, value in last
         )
+        # NaN would compare as neither better nor worse, and so stay the best for ever.
+        return tuple(float(np.nan_to_num(value, nan=-np.inf)) for value in values)
 
     def save_as(self, path: Path) -> Path:
         """Write the JSON file `path`, and beside it all cells as npz; each whole or not at all."""
