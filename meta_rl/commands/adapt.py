@@ -16,7 +16,7 @@ from meta_rl.commands._vocabulary import (
     parse,
 )
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file, check_folder
+from meta_rl.core.outputs import check_replaceable, writing
 
 if TYPE_CHECKING:
     from meta_rl.deployment.rounds import Report, Round
@@ -163,9 +163,8 @@ def main(arguments: list[str]) -> int:
 
 def check_files(policy: Path) -> None:
     """Raise a UserError unless the policy's file, its program and its log can be written."""
-    for ending in (".pt", ".pt2", ".jsonl"):
-        check_file(policy.with_suffix(ending), "choose another --output")
-    check_folder(policy.parent, "choose another --output")  # written beside, then put in place
+    files = (policy.with_suffix(ending) for ending in (".pt", ".pt2", ".jsonl"))
+    check_replaceable("choose another --output", *files)
 
 
 def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:
@@ -191,11 +190,8 @@ class Log:
     def __init__(self, path: Path, label: str) -> None:
         self.path = path
         self._label = label
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path, "choose another --output"):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error}; choose another --output") from error
 
     def tell(self, report: "Report") -> None:
         """Tell of a round or an event."""

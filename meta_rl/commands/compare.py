@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from meta_rl.commands._vocabulary import File, Folder, SomeRuns, parse, read_runs
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file
+from meta_rl.core.outputs import check_file, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,8 @@ def main(arguments: list[str]) -> int:
         if given.output is None:
             print(text, end="")
         else:
-            _write_text(text, Path(given.output))
+            with writing(Path(given.output), "choose another --output"):
+                Path(given.output).write_text(text, encoding="utf-8")
             remarks.append(f"tables: {given.output}")
     for path, figure in pictures.items():
         try:
@@ -149,14 +150,6 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
 def _beside(run: Path) -> Path:
     """Return the folder that holds a run, also where the run is named by dots."""
     return run.parent if run.name not in ("", "..") else run.resolve().parent
-
-
-def _write_text(text: str, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}; choose another --output") from error
 
 
 def _write_picture(figure: "Figure", path: Path) -> None:

@@ -19,7 +19,7 @@ from meta_rl.commands._vocabulary import (
     parse,
 )
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.core.outputs import check_file, check_folder
+from meta_rl.core.outputs import check_folder, check_replaceable
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import EvaluationConfig
@@ -216,9 +216,7 @@ def place_of(given: Arguments) -> Path | None:
         raise UserError(
             f"--actions both makes two results, so --output must name a folder, not {output}"
         )
-    for ending in (".json", ".npz"):
-        check_file(output.with_suffix(ending), advice)
-    check_folder(output.parent, advice)  # written beside, then put in place
+    check_replaceable(advice, output, output.with_suffix(".npz"))
     return output
 
 

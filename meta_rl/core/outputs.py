@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from meta_rl.core.errors import UserError
@@ -43,6 +44,17 @@ def check_folder(path: Path, advice: str) -> None:
         raise UserError(f"cannot write to {path}: {error.strerror or error}; {advice}") from error
 
 
+def check_replaceable(advice: str, *paths: Path) -> None:
+    """Raise a UserError unless files of one folder can be written as `write` writes them.
+
+    Args:
+        advice: What to do otherwise, such as `choose another --output`.
+    """
+    for path in paths:
+        check_file(path, advice)
+    check_folder(paths[0].parent, advice)  # which takes the temporary files
+
+
 def _try_folder(path: Path) -> None:
     """Make the folder and a file in it, and remove both again.
 
@@ -73,6 +85,20 @@ def remove_unfinished(folder: Path) -> None:
     for path in folder.glob("*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Make the folder of a file, and turn what fails until the file is written into a UserError.
+
+    Args:
+        advice: What to do then, such as `choose another --output`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}; {advice}") from error
 
 
 def write(content: bytes | memoryview, path: Path, what: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from meta_rl.core.continual import simulated
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import changes_of, changing_env
-from meta_rl.core.outputs import check_file, check_folder
+from meta_rl.core.outputs import check_replaceable, writing
 from meta_rl.core.protocols import DrawingTaskEnv, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import Phase, Picture, Step, Tasks
@@ -207,15 +207,13 @@ def check_ending(path: Path) -> None:
 def check_film(path: Path, advice: str) -> None:
     """Raise a UserError unless a film can be written to that file; leave nothing behind."""
     check_ending(path)
-    check_file(path, advice)
-    check_folder(path.parent, advice)  # a film is written beside it first, then put in its place
+    check_replaceable(advice, path)
 
 
 def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:
     """Write a film, or a strip of its pictures, and return its path."""
     check_ending(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, "choose another --output"):
         temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
         temporary.touch()  # ffmpeg would not tell clearly that it cannot write
         if path.suffix == ".png":
@@ -223,8 +221,6 @@ def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:
         else:
             _write_mp4(frames(takes, name), temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}; choose another --output") from error
     return path
 
 
