@@ -2,35 +2,32 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from meta_rl.evaluation.comparison import Group
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.reports import comparison_tables as tables
-from meta_rl.reports.tables import console
+from meta_rl.reports.tables import TextTable, console
 
 
 def show_result(result: EvalResult, title: str) -> None:
     """Print an evaluation: a row for each stage of adaptation."""
-    summary = result.summary()
-    table = Table(title=title, title_justify="left")
-    for column in (
-        result.stages_are,
-        *(f"{score.label} [95 % interval]" for score in result.shown),
-    ):
-        table.add_column(column, justify="right")
-    for row in summary["stages"]:
-        table.add_row(
-            str(row["adaptation_episodes"]),
-            *(interval(row[score.name]) for score in result.shown),
-        )
-    console().print(table)
+    TextTable(
+        title,
+        [result.stages_are, *(f"{score.label} [95 % interval]" for score in result.shown)],
+        [
+            [
+                str(row["adaptation_episodes"]),
+                *(interval(row[score.name]) for score in result.shown),
+            ]
+            for row in result.summary()["stages"]
+        ],
+        left=0,
+    ).print()
     if (found := recovery(result)) is not None:
         console().print(found.told, highlight=False, soft_wrap=True)
     console().print(
-        f"{summary['tasks']} {result.protocol['split']} tasks, "
+        f"{len(result.names)} {result.protocol['split']} tasks, "
         f"{_measured(result)}, {result.protocol['actions']} actions, "
         f"{result.env_steps:,} env steps of training, protocol {result.fingerprint}",
         highlight=False,
@@ -42,7 +39,7 @@ def _measured(result: EvalResult) -> str:
     """Return what each stage is measured by."""
     protocol = result.protocol
     if SINCE_CHANGE not in protocol:
-        return f"{result.summary()['cells_per_stage']} episodes a stage"
+        return f"{result.cells_per_stage} episodes a stage"
     apart = f"{protocol['between_changes']} {protocol[SINCE_CHANGE]} apart"
     return f"{protocol['changes_followed']} changes of each, {apart}"
 
@@ -58,23 +55,29 @@ def show_groups(groups: Sequence[Group]) -> None:
 
 def show_by_task(result: EvalResult) -> None:
     """Print a row for each task name and goal: its means after so many adaptation episodes."""
-    rows = result.by_task()
-    table = Table(title="mean over a goal's episodes", title_justify="left")
-    table.add_column("task")
-    table.add_column("goal", justify="right")
-    for score in result.shown:
-        for episodes in result.adaptation_episodes:
-            table.add_column(f"{score.label} after {episodes}", justify="right")
-    for row in rows:
-        values = [value for score in result.shown for value in row[score.name]]
-        table.add_row(row["task"], str(row["goal"]), *(f"{value:.2f}" for value in values))
-    console().print(table)
+    TextTable(
+        "mean over a goal's episodes",
+        [
+            *("task", "goal"),
+            *(
+                f"{score.label} after {episodes}"
+                for score in result.shown
+                for episodes in result.adaptation_episodes
+            ),
+        ],
+        [
+            [
+                row["task"],
+                str(row["goal"]),
+                *(f"{value:.2f}" for score in result.shown for value in row[score.name]),
+            ]
+            for row in result.by_task()
+        ],
+    ).print()
 
 
-def interval(value: dict[str, float | None] | None) -> str:
+def interval(value: dict[str, float | None]) -> str:
     """Format a mean with its interval."""
-    if value is None:
-        return "-"
     if value["low"] is None or value["high"] is None:
         return f"{value['mean']:.2f} [-]"
     return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"

@@ -69,6 +69,12 @@ class EvalResult:
         """(E, S, M, N): episodes, stages, tasks, copies."""
         return self.scores[self.judged_by[0].name].shape
 
+    @property
+    def cells_per_stage(self) -> int:
+        """How many cells measure each stage, over all tasks and copies."""
+        episodes, _, tasks, copies = self.shape
+        return int(episodes * tasks * copies)
+
     def after_adaptation(self, quantity: str) -> Float[np.ndarray, "E M N"]:
         """Return the scores of the last stage.
 
@@ -107,7 +113,7 @@ class EvalResult:
             "seed": self.seed,
             "made_at": self.made_at,
             "tasks": len(self.names),
-            "cells_per_stage": int(np.prod(self.shape) // len(stages)),
+            "cells_per_stage": self.cells_per_stage,
             "scores": [asdict(score) for score in self.judged_by],
             "stages": stages,
             "by_task": self.by_task(),
