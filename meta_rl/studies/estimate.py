@@ -1,5 +1,6 @@
 """How long trainings will take, from measured env steps per second."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from meta_rl.experiment.config import Experiment
 from meta_rl.rollouts.adaptation import phase_at
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
+from meta_rl.training.collecting import iteration_factors
 from meta_rl.training.temporary import temporary_trainer
 
 PROBE_ITERATIONS = 2
@@ -31,11 +33,12 @@ class Speed:
     """Whether evaluations are in the time already."""
 
 
-def training_steps(experiment: Experiment[Any, Any], agent: MetaAgent, horizon: int) -> int:
+def training_steps(
+    experiment: Experiment[Any, Any], agent: MetaAgent, distribution: TaskDistribution
+) -> int:
     """Return the env steps of all meta-iterations, if no episode ends early."""
-    worlds = experiment.meta_batch_size * experiment.trials * experiment.copies
-    episodes = sum(phase.episodes for phase in agent.phases)
-    return experiment.meta_iterations * worlds * episodes * horizon
+    factors = iteration_factors(experiment, agent, distribution)
+    return experiment.meta_iterations * math.prod(factors.values())
 
 
 def evaluation_steps(

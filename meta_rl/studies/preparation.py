@@ -42,7 +42,7 @@ def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
         protocols.append(decisive(make_protocol(agent, distribution, config, copies)))
         costs.append(
             Cost(
-                training_steps(experiment, agent, distribution.spec.horizon),
+                training_steps(experiment, agent, distribution),
                 evaluation_steps(experiment, agent, distribution),
             )
         )

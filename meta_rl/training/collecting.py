@@ -102,7 +102,8 @@ def make_collector(
     from meta_rl.rollouts.ray.cluster import join
     from meta_rl.rollouts.ray.crew import Crew
 
-    factors = phase_factors(experiment, agent, distribution)
+    factors = iteration_factors(experiment, agent, distribution)
+    factors["episodes"] = max(phase.episodes for phase in agent.phases)
     store = rollout_bytes(factors, distribution.spec) + SPARE_STORE_BYTES
     cores = max(config.workers * threads or usable_cores(), threads)
     with ExitStack() as undo:
@@ -153,14 +154,17 @@ def build_parts(
     return build_agent(experiment, distribution.spec, device), distribution
 
 
-def phase_factors(
+def iteration_factors(
     experiment: Experiment[Any, Any], agent: MetaAgent, distribution: TaskDistribution
 ) -> dict[str, int]:
-    """Return the settings whose product is the number of steps of the longest phase."""
+    """Return the settings whose product is the number of steps of a meta-iteration.
+
+    Episodes that end early make fewer.
+    """
     return {
         "meta_batch_size": experiment.meta_batch_size,
         "trials": experiment.trials,
         "copies": experiment.copies,
-        "episodes": max(phase.episodes for phase in agent.phases),
+        "episodes": sum(phase.episodes for phase in agent.phases),
         "horizon": distribution.spec.horizon,
     }

@@ -9,6 +9,7 @@ from meta_rl.core.ranks import world
 from meta_rl.evaluation.measuring import check_evaluation_memory
 from meta_rl.experiment.config import Experiment
 from meta_rl.rollouts.footprint import check_memory, check_store
+from meta_rl.training.collecting import iteration_factors
 
 
 def check_run_memory(
@@ -28,13 +29,8 @@ def check_run_memory(
     """
     ranks = world()
     together = ranks.local_size if device.type == "cpu" else 1
-    factors = {
-        "meta_batch_size": experiment.meta_batch_size // ranks.size * together,
-        "trials": experiment.trials,
-        "copies": experiment.copies,
-        "episodes": sum(phase.episodes for phase in agent.phases),
-        "horizon": distribution.spec.horizon,
-    }
+    factors = iteration_factors(experiment, agent, distribution)
+    factors["meta_batch_size"] = experiment.meta_batch_size // ranks.size * together
     copies = experiment.evaluation.copies or experiment.copies
     notes = (
         check_memory("one meta-iteration", factors, distribution.spec, device),
