@@ -16,6 +16,7 @@ from meta_rl.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from meta_rl.deployment.task_choice import Target
     from meta_rl.evaluation.comparison import Run
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import TrainedAgent
@@ -134,6 +135,16 @@ def load_agent(given: OneRun) -> "tuple[RunFolder, TrainedAgent]":
     trained = load_trained(folder, given.checkpoint, given.device)
     tell_device(trained.experiment.device, trained.device)
     return folder, trained
+
+
+def chosen_task(trained: "TrainedAgent", given: OneTask) -> "Target":
+    """Return the task that the flags name, with a word if it is none of the run's."""
+    from meta_rl.deployment.task_choice import family_task
+
+    target = family_task(trained.distribution, given.task, given.goal, given.split)
+    if target.distribution is not trained.distribution:
+        print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+    return target
 
 
 def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":

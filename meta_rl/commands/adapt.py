@@ -12,6 +12,7 @@ from meta_rl.commands._vocabulary import (
     OneTask,
     changing,
     check_at_least,
+    chosen_task,
     load_agent,
     parse,
 )
@@ -73,8 +74,8 @@ def main(arguments: list[str]) -> int:
     from meta_rl.core.lives import changes_of
     from meta_rl.core.seeding import Streams
     from meta_rl.deployment import policy_file as adapted
-    from meta_rl.deployment import task_choice as targets
     from meta_rl.deployment.rounds import OnlineAdaptation, Round
+    from meta_rl.deployment.task_choice import environment
     from meta_rl.reports.film import Take, check_film, filming, write_film
     from meta_rl.rollouts.collector import RolloutCollector, last_action_and_reward
 
@@ -91,12 +92,7 @@ def main(arguments: list[str]) -> int:
         )
     agent, experiment = trained.agent, trained.experiment
     spec, device = trained.distribution.spec, trained.device
-    if given.env is not None:
-        target = targets.environment(given.env, spec)
-    else:
-        target = targets.family_task(trained.distribution, given.task, given.goal, given.split)
-        if target.distribution is not trained.distribution:
-            print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+    target = chosen_task(trained, given) if given.env is None else environment(given.env, spec)
     distribution = simulated(target.distribution)
     changes = changes_of(distribution)
     if changes is None and trained.experiment.change.happens and given.change_every:

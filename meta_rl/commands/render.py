@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from meta_rl.commands._vocabulary import Actions, File, OneTask, load_agent, parse
+from meta_rl.commands._vocabulary import Actions, File, OneTask, chosen_task, load_agent, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +26,13 @@ class Arguments(OneTask):
 def main(arguments: list[str]) -> int:
     """Film an adaptation."""
     given = parse(Arguments, arguments, "render")
-    from meta_rl.deployment.task_choice import family_task
     from meta_rl.reports.film import check_film, film_adaptation, write_film
 
     advice = "choose another --output"
     if given.output:
         check_film(Path(given.output), advice)
     folder, trained = load_agent(given)
-    target = family_task(trained.distribution, given.task, given.goal, given.split)
-    if target.distribution is not trained.distribution:
-        print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+    target = chosen_task(trained, given)
     path = Path(given.output) if given.output else folder.videos / f"{target.file_name}.mp4"
     check_film(path, advice)
     trained, tasks = replace(trained, distribution=target.distribution), target.tasks

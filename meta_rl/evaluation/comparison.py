@@ -186,6 +186,11 @@ def differing_fields(descriptions: Sequence[Mapping[str, Any]]) -> dict[str, lis
     }
 
 
+def told_differences(differing: Mapping[str, Sequence[str]]) -> str:
+    """Return what `differing_fields` has found as text."""
+    return "; ".join(f"{name}: {' / '.join(values)}" for name, values in differing.items())
+
+
 def shared_quantities(groups: Sequence[Group]) -> list[Quantity]:
     """Return what was measured in all groups."""
     first, *others = groups

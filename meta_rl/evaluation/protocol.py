@@ -76,6 +76,12 @@ def fingerprint(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive(protocol), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def benchmark_of(protocol: Mapping[str, Any]) -> str:
+    """Return what its tasks are of: the benchmark or task that the family names, or the family."""
+    named = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
+    return named or str(protocol["family"])
+
+
 def choose_tasks(distribution: TaskDistribution, split: Split, goals: int | None) -> Tasks:
     """Return a split's tasks, at most the first `goals` of each name."""
     tasks = distribution.tasks(split)

@@ -19,6 +19,7 @@ from meta_rl.evaluation.comparison import (
     shared_quantities,
     task_rows,
     title_of,
+    told_differences,
 )
 from meta_rl.evaluation.protocol import decisive
 from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling
@@ -53,7 +54,7 @@ def check_protocols(groups: Sequence[Group], allow: bool) -> list[str]:
     differing = differing_fields([decisive(group.first.protocol) for group in groups])
     if not differing:
         return []
-    told = "; ".join(f"{name}: {' / '.join(values)}" for name, values in differing.items())
+    told = told_differences(differing)
     if not allow:
         raise UserError(
             f"the runs were measured under different protocols ({told}); evaluate them alike, or "
@@ -148,7 +149,6 @@ def aggregates_table(quantity: Quantity, rows: Sequence[Row]) -> TextTable:
 
 
 def _by_task(quantity: Quantity, groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
-
     cells = {
         (row.task, row.group.label): told(row.aggregates["mean"])
         for row in rows
@@ -176,7 +176,6 @@ def improvements_table(groups: Sequence[Group], options: Options) -> TextTable:
 def _improvement(
     one: Group, other: Group, quantity: Quantity, options: Options
 ) -> tuple[Estimate, tuple[str, ...]] | None:
-
     if quantity not in shared_quantities([one, other]):
         return None
     return improvement(one, other, quantity, options.stage, options.resampling)

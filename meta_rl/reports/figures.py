@@ -25,6 +25,7 @@ from meta_rl.evaluation.comparison import (
     title_of,
 )
 from meta_rl.evaluation.continual import StreamRecord
+from meta_rl.evaluation.protocol import benchmark_of
 from meta_rl.evaluation.statistics import (
     Resampling,
     bootstrap_interval,
@@ -310,5 +311,4 @@ def _finish(
 
 def _tasks_of(group: Group) -> str:
     protocol = group.first.protocol
-    where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
-    return f"{where or protocol['family']}, {protocol['tasks']} {protocol['split']} tasks"
+    return f"{benchmark_of(protocol)}, {protocol['tasks']} {protocol['split']} tasks"

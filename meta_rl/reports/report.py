@@ -21,6 +21,7 @@ from meta_rl.evaluation.comparison import (
 )
 from meta_rl.evaluation.continual import mean_stream, read_stream
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
+from meta_rl.evaluation.protocol import benchmark_of
 from meta_rl.evaluation.statistics import performance_profile
 from meta_rl.experiment import strict_yaml
 from meta_rl.reports import comparison_tables, figures
@@ -50,7 +51,6 @@ def make_page(
         beliefs: What agents that tell it believed of held-out tasks.
     """
     protocol = groups[0].first.protocol
-    where = " ".join(str(protocol[key]) for key in ("benchmark", "task") if key in protocol)
     tasks = {"train": "training", "test": "held-out"}.get(protocol["split"], protocol["split"])
     runs = [run for group in groups for run in group.runs]
     with rc_context(STYLE):
@@ -68,7 +68,7 @@ def make_page(
             _provenance(runs),
         ]
     return Page(
-        title=f"{where or protocol['family']}: adaptation to {tasks} tasks",
+        title=f"{benchmark_of(protocol)}: adaptation to {tasks} tasks",
         summary=f"{', '.join(group.label for group in groups)}: {len(runs)} runs, measured on "
         f"{protocol['tasks']} {tasks} tasks.",
         sections=sections,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from meta_rl.core.errors import UserError
-from meta_rl.evaluation.comparison import differing_fields
+from meta_rl.evaluation.comparison import differing_fields, told_differences
 from meta_rl.evaluation.protocol import check_choosing, decisive, make_protocol
 from meta_rl.experiment.building import build_agent, build_distribution
 from meta_rl.experiment.config import Experiment
@@ -52,8 +52,8 @@ def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
 
 def _check_protocols(protocols: Sequence[dict[str, Any]]) -> None:
     if differing := differing_fields(protocols):
-        told = "; ".join(f"{name}: {' / '.join(values)}" for name, values in differing.items())
         raise UserError(
-            f"the trials would be measured differently ({told}), so that they could not be "
-            f"compared; fix it by --evaluation.copies or the like, or do not vary it"
+            f"the trials would be measured differently ({told_differences(differing)}), so that "
+            f"they could not be compared; fix it by --evaluation.copies or the like, or do not "
+            f"vary it"
         )
