@@ -22,51 +22,36 @@ class Evaluation:
     path: Path
     """Its JSON file."""
     summary: Mapping[str, Any]
+    split: str | None
+    """Split of the tasks."""
+    actions: str | None
+    """Kind of actions, `sampled` or `deterministic`."""
+    fingerprint: str
+    """Short hash of all that a comparable evaluation must share."""
+    env_steps: int
+    """Environment steps of training that the agent has had."""
+    meta_iterations: int
+    checkpoint: str
+    """Which checkpoint was measured."""
+    seed: int
+    """Seed of the actions' noise."""
 
-    @property
-    def protocol(self) -> Mapping[str, Any]:
-        """All that its numbers depend on beside the agent."""
-        protocol: Mapping[str, Any] = self.summary["protocol"]
-        return protocol
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Short hash of all that a comparable evaluation must share."""
-        return fingerprint(self.protocol)
-
-    @property
-    def split(self) -> str | None:
-        """Split of the tasks."""
-        return self.protocol.get("split")
-
-    @property
-    def actions(self) -> str | None:
-        """Kind of actions, `sampled` or `deterministic`."""
-        return self.protocol.get("actions")
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps of training that the agent has had."""
-        steps: int = self.summary["env_steps"]
-        return steps
-
-    @property
-    def meta_iterations(self) -> int:
-        """Meta-iterations that the agent has had."""
-        made: int = self.summary["meta_iterations"]
-        return made
-
-    @property
-    def checkpoint(self) -> str:
-        """Which checkpoint was measured."""
-        which: str = self.summary["checkpoint"]
-        return which
-
-    @property
-    def seed(self) -> int:
-        """Seed of the actions' noise."""
-        seed: int = self.summary["seed"]
-        return seed
+    @classmethod
+    def read(cls, path: Path) -> "Evaluation":
+        """Read a summary."""
+        summary = read_summary(path)
+        protocol = summary["protocol"]
+        return cls(
+            path,
+            summary,
+            protocol.get("split"),
+            protocol.get("actions"),
+            fingerprint(protocol),
+            summary["env_steps"],
+            summary["meta_iterations"],
+            summary["checkpoint"],
+            summary["seed"],
+        )
 
     @property
     def is_dated(self) -> bool:
@@ -203,7 +188,7 @@ class Evaluations:
 
     def _at(self, path: Path) -> Evaluation:
         if path not in self._read:
-            self._read[path] = Evaluation(path, read_summary(path))
+            self._read[path] = Evaluation.read(path)
         return self._read[path]
 
     def _missing(self, wanted: Wanted) -> UserError:
