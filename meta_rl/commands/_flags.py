@@ -18,6 +18,10 @@ def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, 
 
     flags, origin = take(flags, "--from")
     if origin is not None:
+        if not origin:
+            raise UserError("--from needs a run folder, got nothing")
+        if take(flags, "--start-from")[1] is not None:
+            raise UserError("--from is short for --start-from; give one of them")
         flags = [*flags, "--start-from", origin]
     chosen = {}
     for section in ("agent", "envs"):

@@ -72,7 +72,7 @@ def _check(words: list[str], seeds: str | None, processes: str | None, backend: 
     """Refuse words that speak of a single run."""
     if seeds is None:
         raise UserError("--seeds must be like 5, 0:5 or 0,3,7")
-    if processes is not None and not processes.isdigit():
+    if processes is not None and not processes.isdecimal():
         raise UserError(f"--processes must be a whole number, at least 0, got {processes!r}")
     if backend not in (None, "local", "ray"):
         raise UserError(f"--backend must be local or ray, got {backend!r}")

@@ -161,6 +161,13 @@ def check_files(policy: Path) -> None:
     """Raise a UserError unless the policy's file, its program and its log can be written."""
     files = (policy.with_suffix(ending) for ending in (".pt", ".pt2", ".jsonl"))
     check_replaceable("choose another --output", *files)
+    for folder in (policy.parent, policy.parent.parent):
+        own = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
+        if own and policy.parent != folder / "adapted":
+            raise UserError(
+                f"{policy} would lie among the files of the run {folder}; choose another --output, "
+                f"such as {folder / 'adapted' / policy.name}"
+            )
 
 
 def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:

@@ -64,6 +64,11 @@ def _answer(words: list[str]) -> int:
             return error.exit_code
         print(f"meta-rl: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # what nobody has foreseen, such as a name that is too long
+        if debug:
+            raise
+        print(f"meta-rl: {error} (--debug shows where)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("meta-rl: stopped", file=sys.stderr)
         return 130

@@ -13,11 +13,15 @@ from meta_rl.core.ranks import world
 from meta_rl.core.resources import usable_cores
 from meta_rl.core.types import EnvSpec
 from meta_rl.experiment import catalog
-from meta_rl.experiment.config import Experiment
+from meta_rl.experiment.config import Experiment, check_device
+
+MANY_THREADS = 64
+"""Threads that are never refused, however few cores there are."""
 
 
 def resolve_device(name: str) -> torch.device:
     """Return the device, or say why there is none."""
+    check_device(name)
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -52,6 +56,12 @@ def set_threads(experiment: Experiment[Any, Any]) -> None:
     Without a number, torch keeps what it found (OMP_NUM_THREADS counts), but no more than the
     process may use: torch does not see the quota of a container.
     """
+    most = max(MANY_THREADS, 4 * usable_cores())
+    if experiment.threads > most:
+        raise UserError(
+            f"threads must be at most {most} on this machine, which has {usable_cores()} cores, "
+            f"got {experiment.threads}"
+        )
     threads = experiment.threads or min(torch.get_num_threads(), usable_cores())
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)

@@ -203,8 +203,7 @@ class Experiment(Generic[AgentT, EnvsT]):
                 f"train_tasks must be at least meta_batch_size, which is {self.meta_batch_size}, "
                 f"got {self.train_tasks}"
             )
-        if self.device != "cpu" and self.device.partition(":")[0] != "cuda":
-            raise UserError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
+        check_device(self.device)
         acts_on_gpu = self.rollouts.backend == "local" and self.rollouts.device == "same"
         if self.rollouts.cuda_graph and (self.device == "cpu" or not acts_on_gpu):
             raise UserError(
@@ -362,6 +361,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is neither the CPU nor an NVIDIA GPU."""
+    if name != "cpu" and name.partition(":")[0] != "cuda":
+        raise UserError(f"device must be cpu, cuda or cuda:N, got {name!r}")
 
 
 def save_experiment(experiment: Experiment[Any, Any], path: Path) -> None:

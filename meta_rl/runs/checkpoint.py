@@ -25,10 +25,10 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read what `save` wrote; refuses everything else without executing any of it."""
     if not path.is_file():
-        raise UserError(
-            f"no checkpoint {path}; has the run made {path.name} yet? A run without any "
-            f"checkpoint begins anew with `meta-rl train CONFIG --overwrite`"
-        )
+        anew = ""
+        if path.name == "latest.pt" and not any(path.parent.glob("*.pt")):
+            anew = " Without any, it begins anew with `meta-rl train CONFIG --overwrite`"
+        raise UserError(f"no checkpoint {path}; has the run made {path.name} yet?{anew}")
     reason = "is cut short or damaged"
     try:
         # torch does not check the sums that tell whether bits have changed on disk.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.outputs import write
 from meta_rl.core.resources import processor, usable_cores
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
@@ -117,7 +118,13 @@ class RunFolder:
     def origin(self) -> Origin | None:
         """Where the run's agent came from; none if it began with its initial parameters."""
         path = self.path / "origin.json"
-        return Origin(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            return Origin(str(found["run"]), int(found["env_steps"]), int(found["meta_iterations"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error!r}); remove it, or put it back") from error
 
     def create(
         self,
@@ -157,7 +164,8 @@ class RunFolder:
             (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")
             (self.path / "environment.txt").write_text(describe_environment())
             if origin is not None:
-                (self.path / "origin.json").write_text(json.dumps(asdict(origin)) + "\n")
+                text = json.dumps(asdict(origin)) + "\n"
+                write(text.encode(), self.path / "origin.json", "where the agent came from")
         except (OSError, UserError) as error:
             lock.release()
             raise self._unwritable(error) from error

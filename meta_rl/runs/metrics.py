@@ -76,4 +76,6 @@ def _row(text: bytes, counters: Sequence[str]) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict):
         return None
+    if type(row.get("wall_time_s", 0.0)) not in (int, float):
+        return None
     return row if all(type(row.get(name)) in (int, float) for name in counters) else None

@@ -67,7 +67,7 @@ def load_trained(folder: RunFolder, which: str, device_name: str | None = None) 
 
 
 def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, Any]) -> None:
-    """Refuse a checkpoint of another agent or other tasks than the experiment's."""
+    """Refuse a checkpoint of another agent, other tasks or another seed than the experiment's."""
     if "config" not in state:
         raise UserError(
             "the file is not a training checkpoint, but an adapted policy or a rejected batch; "
@@ -75,6 +75,12 @@ def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, An
         )
     expected = to_dict(experiment)
     stored = translated(state["config"], "the checkpoint", agent_fields, quiet=True)
+    for name in ("seed", "meta_batch_size", "copies"):
+        if (given := stored.get(name, expected[name])) != expected[name]:
+            raise UserError(
+                f"the checkpoint is of another run: its {name} is {given}, not {expected[name]}; "
+                f"name the run that it belongs to"
+            )
     for section in ("agent", "envs"):
         defaults = default_settings(type(getattr(experiment, section)))
         given = plain(defaults) | stored[section]  # a file may be older than a field

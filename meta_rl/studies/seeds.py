@@ -4,6 +4,9 @@ import re
 
 from meta_rl.core.errors import UserError
 
+MOST = 10_000
+"""Seeds of a study, each of which is a process and a folder."""
+
 
 def read_seeds(text: str) -> tuple[int, ...]:
     """Return seeds: `5` means the first five, `2:5` is 2, 3, 4, and `0,3,7` each of these.
@@ -11,10 +14,11 @@ def read_seeds(text: str) -> tuple[int, ...]:
     Raises:
         UserError: The text is none of these, names no seed, or one twice.
     """
-    if re.fullmatch(r"\d+", text):
-        seeds = tuple(range(int(text)))
-    elif found := re.fullmatch(r"(\d+):(\d+)", text):
-        seeds = tuple(range(int(found[1]), int(found[2])))
+    if found := re.fullmatch(r"(?:(\d+):)?(\d+)", text):
+        named = range(int(found[1] or 0), int(found[2]))
+        if len(named) > MOST:
+            raise UserError(f"--seeds {text} names more than {MOST} seeds, a process each")
+        seeds = tuple(named)
     elif re.fullmatch(r"\d+(,\d+)+", text):
         seeds = tuple(map(int, text.split(",")))
     else:

@@ -67,6 +67,11 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
             "trian x",
             ["no command 'trian'; did you mean 'train'? There are: train, sweep, evaluate"],
         ),
+        ("train SMALL --from=", ["--from needs a run folder, got nothing"]),
+        ("train SMALL --from a --start-from b", ["--from is short for --start-from; give one"]),
+        ("train SMALL --threads 100000000", ["threads must be at most", "got 100000000"]),
+        (f"evaluate {'x' * 300}", ["File name too long", "(--debug shows where)"]),
+        ("train SMALL --seeds 0:1000000000000", ["names more than 10000 seeds"]),
         ("list agent", ["no list of 'agent'; did you mean 'agents'? There are: agents, envs"]),
         ("train nothing_like_it", ["no 'nothing_like_it' in configs/", "there are: "]),
         ("train point_navigation_rl2", ["did you mean 'point_navigation_rl2_ppo'?"]),
@@ -416,3 +421,22 @@ def test_a_reader_that_goes_away_is_no_error(environment):
         ["bash", "-o", "pipefail", "-c", command], env=environment, capture_output=True, text=True
     )
     assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def test_a_policy_does_not_take_the_place_of_a_run_s_own_files(meta_rl, run):
+    latest = run.path / "checkpoints" / "latest.pt"
+    before = latest.read_bytes()
+    adapt = ("adapt", run.path, "--task", "point", "--goal", 0, "--output")
+    for name in ("checkpoints/latest.pt", "metrics.pt"):
+        meta_rl(*adapt, run.path / name).fails_with("would lie among the files of the run")
+    assert latest.read_bytes() == before and (run.path / "metrics.jsonl").exists()
+
+
+def test_another_run_s_checkpoint_is_not_measured_as_this_one_s(
+    meta_rl, small_config, run, tmp_path
+):
+    meta_rl("train", small_config(), "--seed", 1, "--name", "other").succeeds()
+    theirs = tmp_path / "runs" / "other" / "checkpoints" / "latest.pt"
+    meta_rl("evaluate", run.path, "--checkpoint", theirs).fails_with(
+        "the checkpoint is of another run: its seed is 1, not 0"
+    )
