@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -49,6 +49,14 @@ def check_output(path: Path | None) -> None:
     """Raise a UserError unless figures can be written to a file; None is fine."""
     if path is not None:
         outputs.check_file(path, "name another file for the figures")
+
+
+def read_figures(path: Path) -> Any:
+    """Read figures that a script has written."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the figures in {path}: {error}") from error
 
 
 def write_figures(figures: object, path: Path) -> None:

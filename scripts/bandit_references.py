@@ -7,7 +7,6 @@ split. Each player then plays the test split, with the worlds' chance of `meta-r
 interval is the 95 % one of the mean over tasks, whose copies are averaged first.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import _mdp_players as mdp_players
 import numpy as np
 import torch
 import tyro
-from _entry import run_script, write_figures
+from _entry import read_figures, run_script, write_figures
 from numpy.typing import NDArray
 
 from envs import bandits, tabular_mdp
@@ -222,7 +221,7 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
 def main(args: Args) -> None:
     """Write the file; settings that it already holds and that are not measured again stay."""
     check(args)
-    found = json.loads(args.output.read_text()) if args.output.exists() else {}
+    found = read_figures(args.output) if args.output.exists() else {}
     for setting in args.settings:
         found[setting] = measure(setting, args)
         write_figures(found, args.output)

@@ -51,6 +51,8 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     summary = result.summary()
     summary.pop("by_task", None)  # the run keeps each goal
     made = folder.environment()
+    if missing := {"command", "commit"} - made.keys():
+        raise UserError(f"{run / 'environment.txt'} does not tell the run's {', '.join(missing)}")
     took_s = read_metrics(folder.metrics, ("env_steps",)).wall_time_s(result.env_steps)
     stream = read_stream(run, to_dict(folder.experiment()))
     over_stream = {} if stream is None else {"stream": plain_stream(stream)}

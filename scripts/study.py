@@ -17,14 +17,13 @@ the table alone.
 """
 
 import fcntl
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from _entry import run_script, write_figures
+from _entry import read_figures, run_script, write_figures
 from record_results import record
 from rich.console import Console
 from rich.table import Column, Table
@@ -94,10 +93,17 @@ def read(path: Path, folder: Path) -> list[Job]:
             f"`trainings` of {path} must be lines of `name: CONFIG [--field value ...]`"
         )
     return [
-        _job(name, shlex.split(words), seed, folder)
+        _job(name, _split(words, name, path), seed, folder)
         for seed in seeds
         for name, words in trainings.items()
     ]
+
+
+def _split(words: str, name: str, path: Path) -> list[str]:
+    try:
+        return shlex.split(words)
+    except ValueError as error:
+        raise UserError(f"{path}: the words of {name} cannot be read: {error}") from error
 
 
 def _job(name: str, words: list[str], seed: int, folder: Path) -> Job:
@@ -122,7 +128,7 @@ class Results:
 
     def _read(self) -> None:
         if self.path.exists():
-            self.runs = json.loads(self.path.read_text())
+            self.runs = read_figures(self.path)
 
     def of(self, job: Job) -> dict[str, Any] | None:
         """Return the entry of a job, if it has one.

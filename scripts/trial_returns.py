@@ -7,14 +7,13 @@ the episodes of a trial, and the players of results/bandit_references.json. An i
 one of the mean over tasks, whose copies are averaged first. Prints a markdown table.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from _entry import run_script, write_figures
+from _entry import read_figures, run_script, write_figures
 from bandit_references import mean_and_interval
 from record_results import record
 
@@ -98,7 +97,7 @@ def main(args: Args) -> None:
     """Write the file and print the table."""
     if len(args.cpu_s) not in (0, len(args.runs)):
         raise UserError(f"--cpu-s must have one number a run, got {len(args.cpu_s)}")
-    references = json.loads(args.references.read_text())
+    references = read_figures(args.references)
     trials = [trial_of(run, references) for run in args.runs]
     for trial, seconds in zip(trials, args.cpu_s, strict=bool(args.cpu_s)):
         trial["cpu_time_s"] = seconds

@@ -121,6 +121,7 @@ def test_results_that_others_have_added_meanwhile_are_kept(study, start):
         ("seeds: ['0']", "must be a list of whole numbers"),
         ("trainings: [short]", "must be lines of `name: CONFIG"),
         ("trainings: {short: }", "must be lines of `name: CONFIG"),
+        ("trainings: {short: two_step_rl2_ppo --name 'x}", "the words of short cannot be read"),
     ],
 )
 def test_a_study_of_another_form_is_told(study, start, line, message):
@@ -129,6 +130,13 @@ def test_a_study_of_another_form_is_told(study, start, line, message):
     study.write_text("\n".join(given.values()) + "\n")
     shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and message in " ".join(shown.split())
+
+
+def test_damaged_results_are_named_and_not_replaced(study, start):
+    study.with_suffix(".json").write_text("[")
+    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1 and "cannot read the figures in" in shown
+    assert study.with_suffix(".json").read_text() == "["
 
 
 def test_a_study_holds_seeds_and_trainings_alone(study, start):

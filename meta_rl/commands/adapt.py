@@ -21,6 +21,10 @@ from meta_rl.core.outputs import check_replaceable, writing
 
 if TYPE_CHECKING:
     from meta_rl.deployment.rounds import Report, Round
+    from meta_rl.deployment.task_choice import Target
+    from meta_rl.reports.film import Take
+    from meta_rl.rollouts.adaptation import Adaptation
+    from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import TrainedAgent
 
 LIMIT_UNTIL_STABLE = 20
@@ -68,16 +72,7 @@ class Arguments(OneTask, InChangingTasks):
 def main(arguments: list[str]) -> int:
     """Adapt to one task."""
     given = parse(Arguments, arguments, "adapt")
-    import torch
-
-    from meta_rl.core.continual import simulated
-    from meta_rl.core.lives import changes_of
-    from meta_rl.core.seeding import Streams
-    from meta_rl.deployment import policy_file as adapted
-    from meta_rl.deployment.rounds import OnlineAdaptation, Round
-    from meta_rl.deployment.task_choice import environment
-    from meta_rl.reports.film import Take, check_film, filming, write_film
-    from meta_rl.rollouts.collector import RolloutCollector, last_action_and_reward
+    from meta_rl.reports.film import check_film, write_film
 
     if given.video:
         check_film(Path(given.video), "choose another --video")
@@ -90,26 +85,59 @@ def main(arguments: list[str]) -> int:
             f"--freeze-memory: {trained.experiment.agent_name} has no memory that learns while it "
             f"acts; leave it out"
         )
-    agent, experiment = trained.agent, trained.experiment
-    spec, device = trained.distribution.spec, trained.device
-    target = chosen_task(trained, given) if given.env is None else environment(given.env, spec)
-    distribution = simulated(target.distribution)
-    changes = changes_of(distribution)
-    if changes is None and trained.experiment.change.happens and given.change_every:
-        raise UserError(
-            f"--change-every: {target.label} is no task of the run's own, so there is nothing that "
-            f"it could change into; leave the flag out, or name one of the run's tasks"
-        )
+    target = target_of(given, trained)
     default = folder.adapted / f"{target.file_name}.pt"
     path = Path(given.output) if given.output else default
     check_files(path)
     log = Log(path.with_suffix(".jsonl"), target.label)
+    known, takes = adapt(given, trained, target, log)
+    program = save(path, known, folder, trained, target, given)
+    if given.video:
+        title = f"{trained.experiment.name}, {target.label}"
+        print(f"film: {write_film(takes, Path(given.video), title)}")
+    print(f"log: {log.path}")
+    print(f"program: {program}")
+    print(f"adapted policy: {path}")
+    return 0
+
+
+def target_of(given: Arguments, trained: "TrainedAgent") -> "Target":
+    """Return the task, or the environment, that the flags name."""
+    from meta_rl.core.continual import simulated
+    from meta_rl.core.lives import changes_of
+    from meta_rl.deployment.task_choice import environment
+
+    if given.env is None:
+        target = chosen_task(trained, given)
+    else:
+        target = environment(given.env, trained.distribution.spec)
+    stays = changes_of(simulated(target.distribution)) is None
+    if stays and trained.experiment.change.happens and given.change_every:
+        raise UserError(
+            f"--change-every: {target.label} is no task of the run's own, so there is nothing that "
+            f"it could change into; leave the flag out, or name one of the run's tasks"
+        )
+    return target
+
+
+def adapt(
+    given: Arguments, trained: "TrainedAgent", target: "Target", log: "Log"
+) -> "tuple[Adaptation, list[Take]]":
+    """Let the agent play and learn; return what it knows then, and what was filmed."""
+    from meta_rl.core.continual import simulated
+    from meta_rl.core.lives import changes_of
+    from meta_rl.core.seeding import Streams
+    from meta_rl.deployment.rounds import OnlineAdaptation, Round
+    from meta_rl.reports.film import Take, filming
+    from meta_rl.rollouts.collector import RolloutCollector
+
+    device, distribution = trained.device, simulated(target.distribution)
     episodes, rounds = budget(given, trained)
+    takes: list[Take] = []
     with closing(distribution.make_env(device, workers=1)) as env:
         filmed = filming(env, distribution) if given.video else None
-        streams = Streams(given.seed, device, purpose="adapt")
+        changes = changes_of(distribution)
         collector = RolloutCollector(distribution.spec, filmed or env, device, changes)
-        takes: list[Take] = []
 
         def tell(report: "Report") -> None:
             log.tell(report)
@@ -119,22 +147,41 @@ def main(arguments: list[str]) -> int:
 
         known = OnlineAdaptation(
             collector,
-            agent,
+            trained.agent,
             target.tasks,
-            streams,
+            Streams(given.seed, device, purpose="adapt"),
             episodes,
             rounds,
             given.until_stable,
             given.watch,
             tell,
         ).run()
-    program = adapted.save(
+    return known, takes
+
+
+def save(
+    path: Path,
+    known: "Adaptation",
+    folder: "RunFolder",
+    trained: "TrainedAgent",
+    target: "Target",
+    given: Arguments,
+) -> Path:
+    """Write the adapted policy and where it comes from; return the program beside it."""
+    import torch
+
+    from meta_rl.deployment import policy_file
+    from meta_rl.rollouts.collector import last_action_and_reward
+
+    experiment, spec = trained.experiment, trained.distribution.spec
+    one_world = torch.Size((1, 1))
+    return policy_file.save(
         path,
-        agent,
+        trained.agent,
         experiment.agent_name,
         experiment.agent,
         known.context,
-        last_action_and_reward(known.remembered, spec, torch.Size((1, 1)), device),
+        last_action_and_reward(known.remembered, spec, one_world, trained.device),
         spec,
         given.freeze_memory,
         {
@@ -148,13 +195,6 @@ def main(arguments: list[str]) -> int:
             "seed": given.seed,
         },
     )
-    if given.video:
-        film_path = write_film(takes, Path(given.video), f"{experiment.name}, {target.label}")
-        print(f"film: {film_path}")
-    print(f"log: {log.path}")
-    print(f"program: {program}")
-    print(f"adapted policy: {path}")
-    return 0
 
 
 def check_files(policy: Path) -> None:

@@ -24,6 +24,7 @@ from meta_rl.experiment import catalog
 from meta_rl.experiment.config import agent_fields, from_dict, plain
 from meta_rl.experiment.versions import translated
 from meta_rl.runs import checkpoint
+from meta_rl.runs.trained import restore
 
 State: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 """Memory (B, H), last action as drawn (B, A) and last reward (B,) of B worlds."""
@@ -169,7 +170,7 @@ def load(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
     config = from_dict(module.Config, read, "agent", str(path))
     spec = _spec(state["spec"])
     agent: MetaAgent = module.build(config, spec, torch.device("cpu"), 0)
-    agent.load_state_dict(state["agent"])
+    restore(agent, state["agent"], state["agent_name"])
     policy = ActingPolicy(agent, state["context"], state["memory"], spec, state["freeze_memory"])
     return AdaptedPolicy(policy, state["metadata"])
 

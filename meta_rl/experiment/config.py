@@ -211,8 +211,11 @@ class Experiment(Generic[AgentT, EnvsT]):
                 f"rollouts.backend local and rollouts.device same, got {self.device}, "
                 f"{self.rollouts.backend} and {self.rollouts.device}"
             )
-        if "/" in self.name or self.name.startswith("."):
-            raise UserError(f"name must be a plain folder name, got {self.name!r}; see also runs")
+        if "/" in self.name or self.name.startswith(".") or self.name != self.name.strip():
+            raise UserError(
+                f"name must be a plain folder name, without blanks at its ends, got "
+                f"{self.name!r}; see also runs"
+            )
         if self.version != VERSION:
             raise UserError(
                 f"the config is of version {self.version}, but this is meta-rl for version "

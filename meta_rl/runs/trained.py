@@ -60,10 +60,26 @@ def load_trained(folder: RunFolder, which: str, device_name: str | None = None) 
     check_same_sections(state, experiment)
     distribution = build_distribution(experiment)
     agent = build_agent(experiment, distribution.spec, device)
-    agent.load_state_dict(widened(state["agent"]))
+    restore(agent, widened(state["agent"]), experiment.agent_name)
     return TrainedAgent(
         experiment, distribution, agent, device, state["env_steps"], state["meta_iterations"]
     )
+
+
+def restore(agent: MetaAgent, state: Mapping[str, Any], name: str) -> None:
+    """Give an agent what a checkpoint kept of it.
+
+    Raises:
+        UserError: It was kept by a version whose agent of this name has other parts.
+    """
+    try:
+        agent.load_state_dict(state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        problem = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the checkpoint's {name} has other parts than this version's ({problem}); read it by "
+            f"the version that made it, whose commit is in the run's environment.txt, or train anew"
+        ) from error
 
 
 def check_same_sections(state: Mapping[str, Any], experiment: Experiment[Any, Any]) -> None:

@@ -40,7 +40,7 @@ from meta_rl.runs.folder import Origin, RunFolder
 from meta_rl.runs.lock import RunLock
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.runs.sinks.base import Beginning, Sink, Sinks
-from meta_rl.runs.trained import check_same_sections
+from meta_rl.runs.trained import check_same_sections, restore
 from meta_rl.training.collecting import acting_device, make_collector, unread_settings
 from meta_rl.training.interruption import Interruption
 from meta_rl.training.memory import check_run_memory
@@ -452,7 +452,7 @@ class Trainer:
                 f"the run has acted on {acted_on}, so it cannot go on on {acts_on}; resume it with "
                 f"the --device, rollouts.device and rollouts.gpus_per_worker that it had"
             )
-        self.agent.load_state_dict(state["agent"])
+        restore(self.agent, state["agent"], self.experiment.agent_name)
         if isinstance(self.agent, Stored):
             self.agent.read_stored(self.folder.replay, state["stored"])
         self.streams.load_state_dict(state["streams"])
