@@ -9,6 +9,7 @@ from torch import Tensor
 from meta_rl.core.episodes import episode_step
 from meta_rl.core.ranks import gathered
 from meta_rl.core.types import Rollout
+from meta_rl.learning.baseline import ROUNDING
 
 
 def credit_before_adaptation(
@@ -57,10 +58,12 @@ def beyond_other_tasks(gain: Float[Tensor, "M"], normalized: bool) -> Float[Tens
 
     What others earned has nothing to do with what was drawn for this task, so as a baseline it
     leaves the gradient's expectation as it is. A single task has none, and no deviation either.
+    Where all have earned the same, it is 0: rounding must not be scaled up to a signal.
     """
     every = torch.cat(gathered(gain)).to(gain)
     count = len(every)
-    beyond = gain - every.mean()
+    alike = every.max() - every.min() <= ROUNDING * every.abs().max()
+    beyond = torch.where(alike, 0.0, gain - every.mean())
     if normalized:
         return beyond / (every.std(correction=0) + 1e-8)
     return gain if count == 1 else beyond * count / (count - 1)

@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from agents import maml_ppo, maml_trpo, promp
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Task, Tasks, map_tensors
+from meta_rl.learning.exploration import beyond_other_tasks
 
 CPU = torch.device("cpu")
 ALPHA = 0.7
@@ -148,6 +149,14 @@ def test_normalized_credit_is_on_the_scale_of_advantages_and_counts_later_stages
     torch.testing.assert_close(stages.credit[0], 0.4 * first + 0.4 * second)
     # Weights of 0.2 + 0.3, 0.4 + 0.3 and 0.4: of divergences it is their mean that is limited.
     assert stages.counted == pytest.approx({0: 0.5 / 1.6, 1: 0.7 / 1.6, 2: 0.4 / 1.6})
+
+
+def test_tasks_that_earn_the_same_are_credited_with_nothing():
+    # The mean of ten times 1.1 is not 1.1 in single precision: normalized, that would be -0.9.
+    same = torch.full((10,), 1.1)
+    assert same.mean() != same[0]
+    for normalized in (True, False):
+        assert torch.equal(beyond_other_tasks(same, normalized), torch.zeros(10))
 
 
 def test_without_a_weight_there_is_no_credit():
