@@ -149,6 +149,8 @@ def exploration(evidence: Evidence) -> Finding:
         log_std = -np.mean(densities) / evidence.spec.action_size - 0.5 * math.log(2 * pi * e)
         std = float(np.exp(log_std - np.log(half).mean()))
     found = Finding("standard deviation / half the action range", "above 0.02", std)
+    if not np.isfinite(half).all():
+        return replace(found, measured=None).skipped("actions have no bounds")
     # Below it a random walk of 100 steps strays by √100 · 0.02 = a fifth of one full action: the
     # episodes of a task are as good as one, and tell no direction.
     if std <= 0.02:

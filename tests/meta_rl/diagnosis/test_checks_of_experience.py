@@ -1,10 +1,13 @@
-"""What the doctor takes for a reward that says nothing."""
+"""What the doctor takes for a reward that says nothing, and for a policy that tries nothing."""
+
+from math import inf
 
 import pytest
 import torch
 
-from meta_rl.core.types import Rollout
-from meta_rl.diagnosis.checks_of_experience import _spread
+from meta_rl.core.types import EnvSpec, MetaBatch, Rollout, Task, Tasks
+from meta_rl.diagnosis.checks_of_experience import _spread, exploration
+from meta_rl.diagnosis.evidence import Evidence
 
 
 def rollout(reward, terminated):
@@ -41,3 +44,13 @@ def rollout(reward, terminated):
 )
 def test_a_reward_for_living_says_something_where_episodes_fail(reward, terminated, spread):
     assert _spread(rollout(reward, terminated)).tolist() == [spread]
+
+
+@pytest.mark.parametrize(
+    ("bound", "status"), [(1.0, "healthy"), (100.0, "alarm"), (inf, "skipped")]
+)
+def test_exploration_is_measured_against_bounds_if_there_are_any(bound, status):
+    tasks = Tasks.stack([Task("family", "task", 0, ())])
+    batch = MetaBatch(tasks, (rollout([[1], [1]], [[0], [0]]),))  # of density 1: σ = 0.24
+    evidence = Evidence(EnvSpec.box(1, [-bound], [bound], 1), batches=[batch])
+    assert exploration(evidence).status == status
