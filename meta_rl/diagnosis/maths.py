@@ -18,6 +18,7 @@ from meta_rl.learning.baseline import features, fit, predict
 from meta_rl.learning.differentiation import grad_and_value
 from meta_rl.learning.policy import by_task
 from meta_rl.learning.returns import discounted_return
+from meta_rl.learning.trials import clock
 from meta_rl.learning.trust_region import ravel, unravel
 
 
@@ -64,7 +65,7 @@ def compare(surrogate: Surrogate) -> Maths:
     ends = rollout.last
     if surrogate.across_episodes:  # then only a trial's last step ends the return
         ends = ends & (valid.sum(0) == valid.cumsum(0))
-    surplus = returns_less_baseline(rollout, ends, surrogate.gamma)
+    surplus = returns_less_baseline(rollout, ends, surrogate.gamma, surrogate.across_episodes)
     weight = surrogate.advantage * valid / valid.sum((0, 2), keepdim=True)
 
     def likelihood(theta: Params) -> Tensor:
@@ -78,7 +79,9 @@ def compare(surrogate: Surrogate) -> Maths:
             log_ratio=float((surrogate.log_ratio(theta) * valid).abs().max()),
             advantage_correlation=_correlation_by_task(surrogate.advantage, surplus, valid),
             direction_cosine=float(downhill @ uphill / downhill.norm() / uphill.norm()),
-            explained_variance=_explained_variance(rollout, ends, surrogate.gamma),
+            explained_variance=_explained_variance(
+                rollout, ends, surrogate.gamma, surrogate.across_episodes
+            ),
             fewest_steps=int(rollout.valid.sum((0, 2)).min()),
             # RL²'s baseline sees the time in the episode, too.
             baseline_features=2 * (rollout.obs.shape[-1] + surrogate.across_episodes) + 4,
@@ -123,12 +126,16 @@ def _directions(theta: Params, count: int) -> Float[Tensor, "count D"]:
 
 
 def returns_less_baseline(
-    rollout: Rollout, ends: Bool[Tensor, "T M N"], gamma: float
+    rollout: Rollout, ends: Bool[Tensor, "T M N"], gamma: float, across_episodes: bool
 ) -> Float[Tensor, "T M N"]:
     """Returns to go less a least-squares baseline in time and state, each task on its own.
 
     Independent of `learning.returns` and `learning.baseline` on purpose: it checks what agents make
     of them.
+
+    Args:
+        across_episodes: Whether returns run on over the episodes of packed trials. What is left of
+            them depends on the time in the trial, then, as well as on that in the episode.
     """
     reward = (rollout.reward * rollout.valid).double().cpu().numpy()
     keep, last = rollout.valid.cpu().numpy(), ends.cpu().numpy()
@@ -139,11 +146,19 @@ def returns_less_baseline(
         returns[t] = to_go
     obs = rollout.obs.double().cpu().numpy()
     time = episode_step(rollout.first).cpu().numpy()[..., None] / 100
-    inputs = np.concatenate([obs, obs**2, time, time**2, time**3, np.ones_like(time)], axis=-1)
+    times = [time]
+    if across_episodes:
+        trial = np.arange(len(time)).reshape(-1, 1, 1, 1) / 100
+        times.append(np.broadcast_to(trial, time.shape))
+    powers = [each**power for each in times for power in (1, 2, 3)]
+    inputs = np.concatenate([obs, obs**2, *powers, np.ones_like(time)], axis=-1)
     for m in range(reward.shape[1]):
         played = keep[:, m]
         x, y = inputs[:, m][played], returns[:, m][played]
-        surplus[:, m][played] = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+        weights, _, rank, _ = np.linalg.lstsq(x, y, rcond=None)
+        # A fit that goes through all of a few steps would leave rounding alone.
+        value = y.mean() if rank == len(y) else x @ weights
+        surplus[:, m][played] = y - value
     return torch.from_numpy(surplus).to(rollout.reward.device)
 
 
@@ -158,11 +173,16 @@ def _correlation_by_task(
     return float(torch.stack(pairs).mean())
 
 
-def _explained_variance(rollout: Rollout, ends: Bool[Tensor, "T M N"], gamma: float) -> float:
+def _explained_variance(
+    rollout: Rollout, ends: Bool[Tensor, "T M N"], gamma: float, across_episodes: bool
+) -> float:
     """Return 1 - Var(G - V) / Var(G) within a task, mean over tasks, for the linear baseline V."""
     valid = by_task(rollout.valid)
     target = by_task(discounted_return(rollout.reward, ends, gamma))
-    phi = features(by_task(rollout.obs), by_task(episode_step(rollout.first)))
+    obs, step = rollout.obs, episode_step(rollout.first)
+    if across_episodes:  # as that of trials sees it
+        obs, step = torch.cat([obs, (step / 100).unsqueeze(-1)], dim=-1), clock(rollout.valid)
+    phi = features(by_task(obs), by_task(step))
     value = predict(phi, fit(phi, target, valid))
     explained = [
         1 - (g - v)[played].var() / g[played].var()

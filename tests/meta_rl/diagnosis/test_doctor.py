@@ -7,11 +7,13 @@ import torch
 
 from agents import maml_trpo, rl2_ppo
 from envs.point_navigation import PointEnv
+from meta_rl.core.protocols import Surrogate
 from meta_rl.core.types import Rollout
 from meta_rl.diagnosis.checks_of_experience import _exploration_of_choices
 from meta_rl.diagnosis.doctor import CHECKS
-from meta_rl.diagnosis.maths import gradient_error, returns_less_baseline
+from meta_rl.diagnosis.maths import compare, gradient_error, returns_less_baseline
 from meta_rl.learning import inner_loop, samples, trials
+from meta_rl.learning.trials import TrialConfig
 
 CONFIGS = ("point_navigation_maml_trpo", "point_navigation_maml_ppo", "point_navigation_rl2_ppo")
 TRPO, PPO, RL2 = CONFIGS
@@ -335,10 +337,51 @@ def test_returns_run_to_the_ends_they_are_given_and_no_further():
         metrics={},
     )
 
-    within = returns_less_baseline(rollout, flag, gamma=0.5).flatten()
-    across = returns_less_baseline(rollout, flag & (torch.arange(4) == 3).view(4, 1, 1), 0.5)
+    within = returns_less_baseline(rollout, flag, 0.5, across_episodes=False).flatten()
+    end = flag & (torch.arange(4) == 3).view(4, 1, 1)
+    across = returns_less_baseline(rollout, end, 0.5, across_episodes=True).flatten()
 
-    # Returns to go 10 4 2.5 1, means 6.25 and 2.5; across episodes 10.625 5.25 2.5 1.
+    # Returns to go 10 4 2.5 1, means 6.25 and 2.5. Across episodes 10.625 5.25 2.5 1, of mean
+    # 4.84375, which takes the place of a fit: the time in the trial would leave nothing.
     torch.testing.assert_close(within, torch.tensor([3.75, 1.5, -3.75, -1.5]).double())
-    expected = torch.tensor([4.0625, 2.125, -4.0625, -2.125]).double()
-    torch.testing.assert_close(across.flatten(), expected)
+    expected = torch.tensor([5.78125, 0.40625, -2.34375, -3.84375]).double()
+    torch.testing.assert_close(across, expected)
+
+
+@pytest.mark.parametrize(("horizon", "episodes", "copies"), [(20, 5, 4), (4, 1, 1)])
+def test_advantages_of_trials_rise_with_what_followed_whatever_the_time(horizon, episodes, copies):
+    # Each step costs 1, less a tenth of what was done: returns tell mostly the time in the trial.
+    steps, shape = horizon * episodes, (horizon * episodes, 2, copies)
+    action = torch.randn(*shape, 1, generator=torch.Generator().manual_seed(0)).double()
+    true = torch.ones(shape, dtype=torch.bool)
+    clock = torch.arange(steps).view(-1, 1, 1).expand(shape)
+    column, obs = torch.zeros(shape).double(), torch.zeros(*shape, 2).double()
+    rollout = Rollout(
+        obs=obs,
+        prev_action=action,
+        prev_reward=column,
+        first=clock % horizon == 0,
+        valid=true,
+        action=action,
+        log_prob=column,
+        reward=0.1 * action.squeeze(-1) - 1,
+        terminated=~true,
+        truncated=clock % horizon == horizon - 1,
+        next_obs=obs,
+        metrics={},
+    )
+    found = compare(
+        Surrogate(
+            theta={"mean": torch.zeros(1)},
+            loss=lambda theta: -(action.squeeze(-1) * theta["mean"]).mean(),
+            log_ratio=lambda theta: action.squeeze(-1) * theta["mean"],
+            advantage=trials.trial_advantage(rollout, TrialConfig(gae_lambda=1.0)),
+            rollout=rollout,
+            gamma=0.99,
+            across_episodes=True,
+            approximation=None,
+        )
+    )
+    assert found.advantage_correlation > 0.9
+    if steps > found.baseline_features:
+        assert found.explained_variance > 0.9
