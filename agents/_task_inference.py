@@ -225,7 +225,8 @@ class TaskInference(MemoryAgent):
         """Open the policy's objective on all trials for inspection."""
         rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
         state = self.shown(rollout.obs, self.variables(rollout))
-        advantage = trial_advantage(self.rewarded(rollout), self.config).to(state.dtype)
+        rollout = self.rewarded(rollout)
+        advantage = trial_advantage(rollout, self.config).to(state.dtype)
         weight = (rollout.valid / rollout.valid.sum()).to(state.dtype)
         policy = deepcopy(self.policy).to(state.dtype)  # in the precision of the meta-batch
 

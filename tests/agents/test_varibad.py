@@ -316,6 +316,15 @@ def test_bonuses_are_for_the_policy_alone_and_fade(early_ends, identical):
     assert "bonus/new" not in agent.meta_update(batch)
 
 
+def test_the_objective_that_is_inspected_has_the_bonuses_in_its_rewards_too(early_ends):
+    agent = make_agent(**BONUSES)
+    batch = played(agent)
+    rollout = packed(Rollout.concatenate(batch.rollouts)).masked()
+    shown = agent.surrogate(batch).rollout  # by whose returns the advantages are judged
+    assert torch.equal(shown.reward, agent.rewarded(rollout).reward)
+    assert not torch.equal(shown.reward, rollout.reward)
+
+
 def test_bonuses_are_taken_up_where_they_were(early_ends, identical, tmp_path):
     agent, other = make_agent(**BONUSES), make_agent(**BONUSES)
     agent.meta_update(played(agent))
