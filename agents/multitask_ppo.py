@@ -78,7 +78,8 @@ class MultitaskPPO(PolicyAgent):
         Of each, this rank's part of the mean: all ranks take the same steps of their own tasks.
         """
         policy = self.policy.in_pieces(for_each_task(theta, len(samples.obs)), samples.obs)
-        weight = samples.weight / sum_over_ranks(samples.weight.sum())
+        total = sum_over_ranks(samples.weight.sum())
+        weight = samples.weight / torch.where(total > 0, total, 1.0)  # it may be all padding
         return clipped_loss(samples.log_ratio(policy), samples.advantage, weight, self.config.clip)
 
     def surrogate(self, batch: MetaBatch) -> Surrogate:

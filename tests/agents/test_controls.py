@@ -112,6 +112,15 @@ def test_minibatches_hold_some_of_every_task_and_together_every_step_once():
     torch.testing.assert_close(played.sort(dim=1).values, whole.log_prob.sort(dim=1).values)
 
 
+def test_a_minibatch_of_padding_alone_teaches_nothing():
+    agent = build(multitask_ppo)
+    samples = prepare(collect(agent)[0].rollouts[0], agent.config)
+    before = {name: value.clone() for name, value in agent.theta.items()}
+    metrics = agent.step(replace(samples, weight=torch.zeros_like(samples.weight)))
+    assert metrics["outer/gradient_norm"] == metrics["outer/kl"] == 0
+    assert all(torch.equal(agent.theta[name], value) for name, value in before.items())
+
+
 @pytest.mark.parametrize("target_kl", [1e-9, None])
 def test_epochs_end_when_the_policy_has_moved_far_enough(target_kl):
     agent = build(multitask_ppo, epochs=3, target_kl=target_kl)
