@@ -46,7 +46,8 @@ class Config(PlannerConfig, OnlineModelConfig):
     """Standard deviation of the actions around the planned ones, in half ranges, above 0."""
     training_std: float = 0.5
     """In training, tasks' deviations are spread evenly, on a logarithmic scale, from action_std to
-    this, at least action_std: some trials explore far, others act as in an evaluation."""
+    this, at least action_std: some trials explore far, others act as in an evaluation. A single
+    task's is drawn between them."""
     initial_std: float = 1.0
     """Deviation around the middle of the range before the first meta-update, when there is no model
     to plan by, above 0."""
@@ -125,8 +126,10 @@ class MBRL(KeepsReplay):
         std = torch.full((len(tasks),), least, device=self.device)
         if training:  # spread over the tasks of all ranks, otherwise in each meta-iteration
             count = len(tasks) * world().size
-            spread = torch.linspace(log(least), log(most), count).exp()
             shuffling = make_generator(self.planner_seed, f"spread/{self.meta_updates}")
+            spread = torch.linspace(log(least), log(most), count).exp()
+            if count == 1:  # spread over meta-iterations, then
+                spread = least * (most / least) ** torch.rand(1, generator=shuffling)
             order = torch.randperm(count, generator=shuffling)
             std = spread[order][world().share(count)].to(self.device)
         return {

@@ -143,6 +143,13 @@ def test_training_explores_by_different_deviations_and_evaluation_by_the_least()
     assert (agent.begin(tasks, 2, False)["std"] - 0.1).abs().max() < 1e-6
 
 
+def test_a_single_task_explores_now_far_and_now_near():
+    agent = build(replace(SMALL, action_std=0.1, training_std=0.4), FAMILY.spec, CPU, 0)
+    task = FAMILY.sample(1, "train", torch.Generator().manual_seed(0))
+    drawn = [float(agent.begin(task, 1, True)["std"]) for agent.meta_updates in range(20)]
+    assert 0.1 <= min(drawn) < 0.15 and 0.3 < max(drawn) <= 0.4
+
+
 def test_before_the_first_update_actions_are_drawn_around_the_middle():
     agent, worker = build(SMALL, FAMILY.spec, CPU, 0), Player(FAMILY, CPU, Streams(0, CPU))
     tasks = FAMILY.sample(100, "train", torch.Generator().manual_seed(0))
