@@ -19,7 +19,7 @@ StepSizes: TypeAlias = Callable[[Params, str, Tensor], Tensor]
 
 
 def score_function_loss(policy: Distribution, samples: Samples) -> Float[Tensor, ""]:
-    """-E[log π_φ(a|s) A] (Finn et al. 2017, eq. 5)."""
+    """-E[log π_φ(a|s) A] (Finn et al. 2017, eq. 4)."""
     log_prob = policy.log_prob(samples.action)
     return -(samples.weight * log_prob * samples.advantage).sum()
 
