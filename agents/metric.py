@@ -72,6 +72,11 @@ class Metric(TaskInference):
                 f"2, got {copies}"
             )
         keys = torch.cat(gathered(task_keys(tasks)))
+        if len(keys) < 2:
+            raise UserError(
+                "metric tells trials of one task from those of others, so meta_batch_size must be "
+                "at least 2, got 1"
+            )
         task = keys.to(self.device).repeat_interleave(copies)
         found = []
         for _ in range(self.config.encoder_updates):

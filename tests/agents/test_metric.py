@@ -67,6 +67,12 @@ def test_trials_of_one_task_need_company():
         agent.meta_update(played(agent, Player(family, CPU, Streams(0, CPU)), family, copies=1))
 
 
+def test_a_task_cannot_be_told_from_none():
+    agent, family = make_agent(), TwoDoors()
+    with pytest.raises(UserError, match="meta_batch_size must be at least 2, got 1"):
+        agent.meta_update(played(agent, Player(family, CPU, Streams(0, CPU)), family, tasks=1))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
