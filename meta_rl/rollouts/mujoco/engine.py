@@ -108,7 +108,7 @@ class Engine:
         load_functions()
         self._format = world_format
         self._simulators: list[dict[Scene, Simulator]] = [{} for _ in range(threads)]
-        self._helpers = [Helper(partial(self._work, thread)) for thread in range(1, threads)]
+        self._helpers = self._hired()
         self._snapshots: list[Snapshot] = []
         self._next_world = np.zeros(1, dtype=np.int64)
 
@@ -205,18 +205,33 @@ class Engine:
     def step(self) -> None:
         """Step all worlds that are not frozen once, with `actions`."""
         self._next_world[0] = 0
-        for helper in self._helpers:
-            helper.begin()
-        self._work(0)
-        for helper in self._helpers:
-            helper.wait()
+        try:
+            for helper in self._helpers:
+                helper.begin()
+            self._work(0)
+            for helper in self._helpers:
+                helper.wait()
+        except BaseException:
+            # Who interrupts may go on: no thread may still be at work, or be waited for in vain.
+            self._dismiss()
+            self._helpers = self._hired()
+            raise
 
     def close(self) -> None:
         """End the threads and release the worlds."""
-        for helper in self._helpers:
-            helper.end()
-        self._helpers = []
+        self._dismiss()
         self._simulators = []
+
+    def _hired(self) -> list[Helper]:
+        """Return a helper for each thread but this one."""
+        threads = len(self._simulators)
+        return [Helper(partial(self._work, thread)) for thread in range(1, threads)]
+
+    def _dismiss(self) -> None:
+        """End the threads; without them, this one does all."""
+        helpers, self._helpers = self._helpers, []
+        for helper in helpers:
+            helper.end()
 
     def _work(self, thread: int) -> None:
         step_worlds(

@@ -1,5 +1,6 @@
 """A thread that does the same work over and over."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -29,10 +30,10 @@ class Helper:
         self._done.acquire()
 
     def end(self) -> None:
-        """End the thread."""
+        """End the thread, also where an interrupt came between `begin`, the work and `wait`."""
         self._ending = True
-        self._begin.acquire(blocking=False)  # where an interrupt came between `begin` and the work
-        self._begin.release()
+        with contextlib.suppress(RuntimeError):  # it is about to begin, and then ends
+            self._begin.release()
         self._thread.join()
 
     def _run(self) -> None:

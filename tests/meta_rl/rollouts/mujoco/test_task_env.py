@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import mujoco
@@ -298,6 +300,39 @@ def test_a_world_that_diverges_is_cut_and_harms_no_other():
     assert torch.equal(step.next_obs[1], before.next_obs[1]) and step.reward[1] == 0
     good = [0, 2, 3, 4]
     assert torch.equal(step.next_obs[good], expected.next_obs[good])
+    env.close()
+    untouched.close()
+
+
+def test_an_interrupt_leaves_no_thread_behind_that_still_steps():
+    env, untouched = Swings(threads=2), Swings()
+    for each in (env, untouched):
+        each.start(tasks(), 1, seed=0)
+    engine, begun, finished = env._engine, threading.Event(), []
+    (helper,) = engine._helpers
+    work, own = helper._work, engine._work
+
+    def late():
+        begun.set()
+        work()
+        time.sleep(0.2)
+        finished.append(True)
+
+    def interrupted(thread):
+        own(thread)
+        if thread == 0:
+            begun.wait()
+            raise KeyboardInterrupt
+
+    helper._work, engine._work = late, interrupted
+    first, *others = drive(4)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(first)
+    assert finished
+    engine._work = own
+    untouched.step(first)
+    for action in others:
+        assert torch.equal(env.step(action).next_obs, untouched.step(action).next_obs)
     env.close()
     untouched.close()
 
