@@ -1,6 +1,6 @@
 """The rollout collector: lets an agent act in a simulator and records what happened."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 
 import torch
@@ -96,7 +96,7 @@ class RolloutCollector:
         """Let every copy of every task play the phase's episodes.
 
         A rollout ends at an action that is not finite, which no simulator takes: it is the last
-        that the rollout holds.
+        that the rollout holds. On padding, zeros take its place.
 
         Args:
             streams: The actions' noise, and the simulator's seed.
@@ -143,7 +143,11 @@ class RolloutCollector:
             try:
                 step = env.step(action)
             except NonFiniteAction:
+                # What padding would do is no reason to end the others' episodes.
+                action = action.where(valid.unsqueeze(-1), 0.0)
                 step, broken = self._nothing(obs), True
+                with suppress(NonFiniteAction):
+                    step, broken = env.step(action), False
             for field in fields(timestep):
                 store(record, field.name, t, getattr(timestep, field.name))
             store(record, "action", t, action)

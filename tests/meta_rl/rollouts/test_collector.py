@@ -3,6 +3,7 @@ import torch
 from playing import Player
 
 from envs.point_navigation import Config, PointNavigation
+from meta_rl.core.errors import NonFiniteAction
 from meta_rl.core.protocols import MetaAgent, TaskDistribution, TaskEnv
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Phase, Step, Task, Tasks
@@ -166,6 +167,27 @@ def test_a_rollout_ends_when_the_last_world_has_finished_its_episodes():
     assert rollout.obs.shape == (6, 2, 1, 4)
     assert rollout.valid[:, 0, 0].tolist() == [True] * 4 + [False] * 2
     assert all(len(column) == 6 for column in rollout.metrics.values())
+
+
+def test_an_action_on_padding_that_is_not_finite_ends_nobody_else_s_episode(monkeypatch):
+    def refuse(self, action):
+        if not action.isfinite().all():
+            raise NonFiniteAction("refused")
+        return step(self, action)
+
+    def lose_itself(self, context, timestep, noise):
+        action, log_prob, context = act(self, context, timestep, noise)
+        return action.where(timestep.valid.unsqueeze(-1), torch.nan), log_prob, context
+
+    expected, _ = collect(make_worker(), lengths=(2, 4), copies=1)
+    step, act = Ledger.step, Scribe.act
+    monkeypatch.setattr(Ledger, "step", refuse)
+    monkeypatch.setattr(Scribe, "act", lose_itself)
+    rollout, _ = collect(make_worker(), lengths=(2, 4), copies=1)
+
+    assert len(rollout.obs) == 8 and not expected.valid.all()
+    assert not rollout.truncated.any() and rollout.action.isfinite().all()
+    assert torch.equal(rollout.masked().reward, expected.masked().reward)
 
 
 def test_steps_are_counted_over_all_rollouts():
