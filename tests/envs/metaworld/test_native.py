@@ -89,7 +89,7 @@ def test_it_is_a_task_env_and_agrees_with_the_gymnasium_one(tasks):
     env = make()
     assert isinstance(env, TaskEnv)
     reach = tasks[[0, 2]]
-    expected_env = build(Config(task="reach-v3")).make_env(CPU, 1)
+    expected_env = build(Config(task="reach-v3", simulator="gymnasium")).make_env(CPU, 1)
     expected = play(expected_env, reach)
     expected_env.close()
     torch.testing.assert_close(play(env, reach), expected, rtol=1e-6, atol=1e-6)
