@@ -85,8 +85,9 @@ class Config:
     """Meta-World: a robot arm, and goals that it cannot see (Yu et al. 2020)."""
 
     benchmark: str = "ML1"
-    """ML1 varies the goal of one task; ML10, ML25 and ML45 train on that many and hold out 5. CW10
-    has the ten tasks of Continual World in order, and holds out goals of each."""
+    """ML1 varies the goal of one task; ML10, ML25 and ML45 train on that many and hold out 5.
+    metaworld's ML25 trains on one of its 5, basketball-v3, with other goals. CW10 has the ten tasks
+    of Continual World in order, and holds out goals of each."""
     task: str = "reach-v3"
     """The one task of ML1, any of Meta-World's 50; the other benchmarks ignore it."""
     reward_version: str = "v2"

@@ -25,7 +25,9 @@ OTHER_METRICS = {"gymnasium": (), "native": ("diverged",), "warp": ("diverged", 
 class MetaworldDistribution(SimulatedFamily):
     """A benchmark of Meta-World: up to 45 classes of training tasks, 50 hidden goals each.
 
-    With `train_goal_sets` there are more training goals, which the benchmark does not have.
+    Test classes are others than those of training, but for ML1, CW10, and basketball-v3 in
+    metaworld's ML25: there only the goals are held out. With `train_goal_sets` there are more
+    training goals, which the benchmark does not have.
 
     Task: the vector that Meta-World draws for a goal (and, in most classes, an object) position,
     in metres; training goals have the first indices, then come 50 test goals, then 50 validation

@@ -190,6 +190,15 @@ def test_importing_the_module_does_not_import_metaworld():
     assert done.stdout.strip() == "False"
 
 
+def test_of_what_metaworld_holds_out_only_one_class_of_ml25_is_trained_on():
+    """As the help says; where a later metaworld differs, it must say so, too."""
+    from metaworld import env_dict
+
+    for benchmark, shared in {"ML10": set(), "ML25": {"basketball-v3"}, "ML45": set()}.items():
+        classes = getattr(env_dict, f"{benchmark}_V3")
+        assert classes["train"].keys() & classes["test"].keys() == shared
+
+
 @pytest.mark.parametrize(
     ("benchmark", "train_classes"),
     [
