@@ -5,6 +5,7 @@
 
 Runs are expected in folders named CONFIG-seedN, as `meta-rl train CONFIG --seed N` makes them.
 Prints a markdown table: for each config the mean over its seeds at every stage of adaptation.
+Runs that were measured by different protocols, or of which another checkpoint was, share no row.
 """
 
 import re
@@ -20,7 +21,6 @@ from _entry import run_script, write_figures
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.continual import StreamRecord, read_stream
 from meta_rl.evaluation.folder import Evaluations, Wanted
-from meta_rl.experiment.config import to_dict
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 
@@ -45,6 +45,10 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     if not config or not seed.isdigit():
         raise UserError(f"{run} must be a run folder that is named CONFIG-seedN")
     folder = RunFolder(run)
+    experiment = folder.description()
+    if experiment["seed"] != int(seed):
+        named = f"{config}-seed{experiment['seed']}"
+        raise UserError(f"{run} is named after another seed than its own; call it {named}")
     result, remark = Evaluations(folder.evaluations).choose(Wanted(split, actions))
     if remark:
         print(f"{run.name}: {remark}")
@@ -54,7 +58,7 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     if missing := {"command", "commit"} - made.keys():
         raise UserError(f"{run / 'environment.txt'} does not tell the run's {', '.join(missing)}")
     took_s = read_metrics(folder.metrics, ("env_steps",)).wall_time_s(result.env_steps)
-    stream = read_stream(run, to_dict(folder.experiment()))
+    stream = read_stream(run, experiment)
     over_stream = {} if stream is None else {"stream": plain_stream(stream)}
     return {
         "config": config,
@@ -81,9 +85,10 @@ def plain_stream(stream: StreamRecord) -> dict[str, Any]:
     }
 
 
-def kind(entry: dict[str, Any]) -> tuple[str, str, str]:
+def kind(entry: dict[str, Any]) -> tuple[str, ...]:
     """What entries that differ by their seed alone have in common."""
-    return entry["config"], entry["split"], entry["actions"]
+    named = ("config", "split", "actions", "checkpoint", "fingerprint")
+    return tuple(entry[name] for name in named)
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -95,7 +100,8 @@ def table(records: list[dict[str, Any]]) -> str:
     ]
     for row_of in dict.fromkeys(map(kind, records)):
         group = [entry for entry in records if kind(entry) == row_of]
-        config, split, actions = row_of
+        config, split, actions, checkpoint, _ = row_of
+        best = "" if checkpoint == "latest" else f", {checkpoint} checkpoint"
         steps = np.mean([entry["env_steps"] for entry in group]) / 1e6
         for stage, row in enumerate(group[0]["stages"]):
             cells = []
@@ -107,7 +113,7 @@ def table(records: list[dict[str, Any]]) -> str:
                 each = ", ".join(f"{value:.{digits}f}" for value in values)
                 cells.append(f"{np.mean(values):.{digits}f} ({each})")
             lines.append(
-                f"| {config} | {split}, {actions} | {len(group)} | {steps:.2f} M "
+                f"| {config} | {split}, {actions}{best} | {len(group)} | {steps:.2f} M "
                 f"| {row['adaptation_episodes']} | {cells[0]} | {cells[1]} |"
             )
     return "\n".join(lines)

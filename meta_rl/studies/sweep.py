@@ -298,8 +298,10 @@ class Sweep:
     def in_order(self) -> list[Trial]:
         """Return the trials, the best first: those at their end before those that were stopped."""
 
-        def place(trial: Trial) -> tuple[bool, int, Rank]:
-            at = self.stopped_at(trial) or trial.last
+        def place(trial: Trial) -> tuple[bool, float, Rank]:
+            rung = self.stopped_at(trial)
+            # Trials that may be of different lengths are compared at their own ends.
+            at = math.inf if rung is None else rung
             return self.state(trial) == "finished", at, self.rank(trial) or ()
 
         return sorted(self.trials, key=place, reverse=True)

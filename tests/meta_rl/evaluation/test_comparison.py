@@ -380,16 +380,40 @@ def test_an_older_run_without_a_newer_field_belongs_to_its_group(runs):
     assert isinstance(group, Group) and len(group.runs) == 2
 
 
-def test_results_are_recorded_from_runs(runs, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def record():
+    """scripts/record_results.py as a module."""
     spec = importlib.util.spec_from_file_location("record", ROOT / "scripts" / "record_results.py")
-    record = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(record)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_results_are_recorded_from_runs(record, runs, tmp_path, capsys):
     output = tmp_path / "results.json"
     record.main(record.Args(output, tuple(runs / f"maml-seed{seed}" for seed in (1, 0))))
     recorded = json.loads(output.read_text())["runs"]
     assert [(entry["config"], entry["seed"]) for entry in recorded] == [("maml", 0), ("maml", 1)]
     mean = np.mean([entry["stages"][1]["success"]["mean"] for entry in recorded])
     assert "| maml | test, sampled | 2 | " in capsys.readouterr().out and 0 <= mean <= 1
+
+
+def test_what_was_measured_otherwise_is_recorded_in_rows_of_its_own(record, runs, tmp_path, capsys):
+    both, output = (runs / "maml-seed0", runs / "maml-seed1"), tmp_path / "results.json"
+    put_scores(both[1], ["a", "a"], [[0, 0], [1, 1]])  # other tasks, so another protocol
+    record.main(record.Args(output, both))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| maml |")]
+    assert len(rows) == 2 * 2 and all("| maml | test, sampled | 1 | " in row for row in rows)
+    assert any(row.endswith("| 1 | 100.0 (100.0) | 1.00 (1.00) |") for row in rows)
+
+
+def test_runs_of_other_programs_are_recorded_under_their_own_seed_alone(record, runs):
+    run, config = runs / "slower-seed0", runs / "slower-seed0" / "config.yaml"
+    data = yaml.safe_load(config.read_text()) | {"agent": {"name": "sb3_ppo", "episodes": [1]}}
+    config.write_text(yaml.safe_dump(data))
+    assert record.record(run, "test", "sampled")["seed"] == 0
+    with pytest.raises(UserError, match="another seed than its own; call it slower-seed0"):
+        record.record(run.rename(runs / "slower-seed7"), "test", "sampled")
 
 
 def test_seeds_share_a_name_that_other_settings_do_not(small_config):

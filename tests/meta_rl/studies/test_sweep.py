@@ -1,12 +1,15 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from wandb_files import records
 
 from meta_rl.commands._flags import experiment_of
+from meta_rl.evaluation.result import EvalResult
 from meta_rl.studies.launching import Here
 from meta_rl.studies.processes import Places
 
@@ -117,6 +120,13 @@ def test_trials_of_different_lengths_are_judged_at_their_own_ends(
         ends[number] = measured(run_of(tmp_path, number), "validation")[end]
     best = max(ends, key=lambda each: [ends[each][name]["mean"] for name in SCORES])
     assert int(rows[0][0]) == best and f"split: {best:03} " in chosen(told)
+
+    (path,) = run_of(tmp_path, 0).glob("evaluations/*-validation-*.json")
+    found = EvalResult.load(path)
+    perfect = {name: np.ones_like(cells) for name, cells in found.scores.items()}
+    replace(found, scores=perfect).save_as(path)  # now the shortest is the best
+    assert "split: 000 " in chosen(meta_rl(*words).succeeds())
+    assert rows_of(tmp_path)[0][0] == "000"
 
 
 def test_a_dry_run_counts_and_estimates_and_makes_nothing(meta_rl, in_process, config, tmp_path):
