@@ -48,11 +48,14 @@ def evaluation_steps(
     config = experiment.evaluation
     copies = config.copies or experiment.copies
     horizon = distribution.spec.horizon
-    stages = range(config.adaptation_steps + 1)
-    episodes = copies * sum(phase_at(agent, stage).episodes for stage in stages)
-    if config.evaluation_episodes is not None or config.actions == "deterministic":
+    apart = config.evaluation_episodes is not None or config.actions == "deterministic"
+    stages = config.adaptation_steps + 1
+    # Where stages are measured apart, the last one plays nothing to learn from.
+    played = range(stages - 1 if apart else stages)
+    episodes = copies * sum(phase_at(agent, stage).episodes for stage in played)
+    if apart:
         each, columns = measured_episodes(agent, config, copies)
-        episodes += each * columns * len(stages)
+        episodes += each * columns * stages
     steps = episodes * horizon
     if (plan := plan_lives(agent, distribution, config, copies)) is not None:
         steps = plan.columns * plan.steps(horizon)
