@@ -46,7 +46,8 @@ class Figure:
 
     def svg(self) -> Markup:
         """Return an SVG element that takes its text's colour and font from the page."""
-        return inline_svg(self.drawing, self.name, self.alt)
+        # Names may hold labels; in url(#...) a space or a bracket would end the identifier.
+        return inline_svg(self.drawing, anchor(self.name), self.alt)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import re
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 
-from meta_rl.reports.page import STYLE, inline_svg
+from meta_rl.reports.page import STYLE, Figure, inline_svg
 
 
 def drawing(label):
@@ -26,6 +26,13 @@ def test_what_a_drawing_refers_to_is_in_it_under_names_of_its_own():
         assert all(identifier.startswith(f"{name}-") for identifier in identifiers)
         found += identifiers
     assert len(found) == len(set(found))
+
+
+def test_a_figure_that_is_named_after_a_group_refers_to_what_is_in_it():
+    """In `url(#...)` a space, a bracket or a quote would end the identifier."""
+    svg = str(Figure("stream-it's a (lr=0.1)", "x", "x", drawing("x")).svg())
+    referred = set(re.findall(r"""clip-path="url\(#([^\s()"']+)\)\"""", svg))
+    assert referred and referred <= set(re.findall(r' id="([^"]+)"', svg))
 
 
 def test_a_drawing_takes_colour_and_font_from_the_page():
