@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(rows: list[tuple[str, str]], indent: str = "") -> None:
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
         print(f"{indent}{name:<{width}}  {text}")
 

@@ -49,6 +49,11 @@ def test_every_command_has_help(meta_rl, command):
     assert f"usage: meta-rl {command}" in meta_rl(command, "--help").succeeds().out
 
 
+def test_a_list_of_nothing_is_empty(meta_rl, monkeypatch):
+    monkeypatch.setattr(catalog, "pretrained_names", list)
+    assert meta_rl("list", "pretrained").succeeds().out == ""
+
+
 def test_lists_name_everything_with_a_sentence(meta_rl):
     for kind in ("agents", "envs"):
         lines = meta_rl("list", kind).succeeds().out.splitlines()
