@@ -1,4 +1,4 @@
-"""What agents come to believe of held-out tasks, for agents that tell (`TellsBelief`)."""
+"""What agents come to believe of the tasks of a split, for agents that tell (`TellsBelief`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from meta_rl.rollouts.adaptation import Adaptation
 from meta_rl.runs.trained import TrainedAgent
 
 TASKS, COPIES = 20, 5
-"""Held-out tasks that are played, and trials of each."""
+"""Tasks of the split that are played, and trials of each."""
 SHOWN = 4
 """Tasks whose belief is drawn step by step."""
 
@@ -106,11 +106,11 @@ def watch_beliefs(trained: TrainedAgent, tasks: Tasks, label: str, seed: int = 0
 
 
 def beliefs_section(beliefs: Sequence[Beliefs]) -> Section:
-    """Return what agents believed of held-out tasks: along a trial, and at its end."""
+    """Return what agents believed of tasks: along a trial, and at its end."""
     return Section(
         "Beliefs",
-        text=f"What the first run of a group infers of held-out tasks, in a space of its own: "
-        f"{COPIES} trials of each task.",
+        text=f"What the first run of a group infers of the split's first tasks, in a space of its "
+        f"own: {COPIES} trials of each task.",
         tables=[
             TextTable(
                 "At the end of a trial",
