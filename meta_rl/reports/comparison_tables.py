@@ -21,6 +21,7 @@ from meta_rl.evaluation.comparison import (
     title_of,
     told_differences,
 )
+from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.protocol import decisive
 from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling
 from meta_rl.reports.tables import TextTable
@@ -90,15 +91,17 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
     fingerprints = dict.fromkeys(group.first.fingerprint for group in groups)
     runs = "runs for each task apart" if options.resampling == "rliable" else "whole runs"
     tasks = ", and of tasks within each name" if any("tasks" in row.over for row in rows) else ""
-    remarks = [
-        f"protocol {', '.join(fingerprints)}; 95 % intervals by a percentile bootstrap of "
-        f"{runs}{tasks}"
-    ]
+    intervals = f"95 % intervals by a percentile bootstrap of {runs}{tasks}"
+    if not any(row.over for row in rows):
+        intervals = "no intervals, as there is nothing to resample"
+    remarks = [f"protocol {', '.join(fingerprints)}; {intervals}"]
     counts = [len(group.runs) for group in groups]
-    if 1 in counts:
+    if any(row.over == ("tasks",) for row in rows):
         remarks.append("one seed: its interval is over tasks only and says nothing of other seeds")
     if any(1 < count < 5 for count in counts):
         remarks.append("two to four seeds: a bootstrap of so few is too narrow")
+    if options.stage is not None:
+        remarks += _unlike_stages(groups, options.stage)
     for group in groups:
         checkpoints = sorted({run.result.checkpoint for run in group.runs})
         if len(checkpoints) > 1:
@@ -111,6 +114,23 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
                     f"left out"
                 )
     return remarks
+
+
+def _unlike_stages(groups: Sequence[Group], stage: int) -> list[str]:
+    """Warn of a stage that groups reach by different amounts of experience.
+
+    One protocol has the same last stage for all of them; stages between are each agent's own.
+    """
+    reached = {group.label: group.first.adaptation_episodes[stage] for group in groups}
+    if len(set(reached.values())) == 1:
+        return []
+    each = "; ".join(f"{label}: {episodes}" for label, episodes in reached.items())
+    return [f"warning: stage {stage} is not the same for all, in {_stages_are(groups)}: {each}"]
+
+
+def _stages_are(groups: Sequence[Group]) -> str:
+    """Return what tells the stages of groups apart, as tables name it."""
+    return " or ".join(dict.fromkeys(group.first.stages_are for group in groups))
 
 
 def tables_of(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> list[TextTable]:
@@ -142,7 +162,7 @@ def aggregates_table(quantity: Quantity, rows: Sequence[Row]) -> TextTable:
     ]
     columns = (
         *("group", "seeds", "env steps", "wall time"),
-        " or ".join(dict.fromkeys(row.group.first.stages_are for row in rows)),
+        _stages_are([row.group for row in rows]),
         *(*AGGREGATES, "interval over"),
     )
     return TextTable(title_of(quantity), columns, lines)
@@ -152,13 +172,16 @@ def _by_task(quantity: Quantity, groups: Sequence[Group], rows: Sequence[Row]) -
     cells = {
         (row.task, row.group.label): told(row.aggregates["mean"])
         for row in rows
-        if row.quantity == quantity
+        if row.quantity == quantity and row.task is not None
     }
+    shown = {row.group.label: row for row in rows if row.task is not None}.values()
+    times = dict.fromkeys(str(row.group.first.adaptation_episodes[row.stage]) for row in shown)
+    title = f"{title_of(quantity)} by task, mean after {' or '.join(times)} {_stages_are(groups)}"
     labels = [group.label for group in groups]
     lines = [
         (task, *(cells.get((task, label), "-") for label in labels)) for task in task_rows(groups)
     ]
-    return TextTable(f"{title_of(quantity)} by task, mean", ("task", *labels), lines)
+    return TextTable(title, ("task", *labels), lines)
 
 
 def improvements_table(groups: Sequence[Group], options: Options) -> TextTable:
@@ -170,7 +193,10 @@ def improvements_table(groups: Sequence[Group], options: Options) -> TextTable:
         shown = [told(pair[0]) if pair else "-" for pair in found.values()]
         lines.append((one.label, other.label, *shown, _over(over)))
     columns = ("group", "is better than", *map(title_of, all_quantities(groups)), "interval over")
-    return TextTable("probability of improvement", columns, lines, left=2)
+    title = "probability of improvement"
+    if options.stage is None and any(SINCE_CHANGE in each.first.protocol for each in groups):
+        title += " over all times since a change"
+    return TextTable(title, columns, lines, left=2)
 
 
 def _improvement(
@@ -234,13 +260,15 @@ def csv_text(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> 
                 }
             )
     for one, other in itertools.combinations(groups, 2):
+        # Without a stage, agents in tasks that change are compared over all times since a change.
+        last = "" if SINCE_CHANGE in one.first.protocol else -1
         for quantity in all_quantities(groups):
             if pair := _improvement(one, other, quantity, options):
                 writer.writerow(
                     {
                         "group": one.label,
                         "other": other.label,
-                        "stage": -1 if options.stage is None else options.stage,
+                        "stage": last if options.stage is None else options.stage,
                         "quantity": quantity,
                         "statistic": "probability_of_improvement",
                         **_numbers(*pair),

@@ -125,7 +125,9 @@ def sample_efficiency(
             shown, font = as_it_stands(metric)
             axis.set_ylabel(shown, **font)
             axis.grid(alpha=0.3)
-    figure.suptitle("training, 95 % intervals over seeds", fontsize="medium")
+    several = any(len(group.runs) > 1 for group in groups)
+    intervals = "95 % intervals over seeds" if several else "no intervals"
+    figure.suptitle(f"training, {intervals}", fontsize="medium")
     _legend(figure, axes)
     return figure
 

@@ -48,7 +48,7 @@ def make_page(
     Args:
         options: Which aggregates are shown.
         warnings: What readers must know before they compare the groups.
-        beliefs: What agents that tell it believed of held-out tasks.
+        beliefs: What agents that tell it believed of tasks.
     """
     protocol = groups[0].first.protocol
     tasks = {"train": "training", "test": "held-out"}.get(protocol["split"], protocol["split"])
@@ -96,12 +96,17 @@ def _results(groups: Sequence[Group], options: Options, warnings: Sequence[str])
 
 
 def _what_stages_are(groups: Sequence[Group]) -> str:
-    if any(SINCE_CHANGE in group.first.protocol for group in groups):
+    if _tasks_change(groups):
         return "Tasks change while agents learn them; a row for each time since the last change."
     return (
         "A group's first row is its policy before adaptation, the others after learning from so "
         "many episodes of the task."
     )
+
+
+def _tasks_change(groups: Sequence[Group]) -> bool:
+    """Return whether stages are times since a task has changed."""
+    return any(SINCE_CHANGE in group.first.protocol for group in groups)
 
 
 def _stages(groups: Sequence[Group], rows: Sequence[Row]) -> TextTable:
@@ -248,7 +253,9 @@ def _tasks(groups: Sequence[Group]) -> Section:
     quantities = shared_quantities(groups)
     rows = task_rows(groups)
     stages = {"before adaptation": 0, "after adaptation": -1}
-    if all(len(group.first.adaptation_episodes) == 1 for group in groups):
+    if _tasks_change(groups):
+        stages = {"just after a change": 0, "right before the next": -1}
+    elif all(len(group.first.adaptation_episodes) == 1 for group in groups):
         stages = {"over all its episodes": 0}
     return Section(
         "Tasks",
@@ -290,6 +297,7 @@ def _on_task(
 def _profile(groups: Sequence[Group]) -> Section:
     """Return the performance profiles, in numbers at five thresholds."""
     quantities = shared_quantities(groups)
+    when = "over all times since a change" if _tasks_change(groups) else "after adaptation"
     tables = []
     for quantity in quantities:
         scores = [group.scores(quantity) for group in groups]
@@ -308,15 +316,15 @@ def _profile(groups: Sequence[Group]) -> Section:
         )
     return Section(
         "Performance profiles",
-        text="How much of all runs and tasks lies above a threshold, after adaptation. The higher "
+        text=f"How much of all runs and tasks lies above a threshold, {when}. The higher "
         "curve is the better group, or the lower one where low scores are good; curves that cross "
         "say that neither is (Agarwal et al. 2021).",
         figures=[
             Figure(
                 f"profile-{quantity}",
-                f"Share of runs and tasks above each threshold of {title_of(quantity)}, after "
-                f"adaptation; bands: 95 % intervals{_over(groups)}.",
-                f"Performance profiles of {title_of(quantity)} after adaptation, one curve a group",
+                f"Share of runs and tasks above each threshold of {title_of(quantity)}, {when}; "
+                f"bands: 95 % intervals{_over(groups)}.",
+                f"Performance profiles of {title_of(quantity)} {when}, one curve a group",
                 _untitled(figures.performance_profiles(groups, quantity)),
             )
             for quantity in quantities

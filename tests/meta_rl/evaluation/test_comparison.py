@@ -51,7 +51,7 @@ def load(runs, *names):
     return [load_run(runs / name, Wanted()) for name in names]
 
 
-def put_scores(run, names, success, **protocol):
+def put_scores(run, names, success, times=None, **protocol):
     """Give a run another newest result: one episode of one copy, success by stage and task."""
     (old,) = (run / "evaluations").glob("*.json")
     result = EvalResult.load(old)
@@ -63,7 +63,7 @@ def put_scores(run, names, success, **protocol):
         index=tuple(range(len(names))),
         scores={"episode_return": cells * 100, "success": cells},
         judged_by=(RETURN,) if "success_rule" in protocol else (SUCCESS, RETURN),
-        adaptation_episodes=tuple(range(len(success))),
+        adaptation_episodes=times or tuple(range(len(success))),
         protocol={**result.protocol, "tasks": len(names), **protocol},
     )
     Evaluations(run / "evaluations").save(changed)
@@ -258,6 +258,48 @@ def test_stages_are_chosen_and_those_that_are_not_there_refused(meta_rl, runs):
     meta_rl("compare", run, "--stage", 5).fails_with(
         "no stage 5 of maml: its evaluation has the stages 0 to 4", "--adaptation-steps N"
     )
+
+
+def test_a_stage_that_agents_reach_by_unlike_experience_is_warned_of(meta_rl, runs):
+    same = {"adaptation_episodes": 10, "evaluation_episodes": 1}
+    put_scores(runs / "maml-seed0", ["a", "a"], [[0, 0], [1, 1]], times=(0, 10), **same)
+    put_scores(runs / "rl2-seed0", ["a", "a"], [[0, 0], [0, 1], [1, 1]], times=(0, 5, 10), **same)
+    words = ("--by-task", "--format", "markdown", "--stage")
+    both = ("compare", runs / "maml-seed0", runs / "rl2-seed0", *words)
+    told = meta_rl(*both, 1).succeeds()
+    warning = "warning: stage 1 is not the same for all, in adaptation episodes: maml: 10; rl2: 5"
+    assert warning in told.err.splitlines()
+    assert "**success by task, mean after 10 or 5 adaptation episodes**" in told.out
+    told = meta_rl(*both, -1).succeeds()
+    assert "not the same" not in told.err and "mean after 10 adaptation episodes**" in told.out
+
+
+def test_tables_of_changing_tasks_say_which_times_they_speak_of(meta_rl, runs, tmp_path):
+    """Right after a change nothing succeeds, in the three episodes that follow everything."""
+    changing = {"since_the_change_in": "episodes", "between_changes": 4}
+    both = [runs / name for name in ("maml-seed0", "slower-seed0")]
+    for run in both:
+        put_scores(run, ["a", "a"], [[0, 0], [1, 1]], **changing)
+    rows = csv.DictReader(meta_rl("compare", *both, "--format", "csv").succeeds().out.splitlines())
+    assert {row["stage"] for row in rows if row["other"]} == {""}
+    assert "probability of improvement over all times since a change" in (
+        meta_rl("compare", *both).succeeds().out
+    )
+    meta_rl("report", *both).succeeds()
+    page = (tmp_path / "report.html").read_text()
+    assert "each task just after a change" in page and "each task right before the next" in page
+    assert "threshold of success, over all times since a change" in page
+    assert "before adaptation" not in page
+
+
+def test_what_has_no_interval_is_said_to_have_none(meta_rl, runs):
+    run = runs / "slower-seed0"
+    told = meta_rl("compare", run, "--resampling", "rliable", "--figures", "some").succeeds().out
+    assert "no intervals, as there is nothing to resample" in told
+    assert "bootstrap" not in told and "one seed" not in told
+    (group,) = group_runs(load(runs, "slower-seed0"))
+    title = figures.sample_efficiency([group], ["return/after"]).get_suptitle()
+    assert title == "training, no intervals"
 
 
 def test_rliables_resampling_is_there_for_who_wants_it(meta_rl, runs):
