@@ -117,7 +117,10 @@ def sample_efficiency(
                 if any(len(x) == 0 for x, _ in curves):
                     continue
                 x, values = _on_one_grid(curves)
-                axis.plot(x / unit, values.mean(0), label=_legend_of(group), **style)
+                # What was logged once, such as the final evaluation, is a point: no line shows it.
+                marker = LINES[style["linestyle"]] if x[0] == x[-1] else None
+                y, label = values.mean(0), _legend_of(group)
+                axis.plot(x / unit, y, marker=marker, label=label, **style)
                 if len(values) > 1:
                     low, high = _interval_over_seeds(values)
                     axis.fill_between(x / unit, low, high, alpha=0.2, color=style["color"])

@@ -344,6 +344,7 @@ def test_learning_curves_are_means_where_all_seeds_have_got(runs):
     assert (x[0], x[-1]) == (1, 2)  # millions, from where both have begun to where one ends
     np.testing.assert_allclose(y, (x / 2 + 0.5) / 2)
     np.testing.assert_allclose(slower.get_ydata(), 0.25)
+    assert (maml.get_marker(), slower.get_marker()) == ("None", "o")  # a point has no line
     np.testing.assert_allclose(against_time.lines[0].get_data()[0][[0, -1]], [1, 3])  # minutes
     (band,) = against_steps.collections  # of two seeds the ends are their own curves
     assert band.get_datalim(against_steps.transData).intervaly == pytest.approx([0.5, 1.0])
