@@ -12,7 +12,7 @@ from torch import Tensor
 from envs._drawn import evenly, of_each_copy
 from meta_rl.core.checks import check_at_least
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import Split
+from meta_rl.core.protocols import ALL_TASKS, Split
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec, Step, Tasks
 from meta_rl.rollouts.collector import SimulatedFamily
 
@@ -76,7 +76,7 @@ class TMaze(SimulatedFamily):
 
     def protocol(self) -> Mapping[str, Any]:
         """The length of an episode, and that no maze is held out."""
-        return {"horizon": self.spec.horizon, "splits": "both mazes are in every split"}
+        return {"horizon": self.spec.horizon, ALL_TASKS: "both mazes are in every split"}
 
 
 class TMazeEnv:

@@ -18,7 +18,7 @@ from envs.locomotion.tasks import (
     FASTEST,
     TASKS,
 )
-from meta_rl.core.protocols import Split, TaskEnv
+from meta_rl.core.protocols import ALL_TASKS, Split, TaskEnv
 from meta_rl.core.types import EnvSpec, Tasks
 from meta_rl.rollouts.warp.presence import check_warp, warn_of_slowness, warp_versions
 
@@ -120,7 +120,7 @@ class Locomotion(DrawnFamily):
         """Return the task, what is held out, and the versions of what simulates it."""
         config = self.config
         if self._kind.varies == "direction":
-            held_out: dict[str, Any] = {"splits": "both directions are in every split"}
+            held_out: dict[str, Any] = {ALL_TASKS: "both directions are in every split"}
         else:
             held_out = {"test_tasks": config.test_tasks, "task_seed": config.task_seed}
         return {

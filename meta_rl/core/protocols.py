@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "validation", "test"]
 """Tasks to train on, to choose by while training, and to measure at the end."""
 
+ALL_TASKS = "splits"
+"""Key of the protocol of a family whose splits all hold every task that there is, with a sentence
+that says so. Such tasks are no sample, so no interval is over them."""
+
 Noises: TypeAlias = Streams | PartStreams | TaskStreams
 """Where a rollout's chance comes from: the actions' noise, and the simulator's seed."""
 
@@ -173,7 +177,7 @@ class TaskDistribution(Protocol):
 
     Validation tasks are drawn like the family's own, from a seed of their own: they take nothing
     from the train split, and say nothing of the test split. A family that has too few tasks to hold
-    any out gives the same in every split, and its protocol says so.
+    any out gives the same in every split, and its protocol says so under `ALL_TASKS`.
     """
 
     family: str

@@ -101,6 +101,11 @@ class Group:
         return self.first.names
 
     @property
+    def strata(self) -> tuple[str, ...]:
+        """What each task is one of, for intervals; see `EvalResult.strata`."""
+        return self.first.strata
+
+    @property
     def task_labels(self) -> list[str]:
         """Each task's name with its index."""
         return [f"{n}:{i}" for n, i in zip(self.names, self.first.index, strict=True)]
@@ -210,7 +215,7 @@ def title_of(quantity: Quantity) -> str:
 def resampled_in(groups: Sequence[Group], resampling: Resampling) -> list[str]:
     """Return what the intervals of groups are over: `seeds` if any group has several, `tasks`."""
     found = {
-        what for group in groups for what in resampled([len(group.runs)], group.names, resampling)
+        what for group in groups for what in resampled([len(group.runs)], group.strata, resampling)
     }
     return [what for what in ("seeds", "tasks") if what in found]
 
@@ -248,9 +253,9 @@ def aggregate(
     """Aggregate a group's scores over seeds and tasks."""
     columns = range(len(group.names)) if task is None else group.columns(task)
     scores = [group.scores(quantity, stage)[:, list(columns)]]
-    names = [group.names[column] for column in columns]
-    found = {name: estimate(f, scores, names, resampling) for name, f in AGGREGATES.items()}
-    over = resampled([len(group.runs)], names, resampling)
+    strata = [group.strata[column] for column in columns]
+    found = {name: estimate(f, scores, strata, resampling) for name, f in AGGREGATES.items()}
+    over = resampled([len(group.runs)], strata, resampling)
     return Row(group, quantity, stage, task, found, over)
 
 
@@ -273,7 +278,7 @@ def improvement(
     if not both:
         return None
     columns, other_columns = map(list, zip(*both, strict=True))
-    names = [one.names[column] for column in columns]
+    strata = [one.strata[column] for column in columns]
     scores = [
         one.scores(quantity, stage)[:, columns],
         other.scores(quantity, stage)[:, other_columns],
@@ -282,5 +287,5 @@ def improvement(
     if quantity in lower_is_better:
         scores = [-array for array in scores]
     runs = [len(array) for array in scores]
-    found = estimate(probability_of_improvement, scores, names, resampling)
-    return found, resampled(runs, names, resampling)
+    found = estimate(probability_of_improvement, scores, strata, resampling)
+    return found, resampled(runs, strata, resampling)

@@ -88,7 +88,7 @@ def recovery(result: EvalResult) -> Recovery | None:
     score = result.shown[0]
     by_task = result.scores[score.name].mean((0, 3)) * (1 if score.higher_is_better else -1)
     curve = by_task.mean(1)
-    drop = estimate(mean, [(by_task[-1] - by_task[0])[None]], result.names)
+    drop = estimate(mean, [(by_task[-1] - by_task[0])[None]], result.strata)
     recovered = np.flatnonzero(curve >= curve[-1] - 0.1 * max(drop.value, 0.0))[0]
     after = result.adaptation_episodes[int(recovered)]
     return Recovery(score, drop, after, result.protocol[SINCE_CHANGE])

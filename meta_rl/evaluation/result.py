@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import write
+from meta_rl.core.protocols import ALL_TASKS
 from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.protocol import fingerprint
@@ -65,6 +66,19 @@ class EvalResult:
         return "adaptation episodes" if unit is None else f"{unit} since the change"
 
     @property
+    def strata(self) -> tuple[str, ...]:
+        """What each task is one of, for intervals: within these, a bootstrap draws tasks anew.
+
+        It is the task's name. Where all splits hold all the tasks that there are, none is a sample
+        of others, so each is a stratum of its own.
+        """
+        if ALL_TASKS in self.protocol:
+            return tuple(
+                f"{name}:{index}" for name, index in zip(self.names, self.index, strict=True)
+            )
+        return self.names
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(E, S, M, N): episodes, stages, tasks, copies."""
         return self.scores[self.judged_by[0].name].shape
@@ -97,7 +111,7 @@ class EvalResult:
             row: dict[str, Any] = {"stage": stage, "adaptation_episodes": episodes}
             for score in self.shown:
                 by_task = self.scores[score.name][:, stage].mean((0, 2))
-                found = estimate(mean, [by_task[None]], self.names)
+                found = estimate(mean, [by_task[None]], self.strata)
                 row[score.name] = {"mean": found.value, "low": found.low, "high": found.high}
                 row[f"{score.name}_by_name"] = {
                     name: float(by_task[[other == name for other in self.names]].mean())

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 Resampling: TypeAlias = Literal["whole-runs", "rliable"]
 """What a bootstrap draws anew.
 
-`whole-runs` draws runs, each with all of its tasks, and tasks within each name. A meta-policy is
+`whole-runs` draws runs, each with all of its tasks, and tasks within each name, where they are a
+sample). A meta-policy is
 trained once and then plays every task, so the luck of its seed is in all of its scores together.
 `rliable` draws the runs anew for each task and leaves the tasks as they are, as Agarwal et al. do
 for agents that are trained on each task apart. On a meta-policy its intervals are too narrow.
@@ -73,21 +74,21 @@ def probability_of_improvement(
 
 
 def resampled(
-    runs: Sequence[int], names: Sequence[str], resampling: Resampling = "whole-runs"
+    runs: Sequence[int], strata: Sequence[str], resampling: Resampling = "whole-runs"
 ) -> tuple[str, ...]:
     """Return what a bootstrap draws anew: seeds, tasks, both, or nothing.
 
-    One seed cannot be resampled: nobody knows the spread of one. Nor can tasks where a name has one
-    only; names themselves are the benchmark's, not a sample, so they stay fixed.
+    One seed cannot be resampled: nobody knows the spread of one. Nor can tasks where a stratum has
+    one only; strata themselves are the benchmark's, not a sample, so they stay fixed.
 
     Args:
         runs: The number of runs R of each array of scores.
-        names: Each task's name.
+        strata: What each task is one of, see `EvalResult.strata`.
     """
     drawn = []
     if max(runs) > 1:
         drawn.append("seeds" if min(runs) > 1 else "some seeds")
-    if resampling == "whole-runs" and min(list(names).count(name) for name in names) > 1:
+    if resampling == "whole-runs" and min(map(list(strata).count, strata)) > 1:
         drawn.append("tasks")
     return tuple(drawn)
 
@@ -95,35 +96,35 @@ def resampled(
 def bootstrap_interval(
     statistic: Callable[..., NDArray[np.float64]],
     scores: Sequence[Float[np.ndarray, "_ M"]],
-    names: Sequence[str],
+    strata: Sequence[str],
     resampling: Resampling = "whole-runs",
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Float[np.ndarray, "2 ..."] | None:
-    """Percentile bootstrap (Efron 1979) over runs and, within each name, over tasks.
+    """Percentile bootstrap (Efron 1979) over runs and, within each stratum, over tasks.
 
     Args:
         statistic: Function of arrays `(B, R, M)`, one for each of `scores`, returning `(B, ...)`.
         scores: Arrays `(R, M)` on the same tasks. Their runs are drawn apart, their tasks together.
             A score is the mean over a task's episodes and copies, which are not independent of
             each other given the task.
-        names: Each task's name.
+        strata: What each task is one of, see `EvalResult.strata`.
 
     Returns:
         Lower and upper ends, each in the statistic's shape; none where nothing can be drawn anew.
     """
-    what = resampled([len(array) for array in scores], names, resampling)
+    what = resampled([len(array) for array in scores], strata, resampling)
     if not what:
         return None
     generator = np.random.default_rng(seed)
-    columns = np.tile(np.arange(len(names)), (resamples, 1))
+    columns = np.tile(np.arange(len(strata)), (resamples, 1))
     if "tasks" in what:
-        for name in sorted(set(names)):
-            stratum = np.flatnonzero([other == name for other in names])
+        for name in sorted(set(strata)):
+            stratum = np.flatnonzero([other == name for other in strata])
             drawn = generator.integers(len(stratum), size=(resamples, len(stratum)))
             columns[:, stratum] = stratum[drawn]
-    width = len(names) if resampling == "rliable" else 1
+    width = len(strata) if resampling == "rliable" else 1
     rows = [generator.integers(len(array), size=(resamples, len(array), width)) for array in scores]
     # In parts, because all resamples at once may not fit in memory.
     part = max(1, 1_000_000 // sum(array.size for array in scores))
@@ -141,11 +142,11 @@ def bootstrap_interval(
 def estimate(
     statistic: Callable[..., NDArray[np.float64]],
     scores: Sequence[Float[np.ndarray, "_ M"]],
-    names: Sequence[str],
+    strata: Sequence[str],
     resampling: Resampling = "whole-runs",
 ) -> Estimate:
     """Return a statistic with its 95 % interval; the arguments are `bootstrap_interval`'s."""
     (value,) = statistic(*(array[None] for array in scores))
-    ends = bootstrap_interval(statistic, scores, names, resampling)
+    ends = bootstrap_interval(statistic, scores, strata, resampling)
     low, high = (None, None) if ends is None else ends.tolist()
     return Estimate(float(value), low, high)

@@ -66,7 +66,7 @@ def adaptation_curves(
         for style, group in _styled(groups):
             stages = range(len(group.first.adaptation_episodes))
             points = [
-                estimate(mean, [group.scores(quantity, stage)], group.names, resampling)
+                estimate(mean, [group.scores(quantity, stage)], group.strata, resampling)
                 for stage in stages
             ]
             x = group.first.adaptation_episodes
@@ -154,7 +154,7 @@ def performance_profiles(
     for (style, group), array in zip(_styled(groups), scores, strict=True):
         shares = profile(array[None])[0]
         axis.plot(thresholds, shares, drawstyle="steps-post", label=_legend_of(group), **style)
-        ends = bootstrap_interval(profile, [array], group.names, resampling)
+        ends = bootstrap_interval(profile, [array], group.strata, resampling)
         if ends is not None:
             axis.fill_between(thresholds, *ends, step="post", alpha=0.2, color=style["color"])
     axis.set_xlabel(f"threshold of the {label_of(quantity)}")

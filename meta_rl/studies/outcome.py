@@ -69,7 +69,7 @@ def _coordinate(name: str, values: list[Any]) -> Coordinate:
 
 
 def _estimate(group: Group, score: str) -> Estimate:
-    return estimate(mean, [group.scores(score)], group.names)
+    return estimate(mean, [group.scores(score)], group.strata)
 
 
 def _told_state(sweep: Sweep, trial: Trial) -> str:

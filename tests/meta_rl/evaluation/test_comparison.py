@@ -302,6 +302,19 @@ def test_what_has_no_interval_is_said_to_have_none(meta_rl, runs):
     assert title == "training, no intervals"
 
 
+def test_tasks_that_are_all_there_are_have_no_interval(meta_rl, runs):
+    """Of one seed on two directions nothing is a sample: an interval would be their two values."""
+    both = [[0.0, 1.0], [1.0, 1.0]]
+    put_scores(runs / "maml-seed0", ["way", "way"], both)
+    put_scores(runs / "slower-seed0", ["way", "way"], both, splits="both are in every split")
+    sample, whole = (load_run(runs / name, Wanted()) for name in ("maml-seed0", "slower-seed0"))
+    assert sample.result.summary()["stages"][0]["success"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
+    none = {"mean": 0.5, "low": None, "high": None}
+    assert whole.result.summary()["stages"][0]["success"] == none
+    told = meta_rl("compare", runs / "slower-seed0").succeeds().out
+    assert "no intervals, as there is nothing to resample" in told and "over tasks" not in told
+
+
 def test_rliables_resampling_is_there_for_who_wants_it(meta_rl, runs):
     both = ("compare", *runs.glob("maml*"), "--format", "csv", "--resampling")
     whole, rliable = (
