@@ -24,6 +24,7 @@ from _entry import made_by, run_script, write_figures
 
 from envs import locomotion, metaworld
 from meta_rl.core.errors import UserError
+from meta_rl.rollouts.warp.devices import warp_device
 from meta_rl.rollouts.warp.task_env import WarpTaskEnv
 from meta_rl.rollouts.warp.worlds import Worlds
 
@@ -147,7 +148,7 @@ def synchronize(device: torch.device) -> None:
     """Wait until the GPU has done all."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        wp.synchronize_device(wp.device_from_torch(device))
+        wp.synchronize_device(warp_device(device))
 
 
 if __name__ == "__main__":

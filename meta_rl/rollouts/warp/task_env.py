@@ -17,6 +17,7 @@ from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Step, Task, Tasks
 from meta_rl.rollouts.mujoco.row import WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
+from meta_rl.rollouts.warp.devices import warp_device
 from meta_rl.rollouts.warp.worlds import WorldCode, Worlds
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class WarpTaskEnv(ABC):
         kept = self._kept.get((scene, count))
         if kept is None or not varied <= kept.varied:
             varied |= kept.varied if kept is not None else varied
-            with wp.ScopedDevice(wp.device_from_torch(self._device)):
+            with wp.ScopedDevice(warp_device(self._device)):
                 code = self.code(scene)
             kept = self._kept[scene, count] = Worlds(
                 scene, code, self._format, count, varied, self._horizon, self._device

@@ -19,6 +19,7 @@ from meta_rl.rollouts.mujoco.memory import STATE
 from meta_rl.rollouts.mujoco.row import Finish, WorldFormat
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 from meta_rl.rollouts.warp import kernels
+from meta_rl.rollouts.warp.devices import warp_device
 
 MOVED = (
     *("qpos", "qvel", "act", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat"),
@@ -105,7 +106,7 @@ class Worlds:
         self._code = code
         self.world_format = world_format
         self._horizon = horizon
-        self.device = wp.device_from_torch(device)
+        self.device = warp_device(device)
         with wp.ScopedDevice(self.device):
             model = solvable(scene.model)
             self.model = mjw.put_model(model, dict.fromkeys(sorted(varied), count))
