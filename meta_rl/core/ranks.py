@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -142,7 +143,8 @@ def use(device: torch.device) -> None:
     if _ranks.size > 1 and device.type == "cuda" and _groups.cuda is None:
         torch.cuda.set_device(device)
         with _noticing_losses():
-            _groups = _Groups(_groups.cpu, dist.new_group(backend="nccl", timeout=PATIENCE))
+            # After its own timeout NCCL ends the process, which then saves nothing.
+            _groups = _Groups(_groups.cpu, dist.new_group(backend="nccl", timeout=2 * PATIENCE))
 
 
 @torch.no_grad()
@@ -336,22 +338,28 @@ def _fingerprint(tree: Any) -> str:
 
 
 def _all_reduce(whole: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        with _noticing_losses():
-            dist.all_reduce(whole, group=_groups.cuda)
-    else:
-        _wait(lambda: dist.all_reduce(whole, group=_groups.cpu, async_op=True))
+    # NCCL would let Python go on at once, to hang where it reads the next number from the GPU.
+    on_gpu = device.type == "cuda"
+    group = _groups.cuda if on_gpu else _groups.cpu
+    begin = partial(dist.all_reduce, whole, group=group, async_op=True)
+    _wait(begin, PATIENCE if on_gpu else None)
 
 
 def _broadcast(tensor: Tensor) -> None:
     _wait(lambda: dist.broadcast(tensor, 0, async_op=True))
 
 
-def _wait(begin: Callable[[], Any]) -> None:
-    """Wait for a message between ranks, in Python, so that signals are heard meanwhile."""
+def _wait(begin: Callable[[], Any], patience: timedelta | None = None) -> None:
+    """Wait for a message between ranks, in Python, so that signals are heard meanwhile.
+
+    Args:
+        patience: How long; without it, as long as the message's group does.
+    """
     with _noticing_losses():
-        work, pause_s = begin(), 2e-5
+        work, pause_s, began_s = begin(), 2e-5, time.monotonic()
         while not work.is_completed():
+            if patience is not None and time.monotonic() - began_s > patience.total_seconds():
+                raise RuntimeError("it has not taken part in a sum")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.01)
         work.wait()

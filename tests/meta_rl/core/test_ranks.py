@@ -1,9 +1,19 @@
+from datetime import timedelta
+
 import pytest
 import torch
 
 from meta_rl.core import ranks
 from meta_rl.core.errors import Silent, UserError
-from meta_rl.core.ranks import Part, Ranks, check_alike, part_at, part_of, places_in_order
+from meta_rl.core.ranks import (
+    LostRank,
+    Part,
+    Ranks,
+    check_alike,
+    part_at,
+    part_of,
+    places_in_order,
+)
 from meta_rl.core.seeding import SharedNoise, Streams, world_seeds
 from meta_rl.core.types import Task, Tasks
 from meta_rl.experiment.config import load_experiment
@@ -131,3 +141,45 @@ def test_an_error_of_all_ranks_is_told_by_the_first():
     error = UserError("too much")
     assert Ranks(0, 2).told_once(error) is error
     assert isinstance(Ranks(1, 2).told_once(error), Silent)
+
+
+class Sum:
+    """A sum on GPUs that is done when it has been asked for so many times."""
+
+    def __init__(self, asked):
+        self.left, self.waited = asked, False
+
+    def is_completed(self):
+        self.left -= 1
+        return self.left < 0
+
+    def wait(self):
+        self.waited = True
+
+
+@pytest.fixture
+def summing(monkeypatch):
+    """Let sums on GPUs be done when they are asked for so many times."""
+
+    def after(asked):
+        made = Sum(asked)
+        monkeypatch.setattr(
+            ranks.dist, "all_reduce", lambda whole, group, async_op=False: async_op and made
+        )
+        return made
+
+    return after
+
+
+def test_a_sum_on_gpus_is_waited_for_in_python_which_hears_signals(summing):
+    made = summing(3)
+    ranks._all_reduce(torch.zeros(1), torch.device("cuda"))
+    assert made.left == -1 and made.waited
+
+
+def test_a_rank_that_takes_no_part_in_a_sum_on_gpus_is_lost(summing, monkeypatch):
+    monkeypatch.setattr(ranks, "PATIENCE", timedelta(seconds=0.01))
+    with pytest.raises(LostRank, match="it has not taken part in a sum"):
+        made = summing(10**9)
+        ranks._all_reduce(torch.zeros(1), torch.device("cuda"))
+    assert not made.waited
