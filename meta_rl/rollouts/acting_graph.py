@@ -50,15 +50,18 @@ class ActingGraph:
         self, context: Context, timestep: TimeStep, noise: SharedNoise | SharedOutNoise | None
     ) -> None:
         graph = torch.cuda.CUDAGraph()
-        if noise is not None:
-            graph.register_generator_state(noise.generator)
         self._given = pytree.tree_map(Tensor.clone, (context, vars(timestep)))
         kept, columns = self._given
-        # The agent's GPU need not be the current one, in whose stream torch would record.
-        stream = torch.cuda.Stream(timestep.obs.device)  # type: ignore[no-untyped-call]
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            action, log_prob, moved = self._agent.act(kept, TimeStep(**columns), noise)
-            pytree.tree_map(Tensor.copy_, kept, moved)
+        # The agent's GPU need not be the current one, where torch keeps the generator's state for
+        # the graph, and in whose stream it would record.
+        device = timestep.obs.device
+        with torch.cuda.device(device):
+            if noise is not None:
+                graph.register_generator_state(noise.generator)
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                action, log_prob, moved = self._agent.act(kept, TimeStep(**columns), noise)
+                pytree.tree_map(Tensor.copy_, kept, moved)
         self._drawn = action, log_prob
         self._graph = graph
 
