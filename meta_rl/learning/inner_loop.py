@@ -61,7 +61,8 @@ LEARNED = "step_sizes."
 def learned(phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
     """Step sizes that are part of φ; steps beyond those learned take the last one's."""
     alpha = phi[LEARNED + name]
-    return alpha[torch.arange(len(steps)), steps.clamp(max=alpha.shape[1] - 1)]
+    task = torch.arange(len(steps), device=steps.device)
+    return alpha[task, steps.clamp(max=alpha.shape[1] - 1)]
 
 
 def initial_step_sizes(

@@ -5,6 +5,7 @@ import torch
 from derivatives import FunctionalInnerLoop
 from networks import STEPS, TASKS, cut, like, make_policy, played, shared_parameters
 from torch.func import jvp, vjp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from meta_rl.learning.inner_loop import (
     LEARNED,
@@ -157,3 +158,24 @@ def test_a_first_order_linearization_keeps_nothing_for_second_derivatives(monkey
     linear = Case(monkeypatch, first_order=first_order).linearized()
     kept = [each for stage in linear.steps for step in stage for each in step.slope.kept]
     assert {each is None for each in kept} == {first_order}
+
+
+class Devices(TorchDispatchMode):
+    """Notes where all tensors are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **kwargs or {})
+        self.seen.add(made.device.type)
+        return made
+
+
+def test_learned_step_sizes_are_picked_where_they_are():
+    """A GPU would wait for an index that the processor has made, once for each parameter."""
+    alpha, steps = torch.ones(TASKS, K, 3, device="meta"), torch.zeros(TASKS, device="meta").long()
+    with Devices() as devices:
+        assert learned({f"{LEARNED}x": alpha}, "x", steps).shape == (TASKS, 3)
+    assert devices.seen == {"meta"}
