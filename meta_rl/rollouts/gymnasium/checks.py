@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from meta_rl.core.errors import UserError
@@ -67,27 +68,41 @@ def step(env: Env, action: Any, where: str) -> tuple[Any, float, bool, bool, dic
     )
 
 
-def check_observation(space: Space, obs: Any, whose: str, where: str) -> None:
+def check_observation(
+    space: Space, obs: Any, whose: str, where: str, what: str = "the observation"
+) -> None:
     """Raise a UserError unless an observation has its space's type and shape.
 
-    Neither bounds nor finiteness are looked at: many environments leave their bounds by a little,
-    and NaN is reported with its step by who collects.
+    Neither bounds nor finiteness of a Box are looked at, also as a part of a Dict or a Tuple: many
+    environments leave their bounds by a little, and NaN is reported with its step by who collects.
+
+    Args:
+        what: What errors call the observation, or the part of it.
     """
-    if isinstance(space, gymnasium.spaces.Box):
+    if isinstance(space, spaces.Box):
         array: NDArray[Any] = np.asarray(obs)
         if array.dtype.kind not in "fiub":
             raise UserError(
-                f"the observation that {whose} of {where} returned must be numbers, got "
-                f"{_described(obs)}"
+                f"{what} that {whose} of {where} returned must be numbers, got {_described(obs)}"
             )
         if array.shape != space.shape:
             raise UserError(
-                f"the observation that {whose} of {where} returned has shape {array.shape}, but "
+                f"{what} that {whose} of {where} returned has shape {array.shape}, but "
                 f"its observation_space says {space.shape}; correct one of them"
             )
+    elif isinstance(space, spaces.Dict) and isinstance(obs, dict) and obs.keys() == space.keys():
+        for name, part in space.items():
+            check_observation(part, obs[name], whose, where, f"{what}[{name!r}]")
+    elif (
+        isinstance(space, spaces.Tuple)
+        and isinstance(obs, tuple | list)
+        and len(obs) == len(space.spaces)
+    ):
+        for place, (part, value) in enumerate(zip(space.spaces, obs, strict=True)):
+            check_observation(part, value, whose, where, f"{what}[{place}]")
     elif not space.contains(obs):
         raise UserError(
-            f"the observation that {whose} of {where} returned, {_described(obs)}, is not in its "
+            f"{what} that {whose} of {where} returned, {_described(obs)}, is not in its "
             f"observation_space {space}; correct one of them"
         )
 

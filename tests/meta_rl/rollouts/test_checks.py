@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 from patience import PATIENCE_S
+
+from meta_rl.core.errors import UserError
+from meta_rl.rollouts.gymnasium.checks import check_observation
 
 SLIPS = Path(__file__).with_name("slips.py")
 
@@ -68,3 +73,31 @@ def test_a_reset_without_a_seed_is_taken_with_one_warning(base, meta_rl_process,
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert err.count("takes no seed, so its chance cannot be repeated") == 1
+
+
+PARTS = spaces.Dict({"kind": spaces.Discrete(2), "pose": spaces.Tuple([spaces.Box(-1, 1, (2,))])})
+
+
+def test_numbers_in_parts_of_an_observation_may_leave_their_bounds_as_those_of_one_alone():
+    for pose in (np.array([0.5, 1.01]), np.array([np.nan, 0.0], np.float32)):
+        check_observation(PARTS, {"kind": 1, "pose": (pose,)}, "step()", "it")
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (
+            {"kind": 1, "pose": (np.zeros(3),)},
+            r"the observation\['pose'\]\[0\] that step\(\) of it returned has shape \(3,\)",
+        ),
+        ({"kind": 2, "pose": (np.zeros(2),)}, r"observation\['kind'\] .* is not in its"),
+        ({"kind": 1, "pose": ()}, r"observation\['pose'\] .* is not in its"),
+        (
+            {"kind": 1},
+            r"the observation that step\(\) of it returned, \{'kind': 1\}, is not in its",
+        ),
+    ],
+)
+def test_a_part_that_does_not_fit_is_named(obs, message):
+    with pytest.raises(UserError, match=message):
+        check_observation(PARTS, obs, "step()", "it")
