@@ -23,12 +23,25 @@ def flat_size(space: Space) -> int:
 
 
 def check_observation_space(space: Space, where: str) -> None:
-    """Raise a UserError unless values of the space are vectors of one size."""
-    if not space.is_np_flattenable:
+    """Raise a UserError unless values of the space are vectors of one size, which files can tell.
+
+    Gymnasium would flatten a Text, too, but to codes of its characters, which mean no quantity.
+    """
+    if not _is_row(space):
         raise UserError(
-            f"{where} observes {space}, which cannot be flattened to a Box; wrap it with "
+            f"{where} observes {space}, which cannot be flattened to a row of numbers: Box, "
+            f"Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of these can; wrap it with "
             f"gymnasium.wrappers.TransformObservation"
         )
+
+
+def _is_row(space: Space) -> bool:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.values() if isinstance(space, spaces.Dict) else space.spaces
+        return all(_is_row(part) for part in parts)
+    return isinstance(
+        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    )
 
 
 def check_action_space(space: Space, where: str) -> None:

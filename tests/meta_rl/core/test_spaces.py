@@ -42,9 +42,11 @@ def test_a_space_survives_a_file(space):
     assert from_plain(to_plain(space)) == space
 
 
-def test_a_sequence_has_no_size_and_is_refused():
-    with pytest.raises(UserError, match=r"it observes Sequence.*cannot be flattened"):
-        check_observation_space(spaces.Sequence(spaces.Discrete(2)), "it")
+@pytest.mark.parametrize("space", [spaces.Sequence(spaces.Discrete(2)), spaces.Text(5)], ids=str)
+def test_a_sequence_has_no_size_and_a_text_no_quantities_so_they_are_refused(space):
+    for observed in (space, spaces.Dict({"a": spaces.Tuple([space])})):
+        with pytest.raises(UserError, match=r"it observes .*, which cannot be flattened"):
+            check_observation_space(observed, "it")
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4, start=-1), spaces.MultiDiscrete([2, 3])])
