@@ -293,11 +293,14 @@ def test_a_reset_that_undoes_the_task_is_told(tmp_path, name):
         undone.reset(seed=0)
 
 
-@pytest.mark.parametrize("file", ["envs.py", "rooms.py"])
-def test_what_lies_beside_a_file_does_not_take_the_place_of_this_project(tmp_path, file):
+@pytest.mark.parametrize(
+    ("file", "start"),
+    [("envs.py", ""), ("rooms.py", ""), ("colorsys.py", "import colorsys as c; c.rgb_to_hsv")],
+)
+def test_a_file_and_what_lies_beside_it_take_the_place_of_no_other_module(tmp_path, file, start):
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "__init__.py").write_text("raise RuntimeError('not this')")
-    (tmp_path / file).write_text(ROOM)
+    (tmp_path / file).write_text(f"{start}\n{ROOM}")
     door = {"keyword": "door", "uniform": [-1, 1]}
     rooms = family(f"{tmp_path / file}:Room", door, horizon=3)
     simulator = rooms.make_env(CPU, workers=1)
@@ -450,7 +453,7 @@ def test_the_protocol_tells_what_numbers_depend_on():
         ({"id": "Pendulm-v1"}, "no environment envs.id Pendulm-v1"),
         ({"id": ""}, "envs.id is empty"),
         ({"id": "no_such_module:Thing"}, "cannot import 'no_such_module' of envs.id"),
-        ({"id": "nowhere.py:make"}, "no file nowhere.py for envs.id"),
+        ({"id": "nowhere.py:make"}, "no file nowhere.py for envs.id, looked for from /.*; name"),
         ({"id": "ARENA:numbr"}, "no 'numbr' to call"),
         ({"id": "ARENA:number", "horizon": 5, "vary": [{"seed": [0, 99]}]}, "it made int"),
         ({"id": "ARENA:make", "vary": [{"seed": [0, 99]}]}, "say envs.horizon"),

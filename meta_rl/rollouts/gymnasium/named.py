@@ -123,11 +123,17 @@ def _maker(where: str, said: str) -> Callable[..., Any] | None:
 
 def _module_of_file(path: Path, said: str) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"no file {path} for {said}; name path/to/file.py:attribute")
+        looked, advice = "", ""
+        if not path.is_absolute():
+            looked = f", looked for from {Path.cwd()}"
+            advice = ", or run the command in the folder that this path begins in"
+        raise UserError(
+            f"no file {path} for {said}{looked}; name path/to/file.py:attribute{advice}"
+        )
     path = path.resolve()
     name = path.stem
-    if name in sys.modules and not _is_from(sys.modules[name], path):
-        name = str(path)  # another module has the file's name, such as meta-rl's own `envs`
+    if _is_of_another(name, path):
+        name = str(path)  # such as meta-rl's own `envs`, or mujoco, which this may want to import
     if name in sys.modules:
         return sys.modules[name]
     # It may import what lies beside it, but nothing there takes the place of this project.
@@ -142,8 +148,12 @@ def _module_of_file(path: Path, said: str) -> ModuleType:
     return module
 
 
-def _is_from(module: ModuleType, path: Path) -> bool:
-    return getattr(module, "__file__", None) == str(path)
+def _is_of_another(name: str, path: Path) -> bool:
+    """Return whether another module than a file has that name, imported or not."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None) != str(path)
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    return found is not None and (found.origin is None or Path(found.origin).resolve() != path)
 
 
 def _called(maker: Callable[..., Any], where: str, said: str, keywords: Mapping[str, Any]) -> Env:
