@@ -12,6 +12,7 @@ from envs.gymnasium import Config, build
 from envs.gymnasium.environment import VariedEnvironment
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
+from meta_rl.deployment.task_choice import family_task
 from meta_rl.rollouts.adaptation import Adaptation
 
 CPU = torch.device("cpu")
@@ -306,6 +307,13 @@ def test_a_file_and_what_lies_beside_it_take_the_place_of_no_other_module(tmp_pa
     simulator = rooms.make_env(CPU, workers=1)
     assert simulator.start(rooms.tasks("test")[[0]], 1, 0).shape == (1, 1, 1)
     simulator.close()
+
+
+def test_files_of_a_task_whose_environment_is_a_path_lie_in_no_other_folder(tmp_path):
+    (tmp_path / "rooms.py").write_text(ROOM)
+    door = {"keyword": "door", "uniform": [-1, 1]}
+    rooms = family(f"{tmp_path / 'rooms.py'}:Room", door, horizon=3)
+    assert family_task(rooms, None, "2", "test").file_name == "rooms.py-Room-2"
 
 
 def test_wrappers_are_put_around_it_and_what_varies_is_found_within(tmp_path):
