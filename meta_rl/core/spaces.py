@@ -128,7 +128,9 @@ def from_plain(data: dict[str, Any]) -> Space:
         case "MultiBinary":
             return spaces.MultiBinary(data["n"])
         case "Dict":
-            return spaces.Dict({name: from_plain(part) for name, part in data["spaces"].items()})
+            # Pairs keep their order, in which values are flattened; a dictionary would be sorted.
+            parts = data["spaces"].items()
+            return spaces.Dict([(name, from_plain(part)) for name, part in parts])
         case "Tuple":
             return spaces.Tuple([from_plain(part) for part in data["spaces"]])
     raise UserError(f"no space of the kind {data['kind']!r} is known")

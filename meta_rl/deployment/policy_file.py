@@ -16,13 +16,14 @@ from torch.utils import _pytree as pytree
 import meta_rl
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
-from meta_rl.core.spaces import action_of, from_plain, to_plain
+from meta_rl.core.spaces import action_of, flat_observation, from_plain, to_plain
 from meta_rl.core.types import Context, EnvSpec, Score
 from meta_rl.deployment import program as acting
 from meta_rl.deployment.program import ActingPolicy
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import agent_fields, from_dict, plain
 from meta_rl.experiment.versions import translated
+from meta_rl.rollouts.gymnasium.checks import check_observation
 from meta_rl.runs import checkpoint
 from meta_rl.runs.trained import restore
 
@@ -41,7 +42,7 @@ class AdaptedPolicy:
     @torch.no_grad()
     def predict(
         self,
-        observation: NDArray[Any],
+        observation: Any,
         state: State | None = None,
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = True,
@@ -53,7 +54,8 @@ class AdaptedPolicy:
         As in Stable-Baselines3. Policies without a memory have no state.
 
         Args:
-            observation: (O,) of one world, or (B, O) of several.
+            observation: As the environment gives it, or (O,) flattened, of one world; or (B, O) of
+                several.
             state: What the last call returned; None begins an episode, knowing what adaptation
                 taught and nothing later.
             episode_start: (B,), where to begin an episode whatever the state is.
@@ -61,13 +63,8 @@ class AdaptedPolicy:
             reward: What the last action earned, a number or (B,); only policies with a memory
                 look at it. None repeats the last reward that was told.
         """
-        size = self.policy.spec.observation_size
-        given = np.asarray(observation, dtype=np.float32)
-        if given.ndim not in (1, 2) or given.shape[-1] != size:
-            raise UserError(
-                f"the policy observes {size} numbers, got an array of shape {given.shape}"
-            )
-        obs = torch.from_numpy(given.reshape(-1, size))
+        given = self._rows(observation)
+        obs = torch.from_numpy(given.reshape(-1, given.shape[-1]))
         fresh = self._fresh_state(len(obs))
         first = torch.full((len(obs),), state is None)
         memory, prev_action, prev_reward = fresh if state is None else map(torch.from_numpy, state)
@@ -87,6 +84,22 @@ class AdaptedPolicy:
         if not self.policy.has_memory:
             return action, None
         return action, (moved.numpy(), drawn.numpy(), prev_reward.numpy())
+
+    def _rows(self, observation: Any) -> NDArray[np.float32]:
+        """Return one observation as a row of numbers; or several, which are rows already."""
+        space, size = self.policy.spec.observation_space, self.policy.spec.observation_size
+        got = type(observation).__name__
+        if not isinstance(observation, dict | tuple):
+            given = np.asarray(observation, dtype=np.float32)
+            if given.ndim in (1, 2) and given.shape[-1] == size:
+                return given
+            got = f"an array of shape {given.shape}"
+        try:
+            check_observation(space, observation, "who calls", "the policy")
+        except UserError as error:
+            own = "" if isinstance(space, Box) and len(space.shape) == 1 else f", or one of {space}"
+            raise UserError(f"the policy observes {size} numbers{own}, got {got}") from error
+        return np.asarray(flat_observation(space, observation), dtype=np.float32)
 
     @property
     def _action_shape(self) -> tuple[int, ...]:

@@ -42,6 +42,13 @@ def test_a_space_survives_a_file(space):
     assert from_plain(to_plain(space)) == space
 
 
+def test_a_dict_is_flattened_in_the_same_order_after_a_file():
+    space = spaces.Dict([("b", spaces.Discrete(2)), ("a", spaces.Box(-1, 1, (1,)))])
+    value = {"b": 1, "a": np.full(1, 0.5, np.float32)}
+    for same in (space, from_plain(to_plain(space))):
+        assert flat_observation(same, value).tolist() == [0, 1, 0.5]
+
+
 @pytest.mark.parametrize("space", [spaces.Sequence(spaces.Discrete(2)), spaces.Text(5)], ids=str)
 def test_a_sequence_has_no_size_and_a_text_no_quantities_so_they_are_refused(space):
     for observed in (space, spaces.Dict({"a": spaces.Tuple([space])})):

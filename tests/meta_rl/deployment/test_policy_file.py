@@ -6,6 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    MultiDiscrete,
+    Tuple,
+    flatdim,
+    flatten,
+)
 from playing import Player
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -15,7 +24,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import GivenNoise, Streams
 from meta_rl.core.types import EnvSpec, Phase, TimeStep
-from meta_rl.deployment.policy_file import load
+from meta_rl.deployment.policy_file import AdaptedPolicy, load
 from meta_rl.deployment.program import ActingPolicy, export
 from meta_rl.experiment import catalog
 from meta_rl.rollouts import collector
@@ -277,6 +286,45 @@ def test_a_policy_that_chooses_says_a_number_for_one_observation(meta_rl, small_
     arms, _ = policy.predict(np.ones((3, 1)))
     assert arms.shape == (3,)
     assert np.shape(policy.predict(np.ones(1), state, reward=1.0)[0]) == ()
+
+
+@pytest.mark.parametrize(
+    ("space", "observation"),
+    [
+        (Discrete(4, start=-1), 2),
+        (MultiDiscrete([2, 3]), np.array([1, 2])),
+        (Box(0, 255, (2, 2, 3), np.uint8), np.arange(12, dtype=np.uint8).reshape(2, 2, 3)),
+        (Dict({"a": Box(-1, 1, (2,)), "b": Discrete(2)}), {"a": np.array([0.5, 2.0]), "b": 1}),
+        (Tuple([Box(-1, 1, (2,)), Discrete(2)]), (np.array([0.5, 2.0]), 1)),
+    ],
+    ids=str,
+)
+def test_an_observation_is_taken_as_its_environment_gives_it(space, observation):
+    one = Box(-1.0, 1.0, (1,), np.float32)
+    context = torch.arange(1.0, flatdim(space) + 1).view(1, 1, -1)
+    memory = torch.zeros(1, 1, 1), torch.zeros(1, 1)
+    acting = ActingPolicy(Weigher(), context, memory, EnvSpec(space, one, 5, "any"), False)
+    policy = AdaptedPolicy(acting, {})
+
+    row = flatten(space, observation)
+    action, _ = policy.predict(observation)
+
+    np.testing.assert_allclose(action, [np.tanh((row * context.numpy()).sum() / 100)], rtol=1e-5)
+    np.testing.assert_allclose(policy.predict(np.stack([row, row]))[0], [action, action])
+    for other in (np.zeros(7), {"c": 1}, (1,)):
+        with pytest.raises(UserError, match=r"the policy observes \d+ numbers, or one of .*, got"):
+            policy.predict(other)
+
+
+class Weigher(MetaAgent):
+    """Acts by a weighted sum of what it observes."""
+
+    phases = (Phase(),)
+    copies_share_experience = True
+
+    def act(self, context, timestep, noise):
+        action = ((timestep.obs * context).sum(-1, keepdim=True) / 100).tanh()
+        return action, torch.zeros_like(timestep.prev_reward), context
 
 
 @pytest.mark.parametrize("agent", AGENTS)
