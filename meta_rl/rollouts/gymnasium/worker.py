@@ -281,11 +281,16 @@ class Worlds:
         if world.env.render_mode != "rgb_array":
             raise UserError(
                 f"environment {world.name!r} cannot be drawn: its render_mode is "
-                f"{world.env.render_mode!r}; let the family make it with render_mode='rgb_array'"
+                f"{world.env.render_mode!r}; let who makes it give it render_mode='rgb_array'"
             )
         choose_opengl()
-        picture: NDArray[np.uint8] = np.ascontiguousarray(world.env.render())
-        return picture
+        picture: NDArray[Any] = np.asarray(world.env.render())
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise UserError(
+                f"environment {world.name!r} cannot be filmed: its render() gives an array of "
+                f"{picture.dtype} of shape {picture.shape}, not of uint8 (height, width, 3)"
+            )
+        return np.ascontiguousarray(picture)
 
     def close(self) -> None:
         """Close all environments."""

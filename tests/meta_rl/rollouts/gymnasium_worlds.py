@@ -104,6 +104,20 @@ class Draws(Ledger):
         return np.full((4, 6, 3), self.task.index, np.uint8)[::-1]
 
 
+class DrawsGrey(Draws):
+    """Draws without colors."""
+
+    def render(self):
+        return np.zeros((4, 6), np.uint8)
+
+
+class DrawsFractions(Draws):
+    """Draws colors as numbers between 0 and 1."""
+
+    def render(self):
+        return np.zeros((4, 6, 3))
+
+
 CLASSES = {
     "ledger": Ledger,
     "other": Ledger,
@@ -114,6 +128,8 @@ CLASSES = {
     "observes-more": ObservesMore,
     "acts-discretely": ActsDiscretely,
     "draws": Draws,
+    "draws-grey": DrawsGrey,
+    "draws-fractions": DrawsFractions,
 }
 
 

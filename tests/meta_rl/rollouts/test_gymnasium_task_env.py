@@ -390,6 +390,18 @@ def test_an_environment_without_pictures_is_said_to(make_env):
         env.draw()
 
 
+@pytest.mark.parametrize(
+    ("name", "gives"),
+    [("draws-grey", r"uint8 of shape \(4, 6\)"), ("draws-fractions", r"float64 of shape")],
+)
+def test_pictures_that_no_film_takes_are_told_at_the_first(make_env, name, gives):
+    env = make_env()
+    env.start(tasks_of((name, 0)), copies=1, seed=0)
+
+    with pytest.raises(UserError, match=rf"'{name}' cannot be filmed: .* array of {gives}"):
+        env.draw()
+
+
 FIRST_CHILD = """
 import multiprocessing, time
 from pathlib import Path
