@@ -77,5 +77,14 @@ class SuccessReported(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment."""
         obs, reward, terminated, truncated, info = checks.step(self.env, action, self._where)
-        success = info.get("success", info.get("is_success", math.nan))
-        return obs, reward, terminated, truncated, {**info, "success": float(success)}
+        success = self._told(info.get("success", info.get("is_success")))
+        return obs, reward, terminated, truncated, {**info, "success": success}
+
+    def _told(self, success: Any) -> float:
+        """Return success as a number; NaN while it is None or not there."""
+        try:
+            return math.nan if success is None else float(success)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"success in the info of {self._where} must be a number or a truth, got {success!r}"
+            ) from error

@@ -84,3 +84,19 @@ class InfoNone(Right):
 
     def step(self, action):
         return *super().step(action)[:4], None
+
+
+class SuccessNone(Right):
+    """Success is None while the episode goes on."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"success": None}
+
+
+class SuccessInWords(Right):
+    """Success is neither a number nor a truth."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"is_success": "yes"}

@@ -50,6 +50,7 @@ def adapt(base, meta_rl, tmp_path):
             ],
         ),
         ("InfoNone", ["info of", "must be a dictionary, got None"]),
+        ("SuccessInWords", ["success in the info of", "a number or a truth, got 'yes'"]),
         ("LastObservationNan", ["next_obs is not finite", "first at step 4"]),
     ],
 )
@@ -59,7 +60,7 @@ def test_a_slip_is_told_in_the_environment_s_terms(slip, phrases, adapt):
     assert "line" not in outcome.err  # of ours
 
 
-@pytest.mark.parametrize("harmless", ["Right", "RewardOfOneElement"])
+@pytest.mark.parametrize("harmless", ["Right", "RewardOfOneElement", "SuccessNone"])
 def test_what_is_meant_well_is_taken(harmless, adapt):
     outcome = adapt(harmless).succeeds()
     assert "return" in outcome.out
