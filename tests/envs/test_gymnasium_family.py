@@ -499,6 +499,14 @@ def test_the_protocol_tells_what_numbers_depend_on():
         ({"wrappers": ["gymnasium.wrappers:Flaten"]}, "which cannot be found"),
         ({"wrappers": ["gymnasium.wrappers:ClipReward"]}, "ClipReward refuses: Both"),
         (
+            {"wrappers": [{"gymnasium.wrappers:ResizeObservation": {"shape": [2, 2]}}]},
+            "ResizeObservation refuses: .*requires a 2D or 3D image",
+        ),
+        (
+            {"wrappers": ["gymnasium.wrappers:GrayscaleObservation"]},
+            "GrayscaleObservation refuses: it cannot be put around <",
+        ),
+        (
             {"wrappers": [{"gymnasium.wrappers:TimeLimit": {"steps": 3}}]},
             "gives gymnasium.wrappers:TimeLimit steps: ",
         ),
