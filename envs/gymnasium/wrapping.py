@@ -36,9 +36,8 @@ class Wrapping:
             raise UserError(f"envs.wrappers gives {self.name} {given}: {error}") from error
         try:
             wrapped = wrapper(env, **self.keywords)
-        except (gymnasium.error.Error, AssertionError, TypeError, ValueError) as error:
-            why = str(error) or f"it cannot be put around {env}"
-            raise UserError(f"envs.wrappers: {self.name} refuses: {why}") from error
+        except (gymnasium.error.Error, TypeError, ValueError) as error:
+            raise UserError(f"envs.wrappers: {self.name} refuses: {error}") from error
         if not isinstance(wrapped, gymnasium.Env):
             raise UserError(
                 f"envs.wrappers names {self.name}, which makes a {type(wrapped).__name__} and no "
