@@ -67,7 +67,8 @@ def load(package: Package, name: str) -> ModuleType:
             raise UserError(f"cannot find the plugin {name!r}: {error}") from error
     if "." in name:
         raise UserError(
-            f"{name!r} is a module outside of {package}/; allow it with --plugin {name}"
+            f"{name!r} is a module outside of {package}/; allow it with --plugin {name}, or in "
+            f"Python by meta_rl.experiment.catalog.allow_plugin({name!r})"
         )
     known = names(package)
     if name not in known:
