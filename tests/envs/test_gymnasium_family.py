@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from agents import random
 from envs.gymnasium import Config, build
@@ -14,10 +15,12 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.deployment.task_choice import family_task
 from meta_rl.rollouts.adaptation import Adaptation
+from meta_rl.rollouts.gymnasium.user_env import NamedEnvironment
 
 CPU = torch.device("cpu")
 GRAVITY = {"attribute": "gravity", "uniform": [5.0, 15.0]}
 POLE = {"attribute": ["length", "polemass_length"], "scale": [0.5, 2.0]}
+ENDS = ("min_action", "max_action")
 MAPS = [["SFFF", "FHFF", "FFFF", "FFF" + end] for end in "GFH"] + [["SFFG", "FFFF", "FFFF", "FFFF"]]
 
 
@@ -171,7 +174,11 @@ def test_a_file_s_function_is_called_with_what_varies(tmp_path):
     assert [env.step(np.zeros(1, np.float32))[3] for _ in range(4)] == [False] * 3 + [True]
 
 
+LACKS_PACKAGE = EnvSpec("LacksPackage-v0", "lacking:Lacking", max_episode_steps=5)
+
 ARENA = dedent("""
+    def needy(goal): ...
+
     import gymnasium
     import numpy as np
 
@@ -460,6 +467,8 @@ def test_the_protocol_tells_what_numbers_depend_on():
     [
         ({"id": "Pendulm-v1"}, "no environment envs.id Pendulm-v1"),
         ({"id": ""}, "envs.id is empty"),
+        ({"id": "LacksPackage-v0"}, "no environment envs.id LacksPackage-v0: install more"),
+        ({"id": "ARENA:needy", "horizon": 5}, "cannot be made without keywords: missing a"),
         ({"id": "no_such_module:Thing"}, "cannot import 'no_such_module' of envs.id"),
         ({"id": "nowhere.py:make"}, "no file nowhere.py for envs.id, looked for from /.*; name"),
         ({"id": "ARENA:numbr"}, "no 'numbr' to call"),
@@ -503,8 +512,12 @@ def test_the_protocol_tells_what_numbers_depend_on():
             "ResizeObservation refuses: .*requires a 2D or 3D image",
         ),
         (
-            {"wrappers": ["gymnasium.wrappers:GrayscaleObservation"]},
-            "GrayscaleObservation refuses: it cannot be put around <",
+            {
+                "id": "CartPole-v1",
+                "vary": [GRAVITY],
+                "wrappers": [{"gymnasium.wrappers:RescaleAction": dict.fromkeys(ENDS, 1.0)}],
+            },
+            "RescaleAction refuses: .*requires a Box action space",
         ),
         (
             {"wrappers": [{"gymnasium.wrappers:TimeLimit": {"steps": 3}}]},
@@ -530,11 +543,18 @@ def test_the_protocol_tells_what_numbers_depend_on():
         ),
     ],
 )
-def test_a_config_that_cannot_be_played_is_told_in_a_sentence(tmp_path, settings, message):
+def test_a_config_that_cannot_be_played_is_told_in_a_sentence(
+    tmp_path, monkeypatch, settings, message
+):
     (tmp_path / "arena_of_errors.py").write_text(ARENA)
     mass = {"attribute": "m", "scale": [0.5, 2.0]}
     settings = {"id": "Pendulum-v1", "vary": [mass]} | settings
     settings["id"] = settings["id"].replace("ARENA", str(tmp_path / "arena_of_errors.py"))
+    (tmp_path / "lacking.py").write_text(
+        "import gymnasium; raise gymnasium.error.DependencyNotInstalled('install more')"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(gymnasium.registry, "LacksPackage-v0", LACKS_PACKAGE)
     with pytest.raises(UserError, match=message):
         build(Config(**settings))
 
@@ -583,3 +603,10 @@ def test_a_world_can_be_drawn():
     finally:
         simulator.close()
     assert picture.ndim == 3 and picture.dtype == np.uint8 and picture.std() > 0
+
+
+def test_an_id_that_a_policy_adapts_to_can_be_drawn():
+    space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    env = NamedEnvironment("Pendulum-v1", 3, space).make("any")
+    assert env.render_mode == "rgb_array"
+    env.close()

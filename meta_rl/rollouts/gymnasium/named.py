@@ -57,6 +57,11 @@ def make(
     return env
 
 
+def is_id(where: str, said: str) -> bool:
+    """Return whether an environment is named by an id, and not by what makes it."""
+    return _maker(where, said) is None
+
+
 def registered_horizon(where: str) -> int | None:
     """Return the steps of an episode that an id is registered with; none knows of none."""
     spec = _registered(where)
@@ -85,7 +90,10 @@ def keywords_of_drawing(where: str, said: str) -> dict[str, str]:
         if spec is None:
             return {}
         entry = spec.entry_point
-        maker = load_env_creator(entry) if isinstance(entry, str) else entry
+        try:
+            maker = load_env_creator(entry) if isinstance(entry, str) else entry
+        except (gymnasium.error.Error, ImportError):
+            return {}  # what it needs is not installed, as `make` tells
         modes = getattr(maker, "metadata", {}).get("render_modes", ())
         return drawing if "rgb_array" in modes else {}
     parameters = inspect.signature(maker).parameters
@@ -170,7 +178,12 @@ def _called(maker: Callable[..., Any], where: str, said: str, keywords: Mapping[
 
 
 def _refused(where: str, said: str, keywords: Mapping[str, Any], error: TypeError) -> UserError:
-    given = ", ".join(keywords) or "none"
+    given = ", ".join(keywords)
+    if not given:
+        return UserError(
+            f"{said} {where} cannot be made without keywords: {error}; name a function that makes "
+            f"it, path/to/file.py:function, or give envs.keywords in a config"
+        )
     return UserError(
         f"{said} {where} does not take the keywords that it was given, {given}: {error}"
     )

@@ -18,7 +18,7 @@ from meta_rl.core.spaces import (
     same_layout,
 )
 from meta_rl.rollouts.gymnasium import checks
-from meta_rl.rollouts.gymnasium.named import make
+from meta_rl.rollouts.gymnasium.named import is_id, keywords_of_drawing, make
 from meta_rl.rollouts.gymnasium.worker import Env, WorldTask
 
 
@@ -38,7 +38,9 @@ class NamedEnvironment:
 
     def make(self, name: str) -> Env:
         """Make the environment; its success is NaN while it says nothing of it."""
-        env = make(self.where, "--env")
+        # An attribute that makes an environment says itself whether that is drawn, an id cannot.
+        drawing = keywords_of_drawing(self.where, "--env") if is_id(self.where, "--env") else {}
+        env = make(self.where, "--env", drawing)
         self._check_spaces(env)
         return SuccessReported(env, self.where)
 
