@@ -17,8 +17,8 @@ Resampling: TypeAlias = Literal["whole-runs", "rliable"]
 """What a bootstrap draws anew.
 
 `whole-runs` draws runs, each with all of its tasks, and tasks within each name, where they are a
-sample). A meta-policy is
-trained once and then plays every task, so the luck of its seed is in all of its scores together.
+sample. A meta-policy is trained once and then plays every task, so the luck of its seed is in all
+of its scores together.
 `rliable` draws the runs anew for each task and leaves the tasks as they are, as Agarwal et al. do
 for agents that are trained on each task apart. On a meta-policy its intervals are too narrow.
 """
