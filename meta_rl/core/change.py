@@ -31,7 +31,8 @@ class ChangeConfig:
     """What a task changes into: another one of its split (`redraw`), a task on the way to such a
     one (`drift`), or the split's next, one task name after the other (`sequence`)."""
     drift: float = 0.1
-    """With `drift`: share of the way to another task that one change covers, in (0, 1]."""
+    """With `drift`: share of the way to another task that one change covers, in (0, 1]. It takes a
+    whole number of changes to get there, so 0.3 covers a third."""
 
     def __post_init__(self) -> None:
         if not 0 < self.drift <= 1:

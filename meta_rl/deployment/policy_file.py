@@ -171,6 +171,8 @@ def load(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:
     path = Path(path)
     if path.suffix == ".pt2":
         raise UserError(f"{path} is for torch.export.load; load {path.with_suffix('.pt')} here")
+    if not path.is_file():
+        raise UserError(f"no policy {path}; `meta-rl adapt RUN` writes one, and tells where")
     state = checkpoint.load(path)
     if "context" not in state:
         raise UserError(f"{path} is a training checkpoint; `meta-rl adapt RUN` makes policies")

@@ -216,11 +216,14 @@ def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:
     with writing(path, "choose another --output"):
         temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
         temporary.touch()  # ffmpeg would not tell clearly that it cannot write
-        if path.suffix == ".png":
-            strip(takes).save(temporary)
-        else:
-            _write_mp4(frames(takes, name), temporary)
-        os.replace(temporary, path)
+        try:
+            if path.suffix == ".png":
+                strip(takes).save(temporary)
+            else:
+                _write_mp4(frames(takes, name), temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -118,6 +118,16 @@ def test_an_mp4_plays_what_was_filmed(tmp_path):
         np.testing.assert_allclose(shown, expected, atol=16)
 
 
+def test_a_film_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(pictures, path):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("meta_rl.reports.film._write_mp4", full)
+    with pytest.raises(UserError, match="no space left; choose another --output"):
+        write_film([take_of(RED, 3)], tmp_path / "film.mp4", "a name")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_strip_reaches_from_the_beginning_to_the_end():
     shown = np.asarray(strip([take_of(RED, 6), take_of(BLUE, 2)], columns=3, width=200))
 
