@@ -301,7 +301,7 @@ class Sweep:
         def place(trial: Trial) -> tuple[bool, float, Rank]:
             rung = self.stopped_at(trial)
             # Trials that may be of different lengths are compared at their own ends.
-            at = math.inf if rung is None else rung
+            at = math.inf if rung is None else float(rung)
             return self.state(trial) == "finished", at, self.rank(trial) or ()
 
         return sorted(self.trials, key=place, reverse=True)
