@@ -143,14 +143,15 @@ def exploration(evidence: Evidence) -> Finding:
         return _exploration_of_choices(densities)
     low, high = evidence.spec.action_bounds
     half = np.subtract(high, low) / 2
+    found = Finding("standard deviation / half the action range", "above 0.02")
+    if not np.isfinite(half).all():
+        return found.skipped("actions have no bounds")
     # A Gaussian's entropy is log σ + ½ log 2πe for each dimension, and -E[log π] estimates it.
     std = math.nan
     if densities:
         log_std = -np.mean(densities) / evidence.spec.action_size - 0.5 * math.log(2 * pi * e)
         std = float(np.exp(log_std - np.log(half).mean()))
-    found = Finding("standard deviation / half the action range", "above 0.02", std)
-    if not np.isfinite(half).all():
-        return replace(found, measured=None).skipped("actions have no bounds")
+    found = replace(found, measured=std)
     # Below it a random walk of 100 steps strays by √100 · 0.02 = a fifth of one full action: the
     # episodes of a task are as good as one, and tell no direction.
     if std <= 0.02:
