@@ -106,9 +106,9 @@ class Group:
         return self.first.strata
 
     @property
-    def task_labels(self) -> list[str]:
+    def task_labels(self) -> tuple[str, ...]:
         """Each task's name with its index."""
-        return [f"{n}:{i}" for n, i in zip(self.names, self.first.index, strict=True)]
+        return self.first.task_labels
 
     def columns(self, row: str) -> list[int]:
         """Return the tasks that a row of `task_rows` speaks of: by their name, or by label."""

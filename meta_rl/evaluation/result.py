@@ -66,17 +66,19 @@ class EvalResult:
         return "adaptation episodes" if unit is None else f"{unit} since the change"
 
     @property
+    def task_labels(self) -> tuple[str, ...]:
+        """Each task's name with its index."""
+        pairs = zip(self.names, self.index, strict=True)
+        return tuple(f"{name}:{index}" for name, index in pairs)
+
+    @property
     def strata(self) -> tuple[str, ...]:
         """What each task is one of, for intervals: within these, a bootstrap draws tasks anew.
 
         It is the task's name. Where all splits hold all the tasks that there are, none is a sample
         of others, so each is a stratum of its own.
         """
-        if ALL_TASKS in self.protocol:
-            return tuple(
-                f"{name}:{index}" for name, index in zip(self.names, self.index, strict=True)
-            )
-        return self.names
+        return self.task_labels if ALL_TASKS in self.protocol else self.names
 
     @property
     def shape(self) -> tuple[int, ...]:
