@@ -6,7 +6,9 @@ import pytest
 from agents import maml_ppo, rl2_ppo
 from envs import point_navigation
 from meta_rl.core.errors import UserError
+from meta_rl.evaluation.protocol import check_choosing
 from meta_rl.experiment import catalog, strict_yaml
+from meta_rl.experiment.building import build_distribution
 from meta_rl.experiment.config import (
     Experiment,
     experiment_from_dict,
@@ -31,6 +33,14 @@ def test_every_config_loads_and_comes_back_from_its_own_yaml(name, tmp_path):
     again = experiment_from_dict(strict_yaml.read(tmp_path / "config.yaml"), "x.yaml")
     assert again == experiment
     assert experiment.name == f"{name}-seed0"
+
+
+def test_configs_choose_checkpoints_on_tasks_that_their_family_lets_them_choose_on():
+    for experiment in map(load_experiment, catalog.config_names()):
+        # Meta-World's goals are drawn apart by their seeds, and Gymnasium's ids may want extras.
+        drawn = experiment.envs_name not in ("metaworld", "gymnasium")
+        if experiment.evaluation.every and drawn and "_gpu_" not in experiment.name:
+            check_choosing(build_distribution(experiment), experiment.evaluation.choose_on)
 
 
 def test_what_is_not_given_has_its_default():
