@@ -130,6 +130,7 @@ def measure_all(
 ) -> None:
     """Evaluate, print the result and write it to its place, if there is one."""
     from meta_rl.commands._show import show_by_task, show_result
+    from meta_rl.core.protocols import ALL_TASKS
     from meta_rl.evaluation.folder import Evaluations
     from meta_rl.evaluation.measuring import check_evaluation_memory, evaluate
     from meta_rl.experiment.building import worker_count
@@ -173,12 +174,16 @@ def measure_all(
     if given.by_task:
         show_by_task(result)
     chosen_on = experiment.evaluation.choose_on if experiment.evaluation.every > 0 else None
-    if given.checkpoint == "best" and chosen_on == config.split:
+    selected = given.checkpoint == "best" and chosen_on is not None
+    no_others = ALL_TASKS in result.protocol
+    if selected and (no_others or chosen_on == config.split):
         advice = "train with --evaluation.choose-on validation to select on others"
-        if chosen_on == "validation":
+        if no_others:
+            advice = "there are no others, so measure the latest checkpoint"
+        elif chosen_on == "validation":
             advice = "--split test has others"
         print(
-            f"warning: this checkpoint was selected as the best on {config.split} tasks, the very "
+            f"warning: this checkpoint was selected as the best on {chosen_on} tasks, the very "
             f"ones it is measured on, which flatters it; {advice}"
         )
     if place is not None:

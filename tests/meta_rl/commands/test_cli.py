@@ -353,6 +353,25 @@ def test_evaluate_takes_a_checkpoints_file(meta_rl, run, tmp_path):
     assert (summary["checkpoint"], summary["seed"]) == (str(kept), 3)
 
 
+@pytest.mark.parametrize(
+    ("envs", "split", "advice"),
+    [
+        ({}, "train", "train with --evaluation.choose-on validation"),
+        ({}, "test", None),
+        ({"name": "t_maze", "horizon": 3}, "test", "there are no others, so measure the latest"),
+    ],
+)
+def test_a_checkpoint_that_was_selected_on_what_measures_it_is_warned_of(
+    meta_rl, small_config, envs, split, advice
+):
+    choosing = {"every": 1, "choose_on": "train"}
+    config = small_config("rl2_ppo", envs=envs, evaluation=choosing, meta_iterations=1)
+    meta_rl("train", config).succeeds()
+    told = meta_rl("evaluate", "runs/small", "--checkpoint", "best", "--split", split).succeeds()
+    assert ("selected as the best on train tasks" in told.out) == (advice is not None)
+    assert advice is None or advice in told.out
+
+
 WAITS_AFTER_THREE = """
 import sys, time
 from meta_rl.evaluation.partial import Cells
