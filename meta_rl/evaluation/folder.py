@@ -175,11 +175,14 @@ class Evaluations:
             meta_iterations: Where the checkpoint is.
             seed: Of the actions' noise.
         """
-        asked = meta_iterations, fingerprint(protocol), "latest", seed
+        learning = protocol.get(LEARNING)  # which the fingerprint leaves out
+        asked = meta_iterations, fingerprint(protocol), learning, "latest", seed
         for file in self._files():
             with suppress(UserError):  # it can be made again
                 each = self._at(file)
-                if (each.meta_iterations, each.fingerprint, each.checkpoint, each.seed) == asked:
+                learned = each.summary["protocol"].get(LEARNING)
+                found = each.meta_iterations, each.fingerprint, learned, each.checkpoint, each.seed
+                if found == asked:
                     return each.result
         return None
 

@@ -8,6 +8,7 @@ import pytest
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN
 from meta_rl.evaluation.folder import Evaluations
+from meta_rl.evaluation.life_plan import LEARNING
 from meta_rl.evaluation.result import EvalResult
 
 PROTOCOL = {"split": "validation", "actions": "sampled", "goals": 5}
@@ -28,6 +29,7 @@ OTHERS = (
     replace(OWN, seed=0),
     replace(OWN, checkpoint="best"),
     replace(OWN, env_steps=20, meta_iterations=2),
+    replace(OWN, protocol={**PROTOCOL, LEARNING: "never"}),
 )
 
 
@@ -61,4 +63,4 @@ def test_what_was_damaged_is_not_there_and_can_be_written_again(evaluations):
 def test_cells_are_read_only_when_asked_for(evaluations):
     for path in evaluations.path.glob("*.npz"):
         path.unlink()
-    assert sorted(each.seed for each in evaluations) == [0, 7, 7, 7, 7]
+    assert sorted(each.seed for each in evaluations) == [0, 7, 7, 7, 7, 7]
