@@ -44,7 +44,7 @@ class Moment:
     """Steps of the episode that had been taken."""
     return_so_far: float
     success: bool | None
-    """Whether any step had succeeded; None where the family has no such metric."""
+    """Whether any step had succeeded; None where no step has told."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ class FilmedEnv:
         if self._rolling:
             self._steps += 1
             self._return += float(step.reward[0, 0])
-            if "success" in step.metrics:
-                self._success = bool(self._success) or bool(step.metrics["success"][0, 0] > 0)
+            told = float(step.metrics["success"][0, 0]) if "success" in step.metrics else math.nan
+            if not math.isnan(told):  # as it is of an environment that does not say
+                self._success = bool(self._success) or told > 0
             self._rolling = not (step.terminated | step.truncated)[0, 0]
             if self._steps % self._every == 0 or not self._rolling:
                 self._take_picture()

@@ -1,5 +1,6 @@
 import re
 import subprocess
+from dataclasses import replace
 
 import imageio_ffmpeg
 import numpy as np
@@ -151,6 +152,21 @@ def test_the_first_episode_is_filmed_step_by_step_and_to_its_end():
     told = [moment.return_so_far for moment in filmed.moments]
     np.testing.assert_allclose(told, [0, *(sum(rewards[:steps]) for steps in (2, 4, 5))])
     assert (filmed.moments[0].picture != filmed.moments[3].picture).any()
+
+
+def test_an_environment_that_does_not_tell_success_is_filmed_without(monkeypatch):
+    step = PointEnv.step
+    silent = {"success": torch.full((1, 1), torch.nan)}
+    monkeypatch.setattr(
+        PointEnv, "step", lambda self, action: replace(step(self, action), metrics=silent)
+    )
+    family = PointNavigation(Config(horizon=5))
+    filmed = FilmedEnv(PointEnv(family.config, torch.device("cpu")), every=1)
+
+    filmed.start(family.tasks("test")[:1], 1, seed=0)
+    filmed.step(torch.zeros(1, 1, 2))
+
+    assert [moment.success for moment in filmed.moments] == [None, None]
 
 
 def test_a_family_that_cannot_draw_is_said_to(small_run, monkeypatch):
