@@ -88,12 +88,17 @@ def observation_scale(evidence: Evidence) -> Finding:
     # flat; rare outliers do no harm.
     share = evidence.share(lambda r: (~(r.obs.abs() <= 10)).double().mean(-1))
     found = Finding("observations beyond ±10 or not finite", "below 1 %", share)
-    if share >= 0.01:
-        return found.alarm(
-            f"{share:.1%} of the observations' components exceed ±10, where the baseline is blind.",
-            "Scale the family's observations to about 1, or normalize the agent's inputs.",
-        )
-    return found
+    if share < 0.01:
+        return found
+    problem = (
+        f"{share:.1%} of the observations' components exceed ±10, where the baseline is blind."
+    )
+    # Its own check tells whether the baseline explains enough all the same.
+    if evidence.normalizes and evidence.share(lambda r: ~r.obs.isfinite().all(-1)) == 0:
+        return found.note(f"{problem} The agent's own inputs are normalized.")
+    return found.alarm(
+        problem, "Scale the family's observations to about 1, or normalize the agent's inputs."
+    )
 
 
 def observation_spread(evidence: Evidence) -> Finding:
@@ -137,7 +142,8 @@ def action_bounds(evidence: Evidence) -> Finding:
 
 def exploration(evidence: Evidence) -> Finding:
     """The policy before adaptation still tries things: its noise by the drawn actions' density."""
-    drawn = [batch.rollouts[0] for batch in evidence.batches]
+    # An oracle has nothing to find out, and its densities say nothing.
+    drawn = [] if evidence.sees_tasks else [batch.rollouts[0] for batch in evidence.batches]
     densities = [float(r.log_prob[r.valid].double().mean()) for r in drawn]
     if choices(evidence.spec.action_space):
         return _exploration_of_choices(densities)

@@ -26,12 +26,19 @@ from meta_rl.training.temporary import temporary_trainer
 Row: TypeAlias = Mapping[str, float | int | None]
 """The metrics of one meta-update by name; null where the log could not hold the number."""
 
+NORMALIZING = ("normalize_observations", "normalize_inputs")
+"""Settings by which agents scale what their networks observe."""
+
 
 @dataclass
 class Evidence:
     """What the trial meta-iterations showed, and what the run had logged before them."""
 
     spec: EnvSpec
+    sees_tasks: bool = False
+    """Whether the agent is an oracle, which has nothing to find out."""
+    normalizes: bool = False
+    """Whether the agent scales what its networks observe."""
     recorded: list[Row] = field(default_factory=list)
     """Metrics of the run's own meta-updates."""
     rows: list[Row] = field(default_factory=list)
@@ -101,7 +108,12 @@ def examine(
         agent = trainer.agent
         if agent_state is not None:
             agent.load_state_dict(agent_state)
-        evidence = Evidence(trainer.distribution.spec, list(recorded))
+        evidence = Evidence(
+            trainer.distribution.spec,
+            getattr(agent, "sees_tasks", False),
+            any(getattr(experiment.agent, name, False) for name in NORMALIZING),
+            list(recorded),
+        )
         for number in range(iterations):
             before = pytree.tree_map(
                 lambda x: x.clone() if isinstance(x, Tensor) else x, agent.state_dict()

@@ -229,6 +229,27 @@ def test_faults_of_a_family_are_found(doctor, monkeypatch, field, change, phrase
     assert any(phrase in alarm for alarm in alarms), alarms
 
 
+def test_large_observations_are_worth_a_note_where_the_agent_normalizes_them(doctor, monkeypatch):
+    step = PointEnv.step
+
+    def large(self, action):
+        happened = step(self, action)
+        return replace(happened, next_obs=happened.next_obs * 1000)
+
+    monkeypatch.setattr(PointEnv, "step", large)
+    monkeypatch.setattr(PointEnv, "reset_ended", lambda self: self.position * 1000)
+    _, alarms, notes, _ = quick(doctor, PPO, "--agent.normalize-observations")
+    assert not any("exceed ±10" in alarm for alarm in alarms), alarms
+    assert any("exceed ±10" in note and "inputs are normalized" in note for note in notes)
+
+
+def test_an_oracle_need_not_explore(doctor):
+    flags = ("--agent.name", "scripted", "--meta-batch-size", "4")
+    code, alarms, _, found = doctor("bandit_5x10_rl2_ppo", *flags)
+    assert (code, alarms) == (0, [])
+    assert found["options that are tried (perplexity)"]["status"] == "skipped"
+
+
 def test_an_agent_that_offers_no_surrogate_is_examined_without(doctor, monkeypatch):
     class Closed(maml_trpo.MAMLTRPO):
         surrogate = None
