@@ -50,8 +50,9 @@ def make_page(
         warnings: What readers must know before they compare the groups.
         beliefs: What agents that tell it believed of tasks.
     """
-    protocol = groups[0].first.protocol
-    tasks = {"train": "training", "test": "held-out"}.get(protocol["split"], protocol["split"])
+    protocols = [group.first.protocol for group in groups]
+    split = protocols[0]["split"]  # the one that was asked for
+    tasks = {"train": "training", "test": "held-out"}.get(split, split)
     runs = [run for group in groups for run in group.runs]
     with rc_context(STYLE):
         sections = [
@@ -68,12 +69,17 @@ def make_page(
             _provenance(runs),
         ]
     return Page(
-        title=f"{benchmark_of(protocol)}: adaptation to {tasks} tasks",
+        title=f"{_each_once(map(benchmark_of, protocols))}: adaptation to {tasks} tasks",
         summary=f"{', '.join(group.label for group in groups)}: {len(runs)} runs, measured on "
-        f"{protocol['tasks']} {tasks} tasks.",
+        f"{_each_once(str(each['tasks']) for each in protocols)} {tasks} tasks.",
         sections=sections,
         made_by=f"Made by meta-rl {__version__}.",
     )
+
+
+def _each_once(words: Iterable[str]) -> str:
+    """Return words that groups may share as text."""
+    return " / ".join(dict.fromkeys(words))
 
 
 def _results(groups: Sequence[Group], options: Options, warnings: Sequence[str]) -> Section:
@@ -388,7 +394,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
     made_with = [RunFolder(run.path).environment() for run in runs]
 
     def all_of(key: str) -> str:
-        return " / ".join(dict.fromkeys(environment.get(key, "–") for environment in made_with))
+        return _each_once(environment.get(key, "–") for environment in made_with)
 
     named = [key for run in runs for key in run.result.protocol if key in made_with[0]]
     main = dict.fromkeys((*MAIN_PACKAGES, *named))

@@ -494,6 +494,15 @@ def test_runs_without_a_common_score_are_refused(meta_rl, runs):
         )
 
 
+def test_a_report_of_different_protocols_is_headed_by_all_of_them(meta_rl, runs, tmp_path):
+    put_scores(runs / "slower-seed0", ["a", "b"], [[0, 1]], benchmark="Other")
+    both = (runs / "maml-seed0", runs / "slower-seed0", "--allow-different-protocols")
+    meta_rl("report", *both, "--output", tmp_path / "report.html").succeeds()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "point_navigation / Other: adaptation to held-out tasks" in page
+    assert "2 runs, measured on 3 / 2 held-out tasks." in page
+
+
 NAMES = [
     *("_ablation", "__", "$x", "a$\\frac{1$", "50% & more", "#1 {x}", "~^_", "ünïcödé", "a|b"),
     *("[red]x[/red]", "[/]", ":smile:", "<b>bold</b>", "a&amp;b", "'quoted\"", ' id="x"'),
