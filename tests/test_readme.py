@@ -55,13 +55,23 @@ def test_its_scripts_are_there_and_are_shell():
         subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs", "results"])
 def test_its_links_lead_somewhere(page):
     pages = sorted((ROOT / page).glob("*.md")) if (ROOT / page).is_dir() else [ROOT / page]
     for path in pages:
-        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
-            if "://" not in target:
-                assert (path.parent / target).exists(), f"{path.name}: {target}"
+        for link in re.findall(r"\]\(([^)]+)", path.read_text()):
+            if "://" in link:
+                continue
+            target, _, section = link.partition("#")
+            place = path.parent / target if target else path
+            assert place.exists(), f"{path.name}: {link}"
+            assert not section or section in sections(place), f"{path.name}: {link}"
+
+
+def sections(page):
+    """The headings of a page as GitHub writes them in links."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_commands_in_the_documents_are_known():
