@@ -28,6 +28,8 @@ def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, 
         flags, chosen[section] = take(flags, f"--{section}.name")
     loaded = load_experiment(source, chosen["agent"], chosen["envs"])
     experiment = with_flags(loaded, flags, prog)
+    if not experiment.name:  # such as a variable of the shell's that is not set
+        experiment = replace(experiment, name=loaded.name)
     if experiment.name == loaded.name and experiment.seed != loaded.seed:
         # The default name tells the seed, also when a flag changes it.
         suffix = f"-seed{loaded.seed}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from patience import PATIENCE_S
 
+from meta_rl.commands._flags import experiment_of
 from meta_rl.commands.cli import COMMANDS, usage
 from meta_rl.core.errors import UserError
 from meta_rl.experiment import catalog
@@ -428,6 +429,12 @@ def test_the_default_name_tells_config_and_seed(meta_rl, small_config, tmp_path)
 
 
 def test_debug_shows_the_traceback(meta_rl, meta_rl_process):
+def test_an_empty_name_is_the_default_and_never_the_folder_of_all_runs(small_config):
+    flags = ["--seed", "3", "--name", ""]
+    assert experiment_of(str(small_config()), flags, "train").name == "small"
+    assert experiment_of(str(small_config(name=None)), flags, "train").name == "small-seed3"
+
+
     with pytest.raises(UserError, match="no 'none' in configs/"):
         meta_rl("train", "none", "--debug")
 
