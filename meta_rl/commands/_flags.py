@@ -17,9 +17,9 @@ def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, 
     from meta_rl.experiment.config import load_experiment
 
     flags, origin = take(flags, "--from")
+    if origin == "" or flags[-1:] == ["--from"]:
+        raise UserError("--from needs a run folder, got nothing")
     if origin is not None:
-        if not origin:
-            raise UserError("--from needs a run folder, got nothing")
         if take(flags, "--start-from")[1] is not None:
             raise UserError("--from is short for --start-from; give one of them")
         flags = [*flags, "--start-from", origin]

@@ -74,6 +74,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
             ["no command 'trian'; did you mean 'train'? There are: train, sweep, evaluate"],
         ),
         ("train SMALL --from=", ["--from needs a run folder, got nothing"]),
+        ("train SMALL --from", ["--from needs a run folder, got nothing"]),
         ("train SMALL --from a --start-from b", ["--from is short for --start-from; give one"]),
         ("train SMALL --threads 100000000", ["threads must be at most", "got 100000000"]),
         (f"evaluate {'x' * 300}", ["File name too long", "(--debug shows where)"]),
@@ -428,13 +429,13 @@ def test_the_default_name_tells_config_and_seed(meta_rl, small_config, tmp_path)
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["small-seed3"]
 
 
-def test_debug_shows_the_traceback(meta_rl, meta_rl_process):
 def test_an_empty_name_is_the_default_and_never_the_folder_of_all_runs(small_config):
     flags = ["--seed", "3", "--name", ""]
     assert experiment_of(str(small_config()), flags, "train").name == "small"
     assert experiment_of(str(small_config(name=None)), flags, "train").name == "small-seed3"
 
 
+def test_debug_shows_the_traceback(meta_rl, meta_rl_process):
     with pytest.raises(UserError, match="no 'none' in configs/"):
         meta_rl("train", "none", "--debug")
 
