@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 2
     resume = arguments[0] == "--resume"
+    _check(arguments, resume and overwrite)
     if {"-h", "--help"} & set(arguments):  # which ends the process
         with_standins(lambda: _read(arguments, resume))
     from meta_rl.core.ranks import first_rank_first, joined
@@ -77,6 +78,15 @@ def main(arguments: list[str]) -> int:
     if ranks.is_first:
         print(f"run folder: {folder.path}")
     return 0
+
+
+def _check(arguments: list[str], resumed_and_replaced: bool) -> None:
+    """Refuse flags that do not go together."""
+    if resumed_and_replaced:
+        raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
+    for flag in ("--processes", "--backend", "--address"):
+        if flag in (word.partition("=")[0] for word in arguments):
+            raise UserError(f"{flag} is for several trainings: add --seeds, such as --seeds 0:5")
 
 
 def _trainer(
