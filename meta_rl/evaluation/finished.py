@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from meta_rl.core.errors import UserError, did_you_mean
+from meta_rl.core.errors import UserError
 from meta_rl.evaluation.comparison import Run
 from meta_rl.evaluation.folder import Evaluations, Wanted
-from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.folder import RunFolder, looks_like_run
 
 
 def load_runs(
@@ -52,12 +52,6 @@ def load_runs(
     return runs, skipped
 
 
-def looks_like_run(path: Path) -> bool:
-    """Return whether a path is a run's folder, be it a damaged one."""
-    parts = ("config.yaml", "checkpoints", "evaluations")
-    return path.is_dir() and any((path / part).exists() for part in parts)
-
-
 def _inside(path: Path) -> str:
     """Say how to name the runs in a folder, if there are any."""
     holds = path.is_dir() and any(looks_like_run(other) for other in path.iterdir())
@@ -92,11 +86,7 @@ def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
     Args:
         protocol: Fingerprint of the evaluation; None takes any.
     """
-    if not path.exists():
-        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, [other.name for other in beside if looks_like_run(other)])
-        raise UserError(f"no run folder {path}; {hint}".rstrip("; "))
-    if not looks_like_run(path):
+    if path.exists() and not looks_like_run(path):
         raise UserError(f"{path} is not a run folder: it has no config.yaml{_inside(path)}")
     folder = RunFolder(path)
     experiment = folder.description()

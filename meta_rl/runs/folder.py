@@ -209,6 +209,11 @@ class RunFolder:
     def _config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         try:
+            if not self.path.exists():
+                beside = sorted(self.path.parent.iterdir()) if self.path.parent.is_dir() else []
+                runs = [other.name for other in beside if looks_like_run(other)]
+                hint = did_you_mean(self.path.name, runs)
+                raise UserError(f"no run folder {self.path}; {hint}".rstrip("; "))
             if not path.is_file():
                 raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
             data = strict_yaml.read(path)
@@ -252,6 +257,12 @@ def describe_machine() -> str:
     """Return CPU, cores that may be used, and GPU."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{processor()}, {usable_cores()} cores, {gpu}"
+
+
+def looks_like_run(path: Path) -> bool:
+    """Return whether a path is a run's folder, be it a damaged one."""
+    parts = ("config.yaml", "checkpoints", "evaluations")
+    return path.is_dir() and any((path / part).exists() for part in parts)
 
 
 def _holds_something(entry: Path) -> bool:

@@ -316,9 +316,10 @@ def test_a_folder_that_may_not_be_read_is_a_broken_run(meta_rl, run, tmp_path, m
 
 
 def test_a_name_that_is_not_there_is_a_mistake_and_not_skipped(meta_rl, run):
-    meta_rl("compare", "runs/small", "runs/smal").fails_with(
-        "no run folder runs/smal; did you mean 'small'?"
-    )
+    missing = "no run folder runs/smal; did you mean 'small'?"
+    meta_rl("compare", "runs/small", "runs/smal").fails_with(missing)
+    meta_rl("evaluate", "runs/smal").fails_with(missing)
+    meta_rl("train", "--resume", "runs/smal").fails_with(missing)
     shutil.copytree(run.path, run.path.parent / "more" / "other")
     told = meta_rl("compare", "runs/small", "runs/more").succeeds().out
     assert "skipped runs/more: it is not a run folder, but holds some; name them: runs/more/*" in (
