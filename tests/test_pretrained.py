@@ -54,6 +54,13 @@ def test_it_is_not_trained_on(meta_rl):
     assert "is trimmed to what adaptation needs" in outcome.err
 
 
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_a_copy_of_it_is_compared(meta_rl, command):
+    outcome = meta_rl(command, f"pretrained/{NAMES[0]}")
+    assert outcome.code == 1
+    assert "copy the folder to runs/, `meta-rl evaluate` the copy" in outcome.err
+
+
 def test_another_name_gets_a_hint(meta_rl):
     outcome = meta_rl("adapt", f"pretrained/{NAMES[0]}x", "--goal", "57")
     assert outcome.code == 1

@@ -89,6 +89,11 @@ def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
     if path.exists() and not looks_like_run(path):
         raise UserError(f"{path} is not a run folder: it has no config.yaml{_inside(path)}")
     folder = RunFolder(path)
+    if folder.is_pretrained:
+        raise UserError(
+            f"{path} came without the episodes that were measured, so it cannot be compared; copy "
+            f"the folder to runs/, `meta-rl evaluate` the copy, and name that"
+        )
     experiment = folder.description()
     result, remark = Evaluations(folder.evaluations).choose(wanted, protocol)
     run = Run(path, experiment, result)
