@@ -215,6 +215,8 @@ def place_of(given: Arguments) -> Path | None:
         return folder
     output, advice = Path(given.output), "choose another --output"
     if output.suffix != ".json":
+        if output.suffix.lower() == ".json":
+            raise UserError(f"--output must be a folder, or end in .json, got {output}")
         check_folder(output, advice)
         return output
     if given.actions == "both":

@@ -426,6 +426,7 @@ def test_an_evaluation_goes_where_it_is_sent(meta_rl, run, tmp_path, name):
     [
         (("evaluate", "runs/small"), "--output", "file/x.json", "cannot write"),
         (("evaluate", "runs/small"), "--output", "file", "it is a file, not a folder"),
+        (("evaluate", "runs/small"), "--output", "x.JSON", "must be a folder, or end in .json"),
         (("evaluate", "runs/small"), "--output", "folder.json", "it is a folder, not a file"),
         (("evaluate", "runs/small", "--actions", "both"), "--output", "x.json", "name a folder"),
         (("render", "runs/small"), "--output", "file/film.mp4", "cannot write file/film.mp4"),
