@@ -75,6 +75,14 @@ def _answer(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    while "--plugin" in words:
+        from meta_rl.experiment.catalog import allow_plugin
+
+        at = words.index("--plugin")
+        if at + 1 == len(words):
+            raise UserError("--plugin needs a module: --plugin package.module")
+        allow_plugin(words[at + 1])
+        del words[at : at + 2]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 2
@@ -88,14 +96,6 @@ def _dispatch(words: list[str]) -> int:
         from meta_rl.core.errors import what_there_is
 
         raise UserError(f"no command {command!r}; {what_there_is(command, COMMANDS)}")
-    while "--plugin" in rest:
-        from meta_rl.experiment.catalog import allow_plugin
-
-        at = rest.index("--plugin")
-        if at + 1 == len(rest):
-            raise UserError("--plugin needs a module: --plugin package.module")
-        allow_plugin(rest[at + 1])
-        del rest[at : at + 2]
     module = importlib.import_module(f"meta_rl.commands.{command}")
     code: int = module.main(rest)
     return code

@@ -106,6 +106,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("train SMALL --runs SMALL", ["cannot write the run folder", "choose another with --runs"]),
         ("train SMALL --runs /proc/none", ["cannot write the run folder /proc/none/small"]),
         ("train SMALL --plugin", ["--plugin needs a module: --plugin package.module"]),
+        ("--plugin nowhere.agent train SMALL", ["cannot find the plugin 'nowhere.agent'"]),
         ("train SMALL --plugin nowhere.agent", ["cannot find the plugin 'nowhere.agent'"]),
         ("train SMALL --agent.name os.path", ["allow it with --plugin os.path"]),
         ("evaluate none", ["no run folder none"]),
