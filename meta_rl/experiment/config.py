@@ -1,6 +1,7 @@
 """Experiments: frozen dataclasses, read from strict YAML, changed by typed flags."""
 
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -368,7 +369,7 @@ def plain(value: Any) -> Any:
 
 def check_device(name: str) -> None:
     """Refuse a device that is neither the CPU nor an NVIDIA GPU."""
-    if name != "cpu" and name.partition(":")[0] != "cuda":
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"device must be cpu, cuda or cuda:N, got {name!r}")
 
 

@@ -101,7 +101,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("train SMALL --agent.inner-lr -1", ["agent.inner_lr must be above 0, got -1.0"]),
         ("train SMALL --envs.horizon 0", ["envs.horizon must be at least 1, got 0"]),
         ("train SMALL --device tpu", ["device must be cpu, cuda or cuda:N, got 'tpu'"]),
-        ("train SMALL --device cuda:x", ["no device 'cuda:x'"]),
+        ("train SMALL --device cuda:x", ["device must be cpu, cuda or cuda:N, got 'cuda:x'"]),
         ("train SMALL --name a/b", ["name must be a plain folder name", "got 'a/b'"]),
         ("train SMALL --runs SMALL", ["cannot write the run folder", "choose another with --runs"]),
         ("train SMALL --runs /proc/none", ["cannot write the run folder /proc/none/small"]),
