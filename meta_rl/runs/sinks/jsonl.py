@@ -17,7 +17,7 @@ class JsonlSink(Sink):
     """Appends one JSON object a line, complete on disk before `log` returns.
 
     The JSON is strict: NaN and infinities, which it cannot express, are written as null.
-    `wall_time_s` counts the time that the run was alive, over all of its resumptions.
+    `wall_time_s` is the total running time, summed over resumes.
     """
 
     name = "metrics.jsonl"
