@@ -34,8 +34,8 @@ class Config(TaskInferenceConfig):
     decode_transitions: bool = False
     """Predict next observations, too: for families whose tasks differ by their dynamics."""
     reward_std: float = 0.3
-    """Standard deviation of rewards about the decoder's prediction, above 0; in units of the
-    rewards' own deviation, if inputs are normalized."""
+    """Standard deviation of rewards about the decoder's prediction, above 0. If inputs are
+    normalized, its unit is the rewards' own deviation, or a fifth of their mean if that is more."""
     transition_std: float = 0.3
     """Likewise of each number of the next observation, above 0."""
     kl_to: Literal["previous", "prior"] = "previous"

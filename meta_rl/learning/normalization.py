@@ -62,8 +62,12 @@ class RunningMoments:
         return ((values - self.mean) / self.std).clamp(-10, 10)
 
     def scale(self, values: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-        """Scale to variance 1 without a shift, clipped to ±10: 0 stays 0."""
-        return (values / self.std).clamp(-10, 10)
+        """Scale to variance 1 without a shift, clipped to ±10: 0 stays 0.
+
+        A mean above 5 deviations is scaled to 5 instead. Otherwise the clip would hide how values
+        differ: a humanoid earns 5 a step for standing, and what its task is worth varies by 0.5.
+        """
+        return (values / torch.maximum(self.std, self.mean.abs() / 5)).clamp(-10, 10)
 
     @property
     def std(self) -> Float[Tensor, "*D"]:

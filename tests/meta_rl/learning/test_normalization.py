@@ -53,3 +53,13 @@ def test_normalized_values_are_clipped_and_a_constant_does_not_divide_by_zero():
     moments = RunningMoments.empty((1,), CPU).merge(constant, torch.ones(5, dtype=torch.bool))
 
     assert moments.normalize(torch.tensor([2.0, 3.0, 1.0])).tolist() == [0.0, 10.0, -10.0]
+
+
+def test_values_far_from_0_are_scaled_so_that_they_still_differ():
+    rewards = torch.tensor([4.5, 5.0, 5.5])  # a mean of 12 deviations
+    moments = RunningMoments.empty((), CPU).merge(rewards, torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(moments.scale(rewards), rewards)  # in fifths of the mean
+    assert moments.scale(-rewards).amin() > -10 and moments.scale(torch.zeros(())) == 0
+
+    near = RunningMoments.empty((), CPU).merge(rewards - 3, torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(near.scale(rewards - 3), (rewards - 3) / near.std)
