@@ -84,8 +84,9 @@ def clipped_loss(
 
     Args:
         log_ratio: log π(a|s) - log π_old(a|s).
-        weight: Of each step; they sum to 1, those of all ranks together.
+        weight: Of each step, 0 on padding; they sum to 1, those of all ranks together.
     """
+    log_ratio = torch.where(weight > 0, log_ratio, 0.0)  # a padded step's ratio may be infinite
     ratio = log_ratio.exp()
     loss = -(weight * clipped_surrogate(ratio, advantage, clip)).sum()
     measured = {

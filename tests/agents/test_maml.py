@@ -17,7 +17,7 @@ from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import SharedNoise, Streams
 from meta_rl.core.types import MetaBatch, Rollout, TimeStep, all_finite, map_tensors
 from meta_rl.learning.policy import from_by_task
-from meta_rl.learning.ppo import clipped_surrogate
+from meta_rl.learning.ppo import clipped_loss, clipped_surrogate
 from meta_rl.learning.samples import Samples, prepare, thin
 from meta_rl.learning.trust_region import TrustRegionConfig, ravel, unravel
 
@@ -546,6 +546,16 @@ def test_the_clipped_objective_pays_no_more_for_a_ratio_beyond_the_clip():
     # Gains stop at 1.3 and at 0.7; losses never do.
     torch.testing.assert_close(objective, torch.tensor([0.5, 1.0, 1.3, -0.7, -1.0, -1.5]))
     assert slope.tolist() == [1, 1, 0, 0, -1, -1]
+
+
+def test_padding_counts_nothing_in_the_clipped_loss_whatever_its_ratio_is():
+    # The density of 50 padded zeros under deviations of 0.05 is e¹⁰⁴, beyond single precision.
+    log_ratio = torch.tensor([0.1, 104.0], requires_grad=True)
+    loss, metrics = clipped_loss(log_ratio, torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), 0.2)
+    (slope,) = torch.autograd.grad(loss, log_ratio)
+    torch.testing.assert_close(loss, -torch.tensor(0.1).exp())
+    torch.testing.assert_close(slope, torch.stack([loss, torch.zeros(())]))
+    assert all_finite(metrics)
 
 
 def test_ppo_s_first_gradient_is_that_of_the_unclipped_surrogate():
