@@ -69,6 +69,12 @@ class MLPPolicy(nn.Module):
             nn.init.zeros_(layer.bias)
         return {name: value.detach().to(device) for name, value in self.named_parameters()}
 
+    @torch.no_grad()
+    def lift_to_floor(self) -> None:
+        """Lift `log_std` back to its floor after a step: below it, no gradient would."""
+        if not self.choices:
+            self.log_std.clamp_(min=self.min_log_std)
+
     def forward(self, obs: Float[Tensor, "*B O"]) -> Distribution:
         """The policy under the module's own parameters."""
         for layer in self.layers[:-1]:

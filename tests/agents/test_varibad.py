@@ -251,6 +251,13 @@ def test_the_policy_and_the_belief_learn_apart():
         assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
 
 
+def test_a_deviation_below_its_floor_can_come_back():
+    agent = make_agent(min_std=0.1, entropy_coefficient=10.0, target_kl=None)
+    agent.policy.log_std.data.fill_(-4.0)  # as steps may leave it
+    agent.meta_update(played(agent))
+    assert (agent.policy.log_std.exp() > 0.1).all()
+
+
 def test_it_learns_from_the_last_trials_of_the_buffer():
     agent = make_agent(buffer_trials=TASKS * COPIES + 5)
     for seed in range(2):
