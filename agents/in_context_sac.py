@@ -35,8 +35,8 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
     """Discounts per environment step (γ), across the episodes of a trial, each at least 0 and below
     1. Each has a policy and values of its own; the last one's policy acts."""
     temperature: float = 0.1
-    """Weight of the policy's entropy beside values in units of their own deviation (α), above 0;
-    the first value if it is learned."""
+    """Weight of the policy's entropy (α), above 0, beside values in units of their own deviation.
+    If it is learned, this is its initial value."""
     learn_temperature: bool = True
     """Adjust the temperatures so that the policies' entropies come to target_entropy."""
     hidden_sizes: tuple[int, ...] = (128, 128)

@@ -28,9 +28,11 @@ class Config(TaskInferenceConfig):
     encoder_updates: int = 20
     """Gradient steps of the encoder in each meta-update, at least 1."""
     encoder_trials: int = 50
-    """Trials that each step of the encoder contrasts, whole tasks of at least 2."""
+    """Trials that each gradient step of the encoder contrasts: all trials of a few tasks, at
+    least 2."""
     temperature: float = 0.1
-    """Of the contrastive loss (τ), above 0: the lower, the more the nearest other tasks count."""
+    """Temperature of the contrastive loss (τ), above 0. The lower it is, the more the nearest other
+    tasks count."""
     embeddings_per_trial: int = 4
     """Steps of each trial, drawn at random, whose embeddings are contrasted, at least 1."""
 

@@ -53,11 +53,11 @@ class Config(EntropyPPOConfig, TrialConfig, MemoryConfig):
     outer_lr: float = 5e-4
     """Step size of Adam, above 0."""
     bptt_steps: int = 250
-    """Most steps that gradients flow back through, at least 1; trials are cut into equal pieces as
-    long."""
+    """Most steps that gradients flow back through, at least 1. Trials are cut into pieces of one
+    length, at most this."""
     critic: bool = False
-    """Learn what the rest of the trial brings from what is remembered, beside the policy. It takes
-    the place of the linear baseline, which is fitted to each task's own episodes."""
+    """Learn a value head on the memory in place of the linear baseline. The head predicts what the
+    rest of the trial earns; the baseline is fitted to each task's own episodes."""
     value_coefficient: float = 0.5
     """Weight of the critic's squared error in the objective, above 0."""
     normalize_inputs: bool = True

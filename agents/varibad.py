@@ -39,19 +39,18 @@ class Config(TaskInferenceConfig):
     transition_std: float = 0.3
     """Likewise of each number of the next observation, above 0."""
     kl_to: Literal["previous", "prior"] = "previous"
-    """What each belief is held to: the belief a step before, as in the paper, or N(0, I)."""
+    """What each belief's divergence is measured from: the belief a step before, as in the paper, or
+    N(0, I)."""
     elbo_beliefs: int | None = 20
-    """Beliefs of each trial, drawn at random, whose predictions count in a step of the encoder, at
-    least 1; none counts all."""
-    elbo_steps: int | None = 50
-    """Steps of each trial, drawn at random, that those beliefs predict, at least 1; none means
+    """Beliefs of each trial that a gradient step draws to predict from, at least 1; none takes
     all."""
+    elbo_steps: int | None = 50
+    """Steps of each trial that it draws to be predicted, at least 1; none takes all."""
     exploration_bonus: float = 0.0
-    """Weight at first of the bonus for steps to new states and beliefs (HyperX), at least 0; in
-    the rewards' unit, since bonuses are divided by their deviation. 0 gives none."""
+    """Initial weight of HyperX's bonus for new states and beliefs, at least 0; 0 gives none. Its
+    unit is that of rewards: bonuses are divided by their running deviation."""
     error_bonus: float = 0.0
-    """Likewise of the bonus for steps that are decoded badly even with the belief after them, at
-    least 0."""
+    """Initial weight of HyperX's bonus for steps that the decoder predicts badly, at least 0."""
     bonus_updates: int = 100
     """Meta-updates over which both bonuses fade to 0, at least 1."""
 

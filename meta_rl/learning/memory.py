@@ -34,18 +34,18 @@ class MemoryConfig:
     """Settings of a memory. A GRU and an LSTM have no layers; a transformer alone has a context."""
 
     memory: Kind = "gru"
-    """What remembers the trial: a recurrent network, attention to its latest steps, or a matrix
-    that each step corrects, which recalls what followed when things were as they are now."""
+    """Kind of memory: a recurrent network (gru, lstm), attention to the trial's latest steps
+    (transformer), or a matrix that each step corrects (fast_weights)."""
     memory_size: int = 128
     """Units of the memory (H), at least 1."""
     layers: int = 2
     """Layers of a transformer or of fast weights, at least 1."""
     heads: int = 4
-    """Heads of each layer of a transformer or of fast weights, at least 1; memory_size must be a
-    multiple of as many, for a transformer of twice as many."""
+    """Heads of each layer of a transformer or of fast weights, at least 1. memory_size must be a
+    multiple of their number, for a transformer of twice their number."""
     context_steps: int = 1500
-    """Steps that a transformer attends to (W), at least 1: the latest ones of a longer trial. It
-    keeps room for no more than a trial has."""
+    """Latest steps that a transformer attends to (W), at least 1. It keeps room for these, or for
+    the whole trial if that is shorter."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "memory_size", "layers", "heads", "context_steps")

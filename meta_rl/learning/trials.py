@@ -49,9 +49,8 @@ class TrialConfig(TrialLength):
     gae_lambda: float = 0.95
     """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     bootstrap_at_horizon: bool = False
-    """Count the future beyond the trial by the baseline instead of ending the return there. That
-    baseline is fitted to returns that end there, and has the time for a feature, so it adds little;
-    it is no remedy for tasks that go on."""
+    """Add the baseline's value at the end of a trial, where the return otherwise stops. It changes
+    little: the baseline knows the time, and is itself fitted to returns that stop there."""
     normalize_advantage: bool = True
     """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
 
