@@ -117,8 +117,7 @@ def budgets_of(args: Args, experiment: Experiment[Any, Any], spec: EnvSpec) -> t
     if args.episodes is not None:
         return (0, *args.episodes)
     agent = build_agent(experiment, spec, torch.device("cpu"))
-    copies = experiment.evaluation.copies or experiment.copies
-    return stage_episodes(agent, experiment.evaluation, copies)
+    return stage_episodes(agent, experiment.evaluation, experiment.evaluation_copies)
 
 
 def train_and_measure(args: Args) -> tuple[dict[str, Any], EvalResult]:

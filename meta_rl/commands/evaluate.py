@@ -117,18 +117,15 @@ def main(arguments: list[str]) -> int:
         )
     measure = partial(measure_all, place) if given.counted_by is None else measure_otherwise
     for kind in ("sampled", "deterministic") if actions == "both" else (actions,):
-        measure(folder, trained, replace(evaluation, actions=kind), given)
+        asked = replace(trained.experiment, evaluation=replace(evaluation, actions=kind))
+        measure(folder, replace(trained, experiment=asked), given)
     return 0
 
 
 def measure_all(
-    place: Path | None,
-    folder: "RunFolder",
-    trained: "TrainedAgent",
-    config: "EvaluationConfig",
-    given: Arguments,
+    place: Path | None, folder: "RunFolder", trained: "TrainedAgent", given: Arguments
 ) -> None:
-    """Evaluate, print the result and write it to its place, if there is one."""
+    """Evaluate as the experiment says, print the result and write it to its place, if any."""
     from meta_rl.commands._show import show_by_task, show_result
     from meta_rl.core.protocols import ALL_TASKS
     from meta_rl.evaluation.folder import Evaluations
@@ -136,7 +133,7 @@ def measure_all(
     from meta_rl.experiment.building import worker_count
 
     experiment = trained.experiment
-    copies = config.copies or experiment.copies
+    config, copies = experiment.evaluation, experiment.evaluation_copies
     large = check_evaluation_memory(
         trained.agent, trained.distribution, trained.device, config, copies
     )
@@ -146,7 +143,7 @@ def measure_all(
     if place is not None:
         beside = place.parent if place.suffix == ".json" else place
         beside.mkdir(parents=True, exist_ok=True)
-        unfinished = Evaluations(beside).unfinished(identity(folder, trained, config, given))
+        unfinished = Evaluations(beside).unfinished(identity(folder, trained, given))
     collector = trained.distribution.make_collector(trained.device, worker_count(experiment))
     if unfinished is not None and unfinished.exists():
         print(f"going on from {unfinished}", flush=True)
@@ -173,24 +170,32 @@ def measure_all(
     show_result(result, title)
     if given.by_task:
         show_by_task(result)
-    chosen_on = experiment.evaluation.choose_on if experiment.evaluation.every > 0 else None
-    selected = given.checkpoint == "best" and chosen_on is not None
-    no_others = ALL_TASKS in result.protocol
-    if selected and (no_others or chosen_on == config.split):
-        advice = "train with --evaluation.choose-on validation to select on others"
-        if no_others:
-            advice = "there are no others, so measure the latest checkpoint"
-        elif chosen_on == "validation":
-            advice = "--split test has others"
-        print(
-            f"warning: this checkpoint was selected as the best on {chosen_on} tasks, the very "
-            f"ones it is measured on, which flatters it; {advice}"
-        )
+    if given.checkpoint == "best":
+        warn_if_chosen_by(config, no_others=ALL_TASKS in result.protocol)
     if place is not None:
         path = result.save_as(place) if place.suffix == ".json" else Evaluations(place).save(result)
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
         print(f"written to {path}")
+
+
+def warn_if_chosen_by(config: "EvaluationConfig", no_others: bool) -> None:
+    """Say so if the best checkpoint was selected on the very tasks that it is measured on.
+
+    Args:
+        no_others: Every split holds all tasks.
+    """
+    if config.every == 0 or not (no_others or config.choose_on == config.split):
+        return
+    advice = "train with --evaluation.choose-on validation to select on others"
+    if no_others:
+        advice = "there are no others, so measure the latest checkpoint"
+    elif config.choose_on == "validation":
+        advice = "--split test has others"
+    print(
+        f"warning: this checkpoint was selected as the best on {config.choose_on} tasks, the very "
+        f"ones it is measured on, which flatters it; {advice}"
+    )
 
 
 def place_of(given: Arguments) -> Path | None:
@@ -227,25 +232,21 @@ def place_of(given: Arguments) -> Path | None:
     return output
 
 
-def identity(
-    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
-) -> str:
+def identity(folder: "RunFolder", trained: "TrainedAgent", given: Arguments) -> str:
     """Return a hash of all that decides the cells of an evaluation, the agent's numbers included.
 
     Unlike the protocol's fingerprint, which is the same for all agents and seeds.
     """
     from meta_rl.evaluation.protocol import make_protocol
 
-    copies = config.copies or trained.experiment.copies
+    config, copies = trained.experiment.evaluation, trained.experiment.evaluation_copies
     protocol = make_protocol(trained.agent, trained.distribution, config, copies)
     options = [protocol, asdict(config), copies, str(trained.device)]
     content = json.dumps(options).encode() + folder.checkpoint(given.checkpoint).read_bytes()
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def measure_otherwise(
-    folder: "RunFolder", trained: "TrainedAgent", config: "EvaluationConfig", given: Arguments
-) -> None:
+def measure_otherwise(folder: "RunFolder", trained: "TrainedAgent", given: Arguments) -> None:
     """Let code that the family offers evaluate the agent, and write and print what it says."""
     from meta_rl.core.lives import original
     from meta_rl.core.protocols import OtherwiseCounted
@@ -260,7 +261,7 @@ def measure_otherwise(
             f"leave the flag away for our own"
         )
     check_folder(folder.other_counts, "give the run a place that can be written")
-    copies = config.copies or trained.experiment.copies
+    config, copies = trained.experiment.evaluation, trained.experiment.evaluation_copies
     summary = {
         "env_steps": trained.env_steps,
         "meta_iterations": trained.meta_iterations,

@@ -223,6 +223,11 @@ class Experiment(Generic[AgentT, EnvsT]):
                 f"{VERSION}; see docs/architecture.md for what changed, or install the other"
             )
 
+    @property
+    def evaluation_copies(self) -> int:
+        """Copies of each task's environment in evaluations (N)."""
+        return self.evaluation.copies or self.copies
+
 
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:

@@ -45,8 +45,7 @@ def evaluation_steps(
     experiment: Experiment[Any, Any], agent: MetaAgent, distribution: TaskDistribution
 ) -> int:
     """Return the env steps of all evaluations of a run, if no episode ends early."""
-    config = experiment.evaluation
-    copies = config.copies or experiment.copies
+    config, copies = experiment.evaluation, experiment.evaluation_copies
     horizon = distribution.spec.horizon
     apart = config.evaluation_episodes is not None or config.actions == "deterministic"
     stages = config.adaptation_steps + 1

@@ -38,8 +38,8 @@ def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
             check_choosing(distribution, "validation")
         agent = build_agent(experiment, distribution.spec, torch.device("cpu"))
         config = replace(experiment.evaluation, split="validation")
-        copies = config.copies or experiment.copies
-        protocols.append(decisive(make_protocol(agent, distribution, config, copies)))
+        protocol = make_protocol(agent, distribution, config, experiment.evaluation_copies)
+        protocols.append(decisive(protocol))
         costs.append(
             Cost(
                 training_steps(experiment, agent, distribution),

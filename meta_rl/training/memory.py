@@ -31,10 +31,11 @@ def check_run_memory(
     together = ranks.local_size if device.type == "cpu" else 1
     factors = iteration_factors(experiment, agent, distribution)
     factors["meta_batch_size"] = experiment.meta_batch_size // ranks.size * together
-    copies = experiment.evaluation.copies or experiment.copies
     notes = (
         check_memory("one meta-iteration", factors, distribution.spec, device),
-        check_evaluation_memory(agent, distribution, device, experiment.evaluation, copies),
+        check_evaluation_memory(
+            agent, distribution, device, experiment.evaluation, experiment.evaluation_copies
+        ),
         check_store(agent.room, ranks.local_size) if isinstance(agent, Stored) else None,
     )
     return [note for note in notes if note is not None]

@@ -341,7 +341,7 @@ class Trainer:
                 self.collector,
                 self.device,
                 replace(experiment.evaluation, split=split),
-                experiment.evaluation.copies or experiment.copies,
+                experiment.evaluation_copies,
                 experiment.meta_batch_size,
                 self.counters.env_steps,
                 self.counters.meta_iterations,
@@ -478,8 +478,7 @@ class Trainer:
     def _protocol(self, split: Split = "test") -> dict[str, Any]:
         """Return the protocol of an evaluation, and by which split `best` is chosen."""
         config = self.experiment.evaluation
-        copies = config.copies or self.experiment.copies
-        of_split = replace(config, split=split)
+        of_split, copies = replace(config, split=split), self.experiment.evaluation_copies
         protocol = make_protocol(self.agent, self.distribution, of_split, copies)
         return {**protocol, BEST_IS_CHOSEN_ON: config.choose_on if config.every else None}
 
