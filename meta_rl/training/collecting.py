@@ -1,6 +1,6 @@
 """What plays a run's rollouts: its own simulator, on its device or beside it, or Ray workers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from meta_rl.core.lives import changes_of
 from meta_rl.core.protocols import Collector, MetaAgent, TaskDistribution
 from meta_rl.core.ranks import world
 from meta_rl.core.resources import usable_cores
+from meta_rl.core.types import EnvSpec
 from meta_rl.experiment import catalog
 from meta_rl.experiment.building import (
     build_agent,
@@ -78,21 +79,39 @@ def make_collector(
     Raises:
         UserError: Ray is not there, or the cluster has no room for the workers or their rollouts.
     """
+    if experiment.rollouts.backend == "local":
+        return _local_collector(experiment, distribution, device)
+    return _ray_collector(experiment, agent, distribution, device, say)
+
+
+def _local_collector(
+    experiment: Experiment[Any, Any], distribution: TaskDistribution, device: torch.device
+) -> Collector:
+    """Make the family's own collector, on the run's device or beside it."""
+    there = acting_device(experiment.rollouts, device)
+    collector = distribution.make_collector(there, worker_count(experiment))
+    if experiment.rollouts.cuda_graph:
+        if not isinstance(collector, RolloutCollector):
+            raise UserError(
+                f"rollouts.cuda_graph replays a policy's steps, but the family "
+                f"{experiment.envs_name} has none; leave it out"
+            )
+        collector.cuda_graph = True
+    if there == device:
+        return collector
+    twin = build_agent(experiment, distribution.spec, there)
+    return CollectorElsewhere(collector, twin, there, device)
+
+
+def _ray_collector(
+    experiment: Experiment[Any, Any],
+    agent: MetaAgent,
+    distribution: TaskDistribution,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Collector:
+    """Join or start a Ray cluster, and hire workers for whose rollouts it has room."""
     config, threads = experiment.rollouts, experiment.workers or 1
-    if config.backend == "local":
-        there = acting_device(config, device)
-        collector = distribution.make_collector(there, worker_count(experiment))
-        if config.cuda_graph:
-            if not isinstance(collector, RolloutCollector):
-                raise UserError(
-                    f"rollouts.cuda_graph replays a policy's steps, but the family "
-                    f"{experiment.envs_name} has none; leave it out"
-                )
-            collector.cuda_graph = True
-        if there == device:
-            return collector
-        twin = build_agent(experiment, distribution.spec, there)
-        return CollectorElsewhere(collector, twin, there, device)
     prepare_ray(config.address)
     if world().size > 1:
         raise UserError(
@@ -116,14 +135,7 @@ def make_collector(
                     f"{workers} Ray workers need {workers * each:g} {what}s, but the cluster has "
                     f"{cluster.has(what):g}; lower rollouts.workers, or what each takes"
                 )
-        here, *others = cluster.stores
-        memory = here, "Ray's object store on this machine"
-        check_memory("one phase", factors, distribution.spec, device, memory)
-        if others:
-            tasks = -(-factors["meta_batch_size"] * factors["trials"] // workers)
-            share = {**factors, "meta_batch_size": tasks, "trials": 1}
-            memory = min(others), "the smallest object store of Ray's machines"
-            check_memory("one worker's part of a phase", share, distribution.spec, device, memory)
+        _check_stores(cluster.stores, factors, workers, distribution.spec, device)
         crew = Crew(
             cluster,
             partial(build_parts, to_dict(experiment), sorted(catalog.plugins())),
@@ -135,6 +147,27 @@ def make_collector(
         )
         undo.pop_all()
     return SharingCollector(crew, device, changes_of(distribution))
+
+
+def _check_stores(
+    stores: Sequence[int],
+    factors: Mapping[str, int],
+    workers: int,
+    spec: EnvSpec,
+    device: torch.device,
+) -> None:
+    """Refuse phases that do not fit into the object stores of Ray's machines, this one's first.
+
+    Args:
+        factors: Settings whose product is the number of steps of a phase.
+    """
+    here, *others = stores
+    check_memory("one phase", factors, spec, device, (here, "Ray's object store on this machine"))
+    if others:
+        tasks = -(-factors["meta_batch_size"] * factors["trials"] // workers)
+        share = {**factors, "meta_batch_size": tasks, "trials": 1}
+        memory = min(others), "the smallest object store of Ray's machines"
+        check_memory("one worker's part of a phase", share, spec, device, memory)
 
 
 def build_parts(
