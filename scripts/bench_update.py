@@ -26,7 +26,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -40,7 +40,6 @@ from meta_rl.core.protocols import EnvDistribution, MetaAgent, Stored
 from meta_rl.core.ranks import dealt
 from meta_rl.core.seeding import Streams
 from meta_rl.core.threads import one_thread
-from meta_rl.core.types import TimeStep
 from meta_rl.experiment import catalog
 from meta_rl.rollouts.adaptation import Adaptation, rollout_of
 
@@ -230,8 +229,7 @@ def measure(name: str, bench: Bench) -> dict[str, float]:
 def acting_ms(agent: MetaAgent, adaptation: Adaptation, device: torch.device) -> float:
     """Return how long a step of all worlds takes the agent, after what it has played."""
     rollout = rollout_of(adaptation.experience[-1])
-    last = {each.name: getattr(rollout, each.name)[-1] for each in fields(TimeStep)}
-    timestep, context = TimeStep(**last), adaptation.context
+    timestep, context = rollout.at(-1), adaptation.context
     each_s = []
     with one_thread():  # as the collector acts in so few worlds
         for _ in range(50):

@@ -145,6 +145,10 @@ class TimeStep:
     first: Bool[Tensor, "*T M N"]
     valid: Bool[Tensor, "*T M N"]
 
+    def at(self, t: int) -> "TimeStep":
+        """Return one of T steps; of a rollout, what the agent looked at in it."""
+        return TimeStep(**{field.name: getattr(self, field.name)[t] for field in fields(TimeStep)})
+
 
 @dataclass(frozen=True)
 class Rollout(TimeStep):
@@ -176,19 +180,10 @@ class Rollout(TimeStep):
 
         return map_tensors(mask, self)
 
-    @classmethod
-    def concatenate(cls, rollouts: Sequence["Rollout"]) -> "Rollout":
+    @staticmethod
+    def concatenate(rollouts: Sequence["Rollout"]) -> "Rollout":
         """Join rollouts of the same worlds along time."""
-        columns: dict[str, Any] = {
-            field.name: torch.cat([getattr(rollout, field.name) for rollout in rollouts])
-            for field in fields(cls)
-            if field.name != "metrics"
-        }
-        metrics = {
-            name: torch.cat([rollout.metrics[name] for rollout in rollouts])
-            for name in rollouts[0].metrics
-        }
-        return cls(**columns, metrics=metrics)
+        return _joined(rollouts, dim=0)
 
     def padded(self, steps: int) -> "Rollout":
         """Return a rollout of at least so many steps; those beyond its own are padding."""
@@ -241,17 +236,17 @@ def all_finite(tree: Any) -> bool:
     return bool(torch.stack([check.to(checks[0].device) for check in checks]).all())
 
 
-def _side_by_side(parts: Sequence[DataclassT]) -> DataclassT:
-    """Join experience of the same phase along the tasks' axis, the second."""
+def _joined(parts: Sequence[DataclassT], dim: int) -> DataclassT:
+    """Join experience along time, the first axis, or along the tasks' axis, the second."""
     joined: dict[str, Any] = {}
     for field in fields(parts[0]):  # type: ignore[arg-type]
         values = [getattr(part, field.name) for part in parts]
         if isinstance(values[0], Mapping):
             joined[field.name] = {
-                name: torch.cat([each[name] for each in values], dim=1) for name in values[0]
+                name: torch.cat([each[name] for each in values], dim) for name in values[0]
             }
         else:
-            joined[field.name] = torch.cat(values, dim=1)
+            joined[field.name] = torch.cat(values, dim)
     return replace(parts[0], **joined)  # type: ignore[type-var]
 
 
@@ -365,7 +360,7 @@ class MetaBatch:
             return parts[0]
         tasks = Tasks.stack([task for part in parts for task in part.tasks])
         phases = zip(*(part.experience for part in parts), strict=True)
-        return cls(tasks, tuple(_side_by_side(each) for each in phases))
+        return cls(tasks, tuple(_joined(each, dim=1) for each in phases))
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:

@@ -1,7 +1,7 @@
 """Adaptation while acting: play, learn, play again; notice when the task has changed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from meta_rl.core.episodes import episode_scores, episode_sums
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Life
 from meta_rl.core.protocols import Collector, MetaAgent, Noises, TellsDistribution
-from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Tasks, TimeStep, all_finite
+from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Tasks, all_finite
 from meta_rl.evaluation.alarm import alarm_limit
 from meta_rl.rollouts.adaptation import Adaptation, rollout_of
 
@@ -230,7 +230,7 @@ class OnlineAdaptation:
         context, before = tree_map_only(Tensor, torch.clone, (context, before))
         total = torch.zeros((), device=rollout.reward.device)
         for t in range(len(rollout.valid)):
-            timestep = TimeStep(**{each.name: getattr(rollout, each.name)[t] for each in _SEEN})
+            timestep = rollout.at(t)
             policy, context = self.agent.distribution(context, timestep)
             other, before = self.agent.distribution(before, timestep)
             total += torch.where(timestep.valid, policy.kl(other), 0.0).sum()
@@ -243,9 +243,6 @@ class OnlineAdaptation:
     ) -> None:
         """Tell of an event of the last round."""
         self.tell(Event(self.played, event, detail))
-
-
-_SEEN = fields(TimeStep)
 
 
 def improves(result: Round, best: Round) -> bool:

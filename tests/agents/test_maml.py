@@ -1,6 +1,6 @@
 import copy
 import io
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import SharedNoise, Streams
-from meta_rl.core.types import MetaBatch, Rollout, TimeStep, all_finite, map_tensors
+from meta_rl.core.types import MetaBatch, Rollout, all_finite, map_tensors
 from meta_rl.learning.policy import from_by_task
 from meta_rl.learning.ppo import clipped_loss, clipped_surrogate
 from meta_rl.learning.samples import Samples, prepare, thin
@@ -315,8 +315,7 @@ def test_weights_are_a_mean_over_each_task_s_valid_steps():
 def test_deterministic_acting_is_the_mean_of_each_task_s_own_policy():
     agent = make_agent()
     batch, context = play(agent, make_worker(), FAMILY.tasks("test")[:3])
-    now = {field.name: getattr(batch.rollouts[-1], field.name)[5] for field in fields(TimeStep)}
-    timestep = TimeStep(**now)
+    timestep = batch.rollouts[-1].at(5)
 
     action, log_prob, after = agent.act(context, timestep, None)
 

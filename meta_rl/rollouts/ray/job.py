@@ -4,7 +4,7 @@ Ray reads arrays from its shared memory without a copy; tensors it would pickle.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.protocols import Noises
 from meta_rl.core.seeding import PartStreams, Streams, TaskStreams, drawn_seed
-from meta_rl.core.types import Examples, Experience, Phase, Rollout, Tasks
+from meta_rl.core.types import Examples, Experience, Phase, Rollout, Tasks, map_tensors
 
 Arrays: TypeAlias = Any
 """A pytree of arrays and plain values."""
@@ -37,7 +37,7 @@ def size_of(tree: Arrays) -> int:
 
 def columns_of(experience: Experience) -> Arrays:
     """Return experience as arrays by name."""
-    return to_arrays({entry.name: getattr(experience, entry.name) for entry in fields(experience)})
+    return to_arrays(vars(experience))
 
 
 def experience_of(columns: Mapping[str, Any]) -> Experience:
@@ -55,8 +55,7 @@ def ending(experience: Experience) -> Experience:
         index = end.view(*end.shape, *[1] * (column.dim() - end.dim()))
         return column.gather(0, index.expand(-1, -1, -1, *column.shape[3:]))
 
-    columns = {entry.name: getattr(experience, entry.name) for entry in fields(experience)}
-    return Rollout(**pytree.tree_map(last, columns))
+    return map_tensors(last, experience)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from meta_rl.core.types import EnvSpec, TimeStep
+from meta_rl.core.types import EnvSpec
 from meta_rl.learning.dynamics import TransitionScale
 from meta_rl.learning.online_models import OnlineModelConfig, build_online_model
 from meta_rl.learning.trials import History
@@ -43,7 +43,7 @@ def acted(model, history, scale, until):
     state = model.nothing(torch.Size((TRIALS, 1)))
     shown = history.seen()
     for t in range(until + 1):
-        step = TimeStep(**{each.name: getattr(shown, each.name)[t] for each in fields(TimeStep)})
+        step = shown.at(t)
         if t > 0 and t < STEPS:  # an agent sees how the next episode begins
             step = replace(step, obs=history.obs[t].unsqueeze(1))
         state = model.remember(state, step, scale)
@@ -77,8 +77,7 @@ def test_what_is_known_while_acting_is_what_training_makes_of_the_trial(settings
 def test_padding_is_not_remembered(adaptation, identical):
     model = build_online_model(replace(SMALL, adaptation=adaptation), SPEC, trial_steps=STEPS)
     history, scale = trials(), a_scale(trials())
-    shown = history.seen()
-    step = TimeStep(**{each.name: getattr(shown, each.name)[1] for each in fields(TimeStep)})
+    step = history.seen().at(1)
     state = model.remember(model.nothing(torch.Size((TRIALS, 1))), step, scale)
     waiting = replace(step, valid=torch.zeros(TRIALS, 1, dtype=torch.bool), obs=step.obs + 1)
     assert identical(model.remember(state, waiting, scale), state)
