@@ -1,7 +1,6 @@
 """The one error that reaches a user without a traceback."""
 
 from collections.abc import Iterable
-from typing import Any
 
 
 class UserError(Exception):
@@ -26,9 +25,6 @@ class Silent(UserError):  # noqa: N818
 
 class NonFiniteAction(UserError):  # noqa: N818
     """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""
-
-    rollout: Any = None
-    """What had happened before, where a rollout worker was recording."""
 
 
 def did_you_mean(given: str, known: list[str]) -> str:

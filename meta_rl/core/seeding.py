@@ -77,15 +77,10 @@ class Noise(Protocol):
 
 
 class SharedNoise:
-    """Noise of all tasks from one generator.
+    """Noise of all tasks from one generator, on its device."""
 
-    Args:
-        device: Where the numbers are wanted; without it, on the generator's device.
-    """
-
-    def __init__(self, generator: torch.Generator, device: torch.device | None = None) -> None:
+    def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
-        self.device = device or generator.device
 
     def normal(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw standard normal numbers."""
@@ -101,7 +96,7 @@ class SharedNoise:
 
     def _drawn(self, draw: Callable[..., Tensor], shape: Shape, dtype: torch.dtype) -> Tensor:
         own = self.generator
-        return draw(shape, generator=own, device=own.device, dtype=dtype).to(self.device)
+        return draw(shape, generator=own, device=own.device, dtype=dtype)
 
 
 class SharedOutNoise:

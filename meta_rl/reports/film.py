@@ -119,30 +119,6 @@ class FilmedEnv:
         self.moments.append(Moment(self._env.draw(), self._steps, self._return, self._success))
 
 
-def render_adaptation(
-    trained: TrainedAgent,
-    tasks: Tasks,
-    path: Path,
-    rounds: int = 1,
-    episodes: int | None = None,
-    actions: Literal["sampled", "deterministic"] = "sampled",
-    seed: int = 0,
-) -> Path:
-    """Film an agent's adaptation to one task, write it to a file and return its path.
-
-    Args:
-        tasks: The one task.
-        path: An `.mp4`, whose panels play side by side in step, or a `.png` of a few pictures.
-        rounds: Times the agent adapts.
-        episodes: Episodes to learn from in each round; None means as many as in training.
-        actions: Film actions drawn from the policy, or its mode. It learns from drawn ones.
-        seed: Seed of the actions' noise.
-    """
-    check_ending(path)
-    takes = film_adaptation(trained, tasks, rounds, episodes, actions, seed)
-    return write_film(takes, path, title(trained, tasks))
-
-
 def film_adaptation(
     trained: TrainedAgent,
     tasks: Tasks,
@@ -151,10 +127,17 @@ def film_adaptation(
     actions: Literal["sampled", "deterministic"] = "sampled",
     seed: int = 0,
 ) -> list[Take]:
-    """Film one episode at each stage of adaptation; the arguments are `render_adaptation`'s.
+    """Film one episode at each stage of adaptation.
 
     With sampled actions and the same seed the episodes are those that `meta-rl adapt` plays: the
     first of each round, and the one that follows the last.
+
+    Args:
+        tasks: The one task.
+        rounds: Times the agent adapts.
+        episodes: Episodes to learn from in each round; None means as many as in training.
+        actions: Film actions drawn from the policy, or its mode. It learns from drawn ones.
+        seed: Seed of the actions' noise.
     """
     distribution, device = simulated(trained.distribution), trained.device
     episodes = episodes or trained.adaptation_episodes
@@ -212,7 +195,11 @@ def check_film(path: Path, advice: str) -> None:
 
 
 def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:
-    """Write a film, or a strip of its pictures, and return its path."""
+    """Write a film and return its path.
+
+    Args:
+        path: An `.mp4`, whose takes play side by side in step, or a `.png` of a few pictures.
+    """
     check_ending(path)
     with writing(path, "choose another --output"):
         temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")

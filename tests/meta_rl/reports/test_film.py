@@ -19,7 +19,6 @@ from meta_rl.reports.film import (
     Take,
     film_adaptation,
     frames,
-    render_adaptation,
     strip,
     write_film,
 )
@@ -181,11 +180,11 @@ def test_a_family_that_cannot_draw_is_said_to(small_run, monkeypatch):
         film_adaptation(trained, trained.distribution.tasks("test")[:1])
 
 
-def test_one_call_gives_the_film_of_a_task(small_run, tmp_path):
+def test_a_film_has_a_panel_for_each_stage_of_adaptation(small_run, tmp_path):
     trained = load_trained(RunFolder(small_run), "latest")
     tasks = trained.distribution.tasks("test")[[1]]
 
-    path = render_adaptation(trained, tasks, tmp_path / "film.mp4", rounds=2)
+    path = write_film(film_adaptation(trained, tasks, rounds=2), tmp_path / "film.mp4", "a film")
 
     assert play(path)[1][0].shape == (98 + 400, 3 * 400, 3)
 
