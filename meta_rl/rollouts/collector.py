@@ -1,7 +1,8 @@
 """The rollout collector: lets an agent act in a simulator and records what happened."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import fields
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -120,17 +121,7 @@ class RolloutCollector:
         prev_action, prev_reward = last_action_and_reward(previous, self.spec, worlds, self.device)
         first = torch.ones(worlds, dtype=torch.bool, device=self.device)
         played = torch.zeros(worlds, dtype=torch.long, device=self.device)
-        record: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-
-        def store(columns: dict[str, Tensor], name: str, t: int, value: Tensor) -> None:
-            if name not in columns:
-                columns[name] = torch.empty(
-                    (steps, *value.shape), dtype=value.dtype, device=self.device
-                )
-            columns[name][t].copy_(value)
-
-        taken = 0
+        record = _Record(steps, self.device)
         broken = False
         for t in range(steps):
             valid = played < phase.episodes
@@ -148,28 +139,17 @@ class RolloutCollector:
                 step, broken = self._nothing(obs), True
                 with suppress(NonFiniteAction):
                     step, broken = env.step(action), False
-            for field in fields(timestep):
-                store(record, field.name, t, getattr(timestep, field.name))
-            store(record, "action", t, action)
-            store(record, "log_prob", t, log_prob)
-            for name in ("reward", "terminated", "truncated", "next_obs"):
-                store(record, name, t, getattr(step, name))
-            for name, value in step.metrics.items():
-                store(metrics, name, t, value)
             if clock is not None:
-                store(metrics, CHANGED, t, changed.float())
+                step = replace(step, metrics={**step.metrics, CHANGED: changed.float()})
+            record.add(**vars(timestep), action=action, log_prob=log_prob, **vars(step))
             first = step.terminated | step.truncated
             played = played + first
             prev_action, prev_reward = action, step.reward
-            taken = t + 1
             if clock is not None and not broken:
                 changed = clock.tick(first)
-            if taken < steps and not broken:
+            if t + 1 < steps and not broken:
                 obs = env.reset_ended()
-        rollout = Rollout(
-            **{name: column[:taken] for name, column in record.items()},
-            metrics={name: column[:taken] for name, column in metrics.items()},
-        )
+        rollout = record.rollout()
         self.env_steps += int(rollout.valid.sum())
         return rollout, context
 
@@ -187,6 +167,32 @@ class RolloutCollector:
     def close(self) -> None:
         """Close the simulator."""
         self.env.close()
+
+
+class _Record:
+    """The columns of a rollout as they are written; its first step tells their shapes."""
+
+    def __init__(self, most_steps: int, device: torch.device) -> None:
+        self._most_steps, self._device = most_steps, device
+        self._steps = 0
+        self._columns: dict[str, Tensor] = {}
+        self._metrics: dict[str, Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Tensor], **columns: Tensor) -> None:
+        """Write one more step: every field of a `Rollout`, without the axis T."""
+        for written, values in ((self._columns, columns), (self._metrics, metrics)):
+            for name, value in values.items():
+                if name not in written:
+                    shape = (self._most_steps, *value.shape)
+                    written[name] = torch.empty(shape, dtype=value.dtype, device=self._device)
+                written[name][self._steps].copy_(value)
+        self._steps += 1
+
+    def rollout(self) -> Rollout:
+        """Return the steps that were written."""
+        columns = {name: column[: self._steps] for name, column in self._columns.items()}
+        metrics = {name: column[: self._steps] for name, column in self._metrics.items()}
+        return Rollout(**columns, metrics=metrics)
 
 
 def last_action_and_reward(
