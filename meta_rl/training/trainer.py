@@ -124,12 +124,6 @@ class Trainer:
             self.counters = Counters()
             if state is not None:
                 self._restore(state)
-                if experiment.meta_iterations < (done := self.counters.meta_iterations):
-                    raise UserError(
-                        f"{folder.path} has done {done} meta-iterations already, so that it cannot "
-                        f"end with {experiment.meta_iterations}; leave out --meta-iterations, or "
-                        f"give more"
-                    )
             self.collector = make_collector(
                 experiment, self.agent, self.distribution, self.device, self.sinks.say
             )
@@ -177,53 +171,62 @@ class Trainer:
             self.lock.release()
 
     def _run(self, interruption: Interruption) -> EvalResult | None:
+        """Train and evaluate; whatever breaks it off, save the last whole meta-iteration."""
         succeeded = False
-        before = self._state()
+        self._whole = self._state()
+        """The state after the last whole meta-iteration."""
         try:
-            if self.ranks.is_first:
-                self.sinks.start(self._beginning())
-            if self.sinks.state_dict() != before["sinks"]:
-                self.save(self._state())
-            watched: EvalResult | None = None
-            for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
-                before = self._state()
-                metrics = self.meta_iteration(before)
-                values, watched = self._fetch(metrics), None
-                if self._due(self.experiment.evaluation.every):
-                    with first_rank_alone():
-                        watched = self._watch_or_warn() if self.ranks.is_first else None
-                    values |= watched.metrics() if watched else {}
-                self._log(values)
-                if self._due(self.experiment.checkpoint_every):
-                    before = self._state()
-                    self.save(before)
-            before = self._state()
-            self.save(before)
-            with first_rank_alone():
-                result = self._conclude(watched) if self.ranks.is_first else None
+            result = self._train()
             succeeded = True
             return result
         except KeyboardInterrupt:
             interruption.answer("the checkpoint is being written", " and loses it")
-            self.save(before)
-            stopped = Interrupted(f"stopped {self._how_far(before['meta_iterations'])}")
+            self.save(self._whole)
+            stopped = Interrupted(f"stopped {self._how_far()}")
             if self.ranks.size > 1:  # torchrun ends all processes when one has ended
                 stopped.args = (f"{stopped}; if no one stopped it, torchrun tells what failed",)
             raise self.ranks.told_once(stopped) from None
         except LostRank as lost:
             interruption.answer("the checkpoint is being written", " and loses it")
-            self.save(before)
-            lost.args = (f"{lost}; stopped {self._how_far(before['meta_iterations'])}",)
+            self.save(self._whole)
+            lost.args = (f"{lost}; stopped {self._how_far()}",)
             raise
         except Exception:  # which counts, not what saving makes of it
             try:
-                self.save(before)
+                self.save(self._whole)
             except UserError as problem:
                 self.sinks.say(str(problem))
             raise
         finally:
             interruption.answer("what was recorded is being completed")
             self.sinks.finish(succeeded)
+
+    def _train(self) -> EvalResult | None:
+        """Go through the meta-iterations that are left; evaluate on the way and at the end."""
+        if self.ranks.is_first:
+            self.sinks.start(self._beginning())
+        if self.sinks.state_dict() != self._whole["sinks"]:
+            self.save(self._state())
+        watched: EvalResult | None = None
+        for _ in range(self.counters.meta_iterations, self.experiment.meta_iterations):
+            self._whole = self._state()
+            values = self._fetch(self.meta_iteration(self._whole))
+            watched = None
+            if self._due(self.experiment.evaluation.every):
+                with first_rank_alone():
+                    watched = self._watch_or_warn() if self.ranks.is_first else None
+                values |= watched.metrics() if watched else {}
+            self._log(values)
+            if self._due(self.experiment.checkpoint_every):
+                self._save_whole()
+        self._save_whole()
+        with first_rank_alone():
+            return self._conclude(watched) if self.ranks.is_first else None
+
+    def _save_whole(self) -> None:
+        """Write a checkpoint of now, when a meta-iteration is whole."""
+        self._whole = self._state()
+        self.save(self._whole)
 
     def _conclude(self, watched: EvalResult | None) -> EvalResult:
         """Evaluate, and record it."""
@@ -233,10 +236,10 @@ class Trainer:
         self._record_final(result)
         return result
 
-    def _how_far(self, meta_iterations: int) -> str:
+    def _how_far(self) -> str:
         return (
-            f"after {meta_iterations} meta-iterations; continue with `meta-rl train --resume "
-            f"{self.folder.path}`"
+            f"after {self._whole['meta_iterations']} meta-iterations; continue with `meta-rl train "
+            f"--resume {self.folder.path}`"
         )
 
     def _beginning(self) -> Beginning:
@@ -436,7 +439,7 @@ class Trainer:
         return copy
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint of the same agent and family."""
+        """Continue from a checkpoint of the same agent and family, which is not beyond the end."""
         if state.get("trimmed"):
             raise UserError(
                 f"{self.folder.path} is trimmed to what adaptation needs, so it cannot be trained "
@@ -458,6 +461,12 @@ class Trainer:
         self.streams.load_state_dict(state["streams"])
         self.counters = Counters(**{name: state[name] for name in vars(Counters())})
         self.sinks.load_state_dict(state["sinks"])
+        if self.experiment.meta_iterations < (done := self.counters.meta_iterations):
+            raise UserError(
+                f"{self.folder.path} has done {done} meta-iterations already, so that it cannot "
+                f"end with {self.experiment.meta_iterations}; leave out --meta-iterations, or "
+                f"give more"
+            )
 
     def _check_ranks(self) -> None:
         """Refuse agents that cannot learn from tasks that other processes have played."""
