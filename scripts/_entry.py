@@ -1,6 +1,7 @@
 """How scripts begin, end, and write their figures."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from meta_rl.core.errors import UserError
 from meta_rl.runs.folder import describe_commit, describe_machine
 
 ArgsT = TypeVar("ArgsT")
+
+QUIET_LOAD = 0.25
+"""Load average per core above which other programs disturb the measurements."""
 
 
 def run_script(
@@ -63,6 +67,11 @@ def write_figures(figures: object, path: Path) -> None:
     """Write figures as JSON, whole or not at all; make the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     outputs.write((json.dumps(figures, indent=1) + "\n").encode(), path, "the figures")
+
+
+def is_quiet(load: tuple[float, float, float]) -> bool:
+    """Return whether other programs were too few, by load averages, to disturb a measurement."""
+    return load[0] <= QUIET_LOAD * len(os.sched_getaffinity(0))
 
 
 def made_by() -> dict[str, str]:

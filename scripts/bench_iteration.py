@@ -14,17 +14,15 @@ import meta_rl  # noqa: F401 -- before torch, whose idle threads it keeps from s
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import torch
-from _entry import check_output, finish, made_by, write_figures
+from _entry import check_output, finish, is_quiet, made_by, write_figures
 from _physics import BarePhysics
 
 from meta_rl.commands._flags import experiment_of, take
@@ -37,7 +35,7 @@ from meta_rl.rollouts.acting_graph import ActingGraph
 from meta_rl.rollouts.collector import RolloutCollector
 from meta_rl.rollouts.elsewhere import CollectorElsewhere
 from meta_rl.rollouts.mujoco.task_env import MujocoTaskEnv
-from meta_rl.runs.folder import RunFolder
+from meta_rl.training.temporary import temporary_trainer
 from meta_rl.training.trainer import Trainer
 
 SIMULATOR = ("start", "step", "reset")
@@ -114,7 +112,7 @@ def main(arguments: list[str]) -> int:
     experiment = experiment_of(arguments[0], arguments[1:], "bench_iteration.py CONFIG")
     print(f"{experiment.name}: {iterations} meta-iterations after {warmup}")
     print(f"load average at start: {', '.join(f'{each:.2f}' for each in load)}", flush=True)
-    if load[0] > 0.25 * len(os.sched_getaffinity(0)):
+    if not is_quiet(load):
         print("WARNING: the machine is not quiet; the figures are too slow")
     report = made_by() | {"load_average": load} | measure(experiment, iterations, warmup)
     print(describe(report))
@@ -132,10 +130,8 @@ def whole(name: str, given: str, least: int) -> int:
 
 def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> dict[str, Any]:
     """Return the seconds of each part, the mean over meta-iterations, and the peak memory."""
-    quiet = replace(experiment, tracking=replace(experiment.tracking, mode="off"))
     batches: list[MetaBatch] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(quiet, RunFolder(Path(scratch) / "run"))
+    with temporary_trainer(experiment) as trainer:
         stopwatch = Stopwatch(trainer.device)
         env = simulator_of(trainer)
         simulator = env.start, env.step, env.reset_ended
@@ -149,23 +145,20 @@ def measure(experiment: Experiment[Any, Any], iterations: int, warmup: int) -> d
         setattr(trainer.agent, "meta_update", remember)  # noqa: B010
         each_s: list[float] = []
         env_steps = 0
-        try:
-            for iteration in range(warmup + iterations):
-                if iteration == warmup:
-                    stopwatch.seconds.clear()
-                    env_steps = trainer.collector.env_steps
-                batches.clear()  # the trainer would not hold it any longer either
-                started = time.perf_counter()
-                with stopwatch.part("rest"):
-                    trainer._fetch(trainer.meta_iteration(trainer._state()))
-                each_s.append(time.perf_counter() - started)
-            env_steps = (trainer.collector.env_steps - env_steps) // iterations
-            peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-            workers_mb = [worker_peak_mb(worker.pid) for worker in active_children()]
-            alone = replay(*simulator, batches[0]) if batches else None
-            bare = bare_physics(env, batches[0]) if batches else None
-        finally:
-            trainer.collector.close()
+        for iteration in range(warmup + iterations):
+            if iteration == warmup:
+                stopwatch.seconds.clear()
+                env_steps = trainer.collector.env_steps
+            batches.clear()  # the trainer would not hold it any longer either
+            started = time.perf_counter()
+            with stopwatch.part("rest"):
+                trainer._fetch(trainer.meta_iteration(trainer._state()))
+            each_s.append(time.perf_counter() - started)
+        env_steps = (trainer.collector.env_steps - env_steps) // iterations
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        workers_mb = [worker_peak_mb(worker.pid) for worker in active_children()]
+        alone = replay(*simulator, batches[0]) if batches else None
+        bare = bare_physics(env, batches[0]) if batches else None
     seconds = {name: stopwatch.seconds.get(name, 0.0) / iterations for name in MEANING}
     return {
         "experiment": to_dict(experiment),

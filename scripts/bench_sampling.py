@@ -36,7 +36,7 @@ import mujoco
 import numpy as np
 import torch
 from _bench_families import CLASSES, MakeEnv, Worlds, make_worlds, random_actions
-from _entry import run_script, write_figures
+from _entry import is_quiet, run_script, write_figures
 from _physics import BarePhysics
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # before the fork, so that workers share it
@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 
 from envs.metaworld.native.row import FORMAT
 from meta_rl.core.protocols import TaskEnv
+from meta_rl.core.resources import processor
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.mujoco.memory import STATE
 from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
@@ -52,9 +53,6 @@ from meta_rl.rollouts.mujoco.scene import Scene, Snapshot
 SUBSTEPS = FORMAT.substeps
 ASYNC, WORKERS, NATIVE = "AsyncVectorEnv", "GymnasiumTaskEnv", "NativeTaskEnv"
 PHYSICS, ROLLOUT, ENVPOOL = "physics", "mujoco.rollout", "EnvPool"
-MEGABYTE = 1e6
-QUIET_LOAD = 0.25
-"""Load average per core above which other programs disturb the measurements."""
 
 
 @dataclass(frozen=True)
@@ -470,11 +468,7 @@ def count_of(noun: str, number: int) -> str:
 def private_mb(pid: int | None) -> float:
     """Return the resident memory that a process shares with no other, in MB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return (
-        sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
-        * 1024
-        / (MEGABYTE)
-    )
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6
 
 
 def children() -> set[int]:
@@ -485,12 +479,6 @@ def children() -> set[int]:
 
 def describe_machine(load: tuple[float, float, float]) -> dict[str, Any]:
     """Return what the figures depend on, and whether other programs were running."""
-    cores = len(os.sched_getaffinity(0))
-    cpu = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
     head = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,
@@ -499,14 +487,14 @@ def describe_machine(load: tuple[float, float, float]) -> dict[str, Any]:
         check=False,
     )
     return {
-        "cpu": cpu[0] if cpu else platform.machine(),
-        "cores": cores,
+        "cpu": processor(),
+        "cores": len(os.sched_getaffinity(0)),
         "versions": f"python {platform.python_version()}, mujoco {mujoco.__version__}, "
         f"gymnasium {gymnasium.__version__}, metaworld {version('metaworld')} "
         f"({len(ALL_V3_ENVIRONMENTS)} tasks), torch {torch.__version__}",
         "commit": head.stdout.strip(),
         "load_average": list(load),
-        "quiet": load[0] < QUIET_LOAD * cores,
+        "quiet": is_quiet(load),
     }
 
 

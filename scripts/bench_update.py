@@ -32,7 +32,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
-from _entry import made_by, run_script, write_figures
+from _entry import is_quiet, made_by, run_script, write_figures
 from torch import Tensor
 
 from meta_rl.core.errors import UserError, what_there_is
@@ -138,7 +138,7 @@ def main(bench: Bench) -> None:
         f"{bench.envs}, 2×128 units, {bench.device}, {bench.threads} threads; load average "
         f"{load[0]:.2f}"
     )
-    if load[0] > 0.25 * len(os.sched_getaffinity(0)):
+    if not is_quiet(load):
         print("WARNING: the machine is not quiet; the figures are too slow")
     print(
         f"{'':38}{'sampling':>10}{'update':>10}{'ratio':>8}{'acting':>11}{'before':>10}{'peak':>10}"
