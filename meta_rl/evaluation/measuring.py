@@ -166,7 +166,7 @@ def _evaluate_chunk(
         if stage > 0:
             adaptation.learn()
         found = None
-        if config.evaluation_episodes is not None or config.actions == "deterministic":
+        if config.measures_apart:
             measuring = partial(streams, stage)
             found = _measure_apart(adaptation, scores, config, columns, episodes, measuring)
         if stage < config.adaptation_steps or found is None:
@@ -209,9 +209,8 @@ def _measure_apart(
     # Where each copy has a row of the context, no more can play together than have one.
     most = adaptation.copies if copies_have_contexts(agent, adaptation.tasks) else columns
     rows = []
-    for number in range(
-        episodes
-    ):  # one rollout an episode, lest a memory learns from the one before
+    # One rollout an episode, lest a memory learns from the one before.
+    for number in range(episodes):
         blocks = []
         for block, first in enumerate(range(0, columns, most)):
             purpose = f"measuring/{number}" + (f"/{block}" if first else "")

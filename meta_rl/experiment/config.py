@@ -90,6 +90,11 @@ class EvaluationConfig:
             if (value := getattr(self, name)) is not None:
                 _at_least(f"evaluation.{name}", value, 1)
 
+    @property
+    def measures_apart(self) -> bool:
+        """Whether each stage is measured by episodes of its own, which nothing is learned from."""
+        return self.evaluation_episodes is not None or self.actions == "deterministic"
+
 
 @dataclass(frozen=True)
 class RolloutsConfig:

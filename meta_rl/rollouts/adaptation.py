@@ -75,13 +75,13 @@ class Adaptation:
         """What was played to learn from, in order."""
         self.remembered: Experience | None = None
         """What the agent learned from last; a memory reaches back to its end."""
-        self.life = life or self._born(training)
+        self.life = life or self._born()
+        """How long the worlds have lived; None if tasks stay as they are."""
         if self.life is not None and getattr(agent, "sees_tasks", False):
             raise UserError(
                 f"{type(agent).__name__} is shown each task once, so it cannot follow changes; "
                 f"leave out change.every, or take an agent that learns"
             )
-        """How long the worlds have lived; None if tasks stay as they are."""
 
     @property
     def phase(self) -> Phase:
@@ -122,13 +122,11 @@ class Adaptation:
         self.stage += 1
         each = self.copies if self.agent.copies_share_experience else 1
         self.episodes += each * episodes_in(played)
-        finite = all_finite(self.context)
-        self._refuse(
-            None
-            if finite
-            else f"adaptation {self.stage} gave parameters that are not finite; a smaller "
+        problem = (
+            f"adaptation {self.stage} gave parameters that are not finite; a smaller "
             f"agent.inner_lr, or agent.later_inner_lr, may help"
         )
+        self._refuse(None if all_finite(self.context) else problem)
 
     def measure(
         self,
@@ -213,13 +211,13 @@ class Adaptation:
             deterministic,
         )
 
-    def _born(self, training: bool) -> Life | None:
+    def _born(self) -> Life | None:
         """Begin the worlds' lives, if tasks change: of training ones anywhere between changes."""
         collector, agent = self.collector, self.agent
         if not isinstance(collector, ChangingCollector) or collector.changes is None:
             return None
         seed, shared = self.streams.env_seed(), agent.copies_share_experience
-        return collector.changes.begin(self.tasks, self.copies, seed, shared, training)
+        return collector.changes.begin(self.tasks, self.copies, seed, shared, self.training)
 
     def _refuse(self, problem: str | None) -> None:
         """Raise what is wrong, if anything; in training on all ranks, wherever it went wrong."""

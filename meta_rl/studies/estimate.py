@@ -47,12 +47,11 @@ def evaluation_steps(
     """Return the env steps of all evaluations of a run, if no episode ends early."""
     config, copies = experiment.evaluation, experiment.evaluation_copies
     horizon = distribution.spec.horizon
-    apart = config.evaluation_episodes is not None or config.actions == "deterministic"
     stages = config.adaptation_steps + 1
     # Where stages are measured apart, the last one plays nothing to learn from.
-    played = range(stages - 1 if apart else stages)
+    played = range(stages - 1 if config.measures_apart else stages)
     episodes = copies * sum(phase_at(agent, stage).episodes for stage in played)
-    if apart:
+    if config.measures_apart:
         each, columns = measured_episodes(agent, config, copies)
         episodes += each * columns * stages
     steps = episodes * horizon
