@@ -31,6 +31,9 @@ CPU = torch.device("cpu")
 SMALL = 60
 """Arms times pulls up to which the best player of all is found by dynamic programming."""
 
+SETTING = re.compile(r"bandit_\d+x\d+|tabular_mdp_\d+")
+"""What can be measured."""
+
 Returns: TypeAlias = NDArray[np.float64]
 """What a trial earned, for each task and copy."""
 
@@ -176,17 +179,6 @@ def measured(
         yield name, found | ({} if setting is None else {"setting": setting})
 
 
-SETTING = re.compile(r"bandit_\d+x\d+|tabular_mdp_\d+")
-
-
-def check(args: Args) -> None:
-    """Refuse what could not be measured or written."""
-    if wrong := [each for each in args.settings if not SETTING.fullmatch(each)]:
-        raise UserError(
-            f"--settings must be bandit_ARMSxPULLS or tabular_mdp_EPISODES, got {', '.join(wrong)}"
-        )
-
-
 def measure(setting: str, args: Args) -> dict[str, Any]:
     """Return what every player earns in one setting."""
     kind, _, size = setting.rpartition("_")
@@ -220,7 +212,10 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
 
 def main(args: Args) -> None:
     """Write the file; settings that it already holds and that are not measured again stay."""
-    check(args)
+    if wrong := [each for each in args.settings if not SETTING.fullmatch(each)]:
+        raise UserError(
+            f"--settings must be bandit_ARMSxPULLS or tabular_mdp_EPISODES, got {', '.join(wrong)}"
+        )
     found = read_figures(args.output) if args.output.exists() else {}
     for setting in args.settings:
         found[setting] = measure(setting, args)

@@ -111,7 +111,9 @@ def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], Ru
         from meta_rl.experiment import catalog
         from meta_rl.runs.folder import RunFolder
 
-        folder = RunFolder(catalog.run_path(_operand(arguments, "--resume needs a run folder")))
+        if len(arguments) < 2:
+            raise UserError("--resume needs a run folder")
+        folder = RunFolder(catalog.run_path(arguments[1]))
         stored = folder.experiment()
         experiment = with_flags(stored, arguments[2:], "meta-rl train --resume RUN")
         _check_resumable(stored, experiment)
@@ -134,9 +136,3 @@ def _check_resumable(stored: "Experiment[Any, Any]", changed: "Experiment[Any, A
             f"a resumed run keeps its {', '.join(refused)}; only {', '.join(sorted(MAY_CHANGE))} "
             f"may change. Start a new run to change more"
         )
-
-
-def _operand(arguments: list[str], message: str) -> str:
-    if len(arguments) < 2:
-        raise UserError(message)
-    return arguments[1]
