@@ -65,6 +65,19 @@ def test_a_control_is_trained_and_measured_at_the_budget_of_maml(family, control
     assert budgets[0] == budgets[1] if learns[0] else budgets[0] < budgets[1] / 50
 
 
+@pytest.mark.parametrize("family", ["point_navigation", "ml1_reach", "ml1_push", "ml10"])
+def test_agents_that_adapt_by_gradients_are_measured_alike(family):
+    protocols = []
+    for name in ("maml_trpo", "maml_ppo", "promp", "reptile", "meta_gradient"):
+        experiment = load_experiment(f"{family}_{name}")
+        distribution = build_distribution(experiment)
+        agent = build_agent(experiment, distribution.spec, CPU)
+        measured = replace(experiment.evaluation, split="test")
+        copies = measured.copies or experiment.copies
+        protocols.append(make_protocol(agent, distribution, measured, copies))
+    assert all(protocol == protocols[0] for protocol in protocols)
+
+
 # One policy for all tasks.
 
 
