@@ -127,6 +127,7 @@ class PolicyAgent:
     def count(self, batch: MetaBatch) -> None:
         """End a meta-update. The moments change only now: the batch was played with the old."""
         self.meta_updates += 1
+        self.policy.keep_floor(self.theta)
         if self.config.normalize_observations:
             for rollout in batch.rollouts:
                 self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)

@@ -213,7 +213,7 @@ class TaskInference(MemoryAgent):
                 policy, log_ratio, advantage[rows], weight, self.config
             )
             norm = self.descend("policy", loss)
-            self.policy.lift_to_floor()
+            self.policy.keep_floor(dict(self.policy.named_parameters()))
             return sum_over_ranks(metrics) | {"outer/gradient_norm": norm}
 
         return run_epochs(step, len(places), self.config, self.generator)

@@ -8,20 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents import maml_ppo
-from agents._maml import MAML, Stages, of_tasks
+from agents._clipped_maml import ClippedMAML, ClippedMAMLConfig
+from agents._maml import Stages, of_tasks
 from meta_rl.core.checks import check_above_zero
-from meta_rl.core.protocols import Surrogate
 from meta_rl.core.ranks import Part
-from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import EnvSpec, MetaBatch, Metrics, Params
-from meta_rl.learning.descent import Descent
 from meta_rl.learning.inner_loop import likelihood_ratio_loss, score_function_loss
-from meta_rl.learning.ppo import TaskLoss, descend_epochs
+from meta_rl.learning.ppo import TaskLoss
 
 
 @dataclass(frozen=True)
-class Config(maml_ppo.Config):
+class Config(ClippedMAMLConfig):
     """Proximal meta-policy search (Rothfuss et al. 2019, Alg. 1)."""
 
     target_kl: float | None = None
@@ -39,37 +36,23 @@ class Config(maml_ppo.Config):
         check_above_zero(self, "inner_kl_coefficient", "target_inner_kl")
 
 
-class ProMP(MAML):
+class ProMP(ClippedMAML):
     """Learns also what to do before adaptation, and stays near the policies that did it."""
 
     config: Config
-    descent: Descent
-    generator: torch.Generator
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         # Its curvature credits what is done before adaptation. E-MAML's term does that by itself.
         loss = score_function_loss if config.exploration_weight else likelihood_ratio_loss
-        super().__init__(config, config.policy(spec), loss, device, seed)
-        self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
-        self.generator = make_generator(seed, "update")
+        super().__init__(config, spec, device, seed, loss)
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Epochs on J^ProMP (Alg. 1), then the next η."""
-        stages = self.stages(batch)
-        metrics = descend_epochs(
-            self.outer_loss(stages),
-            len(batch.tasks),
-            self.theta,
-            self.descent,
-            self.config,
-            self.generator,
-            at_first=lambda gradient: self.diagnostics(gradient, stages.episodes[0]),
-        )
+        metrics = super().meta_update(batch)
         inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
         metrics["outer/kl_coefficient"] = self.eta.mean()
         self.eta = self.adapted_eta(torch.stack(inner_kl))
-        self.count(batch)
         return metrics
 
     def outer_loss(self, stages: Stages) -> TaskLoss:
@@ -94,12 +77,6 @@ class ProMP(MAML):
         eta = torch.where(inner_kl > 1.5 * target, 2 * self.eta, self.eta)
         eta = torch.where(inner_kl < target / 1.5, eta / 2, eta)
         return eta.clamp(min=1e-6)  # a zero could never be doubled again
-
-    def surrogate(self, batch: MetaBatch) -> Surrogate:
-        """Open the objective of the outer steps for inspection."""
-        stages = self.stages(batch)
-        loss = self.outer_loss(stages)
-        return self.open_surrogate(batch, stages, lambda theta: loss(theta, None)[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ, Adam's moments and η."""

@@ -69,12 +69,6 @@ class MLPPolicy(nn.Module):
             nn.init.zeros_(layer.bias)
         return {name: value.detach().to(device) for name, value in self.named_parameters()}
 
-    @torch.no_grad()
-    def lift_to_floor(self) -> None:
-        """Lift `log_std` back to its floor after a step: below it, no gradient would."""
-        if not self.choices:
-            self.log_std.clamp_(min=self.min_log_std)
-
     def forward(self, obs: Float[Tensor, "*B O"]) -> Distribution:
         """The policy under the module's own parameters."""
         for layer in self.layers[:-1]:
@@ -105,6 +99,15 @@ class MLPPolicy(nn.Module):
         if log_std is None:
             return choice_of(output, self.choices)
         return Gaussian(output, log_std.clamp(min=self.min_log_std).unsqueeze(1))
+
+    @torch.no_grad()
+    def keep_floor(self, params: Params) -> None:
+        """Raise σ to its floor, in place, where a step has led below it.
+
+        There the policy does not depend on σ, so that nothing would be learned of it any more.
+        """
+        if not self.choices:
+            params["log_std"].clamp_(min=self.min_log_std)
 
     def in_pieces(self, params: Params, obs: Float[Tensor, "M B O"]) -> Distribution:
         """As `batched`, faster on the many steps of whole rollouts; differentiable once."""

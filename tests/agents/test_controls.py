@@ -5,6 +5,7 @@ from math import ceil, log, sqrt
 
 import pytest
 import torch
+from derivatives import gradient_of
 from playing import Player
 from torch.func import functional_call
 
@@ -157,6 +158,16 @@ def test_multi_task_ppo_learns_what_all_tasks_share():
         returns.append(batch.rollouts[0].reward.sum(0).mean())
         agent.meta_update(batch)
     assert returns[-1] > returns[0] + 0.5
+
+
+def test_a_deviation_that_fell_below_its_floor_is_raised_to_it_and_goes_on_learning():
+    agent = build(multitask_ppo, initial_std=0.3, min_std=0.3)
+    agent.theta["log_std"] -= 0.5
+    metrics = agent.meta_update(collect(agent)[0])
+
+    torch.testing.assert_close(metrics["policy/std"], torch.tensor(0.3))
+    learned = gradient_of(agent.surrogate(collect(agent)[0]).loss, agent.theta)
+    assert (learned["log_std"] != 0).all()
 
 
 # Fine-tuning.

@@ -3,7 +3,7 @@
 import torch
 from torch.func import grad
 
-from agents import maml_trpo, promp
+from agents import maml_trpo
 from meta_rl.core.distributions import Distribution
 from meta_rl.core.types import Params
 from meta_rl.learning.inner_loop import InnerLoop
@@ -57,6 +57,4 @@ def task_loss(agent, stages):
     """What the agent's outer step descends, as a function of θ and some of the tasks."""
     if isinstance(agent, maml_trpo.MAMLTRPO):
         return lambda theta, which: maml_trpo.outer_loss(theta, stages.of(which))
-    if isinstance(agent, promp.ProMP):
-        return agent.outer_loss(stages)
-    return stages.clipped_objective(agent.theta, agent.config.clip)
+    return agent.outer_loss(stages)
