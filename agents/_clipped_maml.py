@@ -1,6 +1,5 @@
 """MAML whose outer step is epochs of clipped gradient steps, as MAML-PPO and ProMP take it."""
 
-from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +50,9 @@ class ClippedMAML(MAML):
         self.descent = Descent(torch.optim.Adam, self.theta, lr=config.outer_lr)
         self.generator = make_generator(seed, "update")
 
-    @abstractmethod
     def outer_loss(self, stages: Stages) -> TaskLoss:
         """What the epochs descend: minus the objective, as a function of θ and some tasks."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its epochs descend")
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
         """Several epochs on the objective of one meta-batch."""

@@ -74,8 +74,7 @@ def test_agents_that_adapt_by_gradients_are_measured_alike(family):
         distribution = build_distribution(experiment)
         agent = build_agent(experiment, distribution.spec, CPU)
         measured = replace(experiment.evaluation, split="test")
-        copies = measured.copies or experiment.copies
-        protocols.append(make_protocol(agent, distribution, measured, copies))
+        protocols.append(make_protocol(agent, distribution, measured, experiment.evaluation_copies))
     assert all(protocol == protocols[0] for protocol in protocols)
 
 
