@@ -22,8 +22,9 @@ LEAST_TASKS, LEAST_WORLDS = 2, 4
 """Fewer take other loops of MKL: those of a single matrix, or of fewer than four rows."""
 ROWS_OF_A_LOOP = 4
 """Rows that MKL's loops take at a time, beginning at multiples of it: 16 bytes in memory."""
-STEPS_TO_TRY = 8
-"""Steps for which it is tried out whether a few rows are enough."""
+TRIES, STEPS_OF_A_TRY = 25, 8
+"""Tries whether a few rows are enough, from contexts of their own, and the steps of each. Two loops
+for a function of single numbers may differ in one number of a thousand."""
 
 
 def separable(count: int, copies: int) -> bool:
@@ -130,7 +131,7 @@ def act_alike(
 ) -> bool:
     """Try out whether an agent acts for tasks in one company as in another, bit for bit.
 
-    It takes a few steps in made-up states, with contexts that lie around the tasks' own.
+    Each try takes a few steps in made-up states, from contexts that lie around the tasks' own.
 
     Args:
         context: Of the tasks.
@@ -147,20 +148,21 @@ def act_alike(
         noise = torch.randn(leaf.shape, generator=generator, device=device, dtype=leaf.dtype)
         return leaf + 0.1 * noise
 
-    around = pytree.tree_map_only(Tensor, moved, context)
     agents = [InCompany(agent, company) for company in companies]
-    contexts = [company.grown(around) for company in companies]
     noises = [TaskNoise(range(own), device) for _ in companies]
-    for _ in range(STEPS_TO_TRY):
-        action = drawn(spec.action_size)
-        first, valid = drawn() > 1, drawn() > -1
-        step = TimeStep(drawn(spec.observation_size), action, drawn(), first, valid)
-        outcomes = []
-        for k, company in enumerate(companies):
-            action, log_prob, contexts[k] = agents[k].act(contexts[k], step, noises[k])
-            outcomes.append([action, log_prob, company.shrunk(contexts[k])])
-        if not _same(*outcomes):
-            return False
+    for _ in range(TRIES):
+        around = pytree.tree_map_only(Tensor, moved, context)
+        contexts = [company.grown(around) for company in companies]
+        for _ in range(STEPS_OF_A_TRY):
+            action = drawn(spec.action_size)
+            first, valid = drawn() > 1, drawn() > -1
+            step = TimeStep(drawn(spec.observation_size), action, drawn(), first, valid)
+            outcomes = []
+            for k, company in enumerate(companies):
+                action, log_prob, contexts[k] = agents[k].act(contexts[k], step, noises[k])
+                outcomes.append([action, log_prob, company.shrunk(contexts[k])])
+            if not _same(*outcomes):
+                return False
     return True
 
 

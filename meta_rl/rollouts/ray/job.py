@@ -26,8 +26,8 @@ def to_arrays(tree: Any) -> Arrays:
 
 
 def to_tensors(tree: Arrays, device: torch.device) -> Any:
-    """Return a pytree with tensors of their own in place of its arrays."""
-    return pytree.tree_map_only(np.ndarray, lambda x: torch.from_numpy(x.copy()).to(device), tree)
+    """Return a pytree with tensors in torch's own memory in place of its arrays."""
+    return pytree.tree_map_only(np.ndarray, lambda x: torch.tensor(x, device=device), tree)
 
 
 def size_of(tree: Arrays) -> int:

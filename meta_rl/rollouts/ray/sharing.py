@@ -35,18 +35,21 @@ def ended_alike(parts: Sequence[Played]) -> Sequence[Played]:
 
 
 def side_by_side(*parts: np.ndarray) -> Tensor:
-    """Join columns (T, M, ...) along the tasks' axis; shorter ones are padded with zeros."""
+    """Join columns (T, M, ...) along the tasks' axis; shorter ones are padded with zeros.
+
+    They come in memory of torch's: loops round by where rows lie, and numpy aligns otherwise.
+    """
     tasks = sum(part.shape[1] for part in parts)
     joined = np.zeros((max(map(len, parts)), tasks, *parts[0].shape[2:]), parts[0].dtype)
     first = 0
     for part in parts:
         joined[: len(part), first : first + part.shape[1]] = part
         first += part.shape[1]
-    return torch.from_numpy(joined)
+    return torch.from_numpy(joined).clone()
 
 
 def stacked(*parts: Any) -> Any:
     """Join leaves of contexts along the tasks' axis; plain values are the same in all."""
     if isinstance(parts[0], np.ndarray):
-        return torch.from_numpy(np.concatenate(parts))
+        return torch.from_numpy(np.concatenate(parts)).clone()
     return parts[0]

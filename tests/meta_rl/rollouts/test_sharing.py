@@ -227,6 +227,21 @@ def test_where_a_few_rows_are_not_enough_each_worker_acts_for_all(both, agree):
     assert acted in (1 + 2 / 40, 3)  # by the CPU: as few as are needed, or all 40 thrice
 
 
+class SeldomOtherwise(Halting):
+    """Rounds one number of a thousand otherwise where less than all 40 rows are acted for."""
+
+    def act(self, context, timestep, noise):
+        action = noise.normal(timestep.obs.shape)
+        otherwise = (action > 3.0) & (len(action) < 40)
+        return torch.where(otherwise, action.nextafter(action + 1), action), action[..., 0], context
+
+
+def test_loops_that_seldom_differ_are_told_apart_all_the_same(both, agree):
+    one, other = both(SeldomOtherwise(), tasks=40, copies=1, workers=3)
+    agree(one, other)
+    assert float(other.collector.tell()["rollouts/acted_for_a_task"]) == 3
+
+
 def test_a_few_rows_are_enough_for_our_agents(both):
     for agent in ("maml_trpo", "rl2_ppo"):
         _, shared = both(agent, tasks=20, copies=4, workers=5)
