@@ -125,11 +125,11 @@ def _beliefs(
 def _loaded(
     groups: "Sequence[Group]", given: Arguments
 ) -> "list[tuple[Run, RunFolder, TrainedAgent]]":
-    """Load the policy of the first run of each group."""
+    """Load the policy of the first run of each group: the one whose evaluation is reported."""
     loaded = []
     for run in (group.runs[0] for group in groups):
-        checkpoint = "best" if run.result.checkpoint == "best" else "latest"
-        which = OneRun(run=str(run.path), checkpoint=checkpoint, device=given.device)
+        measured = run.result.checkpoint
+        which = OneRun(run=str(run.path), checkpoint=measured, device=given.device)
         loaded.append((run, *load_agent(which)))
     return loaded
 
