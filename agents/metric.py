@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from agents._task_inference import TaskInference, TaskInferenceConfig
 from meta_rl.core.checks import check_above_zero, check_at_least
-from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import Belief
 from meta_rl.core.ranks import gathered, part_of, world
 from meta_rl.core.types import EnvSpec, Metrics, Tasks
@@ -50,6 +49,7 @@ class Metric(TaskInference):
 
     config: Config
     learns_over_ranks = True
+    least: ClassVar = {"meta_batch_size": 2, "copies": 2}  # a trial is held against others
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed, outputs=config.task_size)
@@ -68,17 +68,7 @@ class Metric(TaskInference):
         They are drawn among those of all ranks.
         """
         copies = history.valid.shape[1] // len(tasks)
-        if copies < 2:
-            raise UserError(
-                "metric compares trials of one task with each other, so copies must be at least "
-                f"2, got {copies}"
-            )
         keys = torch.cat(gathered(task_keys(tasks)))
-        if len(keys) < 2:
-            raise UserError(
-                "metric tells trials of one task from those of others, so meta_batch_size must be "
-                "at least 2, got 1"
-            )
         task = keys.to(self.device).repeat_interleave(copies)
         found = []
         for _ in range(self.config.encoder_updates):

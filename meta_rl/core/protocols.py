@@ -298,6 +298,9 @@ class MetaAgent(Protocol):
 
         Several ranks (`core.ranks`) call it at once, each with its own tasks, if the agent says by
         an attribute `learns_over_ranks = True` that it takes all means over tasks over all ranks.
+
+        An agent that holds tasks or copies against each other says by an attribute `least`, such
+        as `{"copies": 2}`, how many it must have; fewer are refused before a run begins.
         """
         ...
 

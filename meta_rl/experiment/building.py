@@ -104,6 +104,12 @@ def build_agent(experiment: Experiment[Any, Any], spec: EnvSpec, device: torch.d
     module = catalog.load("agents", experiment.agent_name)
     agent: MetaAgent = module.build(experiment.agent, spec, device, experiment.seed)
     _check_complete(agent, MetaAgent, module.__name__)
+    for name, least in getattr(agent, "least", {}).items():
+        if getattr(experiment, name) < least:
+            raise UserError(
+                f"{experiment.agent_name} learns by comparison, so {name} must be at least "
+                f"{least}, got {getattr(experiment, name)}"
+            )
     return agent
 
 

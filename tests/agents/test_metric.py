@@ -8,7 +8,10 @@ from envs.point_navigation import PointNavigation
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import Tasks
+from meta_rl.experiment.config import load_experiment
 from meta_rl.rollouts.adaptation import Adaptation
+from meta_rl.runs.folder import RunFolder
+from meta_rl.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -61,16 +64,12 @@ def test_an_embedding_is_a_direction_and_what_the_policy_sees():
     assert state.shape == (6, 8, 4, 2 + 5)
 
 
-def test_trials_of_one_task_need_company():
-    agent, family = make_agent(), TwoDoors()
-    with pytest.raises(UserError, match="copies must be at least 2, got 1"):
-        agent.meta_update(played(agent, Player(family, CPU, Streams(0, CPU)), family, copies=1))
-
-
-def test_a_task_cannot_be_told_from_none():
-    agent, family = make_agent(), TwoDoors()
-    with pytest.raises(UserError, match="meta_batch_size must be at least 2, got 1"):
-        agent.meta_update(played(agent, Player(family, CPU, Streams(0, CPU)), family, tasks=1))
+@pytest.mark.parametrize("setting", ["copies", "meta_batch_size"])
+def test_a_trial_alone_is_refused_before_anything_is_played(setting, small_config, tmp_path):
+    experiment = load_experiment(str(small_config("metric", **{setting: 1})))
+    with pytest.raises(UserError, match=f"metric learns by comparison, so {setting} must be at"):
+        Trainer(experiment, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
