@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
+import gymnasium
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -54,6 +56,7 @@ class GymnasiumDistribution(SimulatedFamily):
         )
         env = self._worlds.make(config.id)  # before its horizon is missed: it may not even exist
         env.close()
+        self._packages = _packages_of(env)
         if horizon is None:
             raise UserError(f"{config.id} has no length of an episode of its own; say envs.horizon")
         self.spec = EnvSpec(
@@ -111,7 +114,7 @@ class GymnasiumDistribution(SimulatedFamily):
             "extrapolate": config.extrapolate,
             "test_tasks": config.test_tasks,
             "task_seed": config.task_seed,
-            "gymnasium": version("gymnasium"),
+            **self._packages,
         }
 
     def _tasks(self, index: Tensor, params: Float64[Tensor, "M P"]) -> Tasks:
@@ -145,3 +148,14 @@ class GymnasiumDistribution(SimulatedFamily):
             pairs = zip(self._variations, shares.tolist(), strict=True)
             drawn[tuple(variation.draw(split, share) for variation, share in pairs)] = None
         return torch.tensor([*drawn], dtype=torch.float64)
+
+
+def _packages_of(env: gymnasium.Env[Any, Any]) -> dict[str, str]:
+    """Return the versions of the packages that an environment and its physics' model are from."""
+    plain = env.unwrapped
+    kinds = [*type(plain).__mro__, type(getattr(plain, "model", None))]
+    found = {}
+    for name in sorted({kind.__module__.partition(".")[0] for kind in kinds}):
+        with suppress(PackageNotFoundError):  # of Python itself, or a file of the user's
+            found[name] = version(name)
+    return found

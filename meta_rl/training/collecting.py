@@ -92,6 +92,7 @@ def _local_collector(
     collector = distribution.make_collector(there, worker_count(experiment))
     if experiment.rollouts.cuda_graph:
         if not isinstance(collector, RolloutCollector):
+            collector.close()
             raise UserError(
                 f"rollouts.cuda_graph replays a policy's steps, but the family "
                 f"{experiment.envs_name} has none; leave it out"

@@ -1,5 +1,6 @@
 """Gymnasium's own environments, and some of our own, as tasks that a config describes."""
 
+from importlib.metadata import version
 from textwrap import dedent
 
 import gymnasium
@@ -460,6 +461,13 @@ def test_the_protocol_tells_what_numbers_depend_on():
         family("Pendulum-v1", mass, success={"episode_return": -200}),
     ):
         assert other.protocol() != protocol
+
+
+def test_the_protocol_holds_the_versions_of_what_simulates():
+    pendulum = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2.0]}).protocol()
+    assert pendulum["gymnasium"] == version("gymnasium") and "mujoco" not in pendulum
+    cheetah = family("HalfCheetah-v5", {"model": "body_mass", "scale": [0.5, 2.0]}).protocol()
+    assert cheetah["mujoco"] == version("mujoco")
 
 
 @pytest.mark.parametrize(
