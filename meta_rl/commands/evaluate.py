@@ -45,8 +45,8 @@ class Arguments(InChangingTasks):
     """Split to measure on: train, validation, or test for held-out tasks. Without it, as in the
     config: test, unless it says otherwise."""
     goals: int | None = None
-    """First goals of each task name to measure on, at least 1. Without it here and in the config,
-    all."""
+    """First goals of each task name to measure on, at least 1; all of a name that has fewer.
+    Without it here and in the config, all."""
     adaptation_steps: int | None = None
     """Times that the agent adapts, at least 0. Performance is measured before, between and
     after. Where tasks change, it adapts so often after a drop; with 0, never."""

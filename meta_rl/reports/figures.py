@@ -101,7 +101,8 @@ def sample_efficiency(
     """Draw metrics of training against environment steps and against wall time.
 
     A line is the mean over a group's seeds, where all of them have got; its band is the 95 %
-    bootstrap interval over seeds, and there is none around one seed.
+    bootstrap interval over seeds, and there is none around one seed. Seeds that never logged the
+    metric are left out, and the legend counts them.
 
     Args:
         metrics: Names in metrics.jsonl, such as `success/after` or `evaluation/success/stage_1`;
@@ -114,12 +115,13 @@ def sample_efficiency(
             unit, title = COUNTERS[counter]
             for style, group in _styled(groups):
                 curves = [logged(run.metrics, counter, metric) for run in group.runs]
-                if any(len(x) == 0 for x, _ in curves):
+                curves = [(x, y) for x, y in curves if len(x)]
+                if not curves:
                     continue
                 x, values = _on_one_grid(curves)
                 # What was logged once, such as the final evaluation, is a point: no line shows it.
                 marker = LINES[style["linestyle"]] if x[0] == x[-1] else None
-                y, label = values.mean(0), _legend_of(group)
+                y, label = values.mean(0), _legend_of(group, len(curves))
                 axis.plot(x / unit, y, marker=marker, label=label, **style)
                 if len(values) > 1:
                     low, high = _interval_over_seeds(values)
@@ -272,8 +274,11 @@ def _label_values(axis: Axes, quantity: Quantity) -> None:
         axis.set_ylim(-0.02, 1.02)
 
 
-def _legend_of(group: Group) -> str:
-    return f"{group.label}, {len(group.runs)} seed{'s' if len(group.runs) > 1 else ''}"
+def _legend_of(group: Group, shown: int | None = None) -> str:
+    """Return a group's label with its seeds, and how many of them are shown if not all."""
+    seeds = len(group.runs)
+    part = "" if shown in (None, seeds) else f"{shown} of "
+    return f"{group.label}, {part}{seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:

@@ -554,6 +554,13 @@ def test_a_group_that_only_a_later_panel_shows_is_in_the_legend(runs):
     assert legend_of(picture) == ["maml, 1 seed", "slower, 1 seed"]
 
 
+def test_a_seed_that_never_logged_a_metric_is_counted_in_the_legend(runs):
+    for name, metrics in (("maml-seed0", {"a": 1.0}), ("maml-seed1", {}), ("slower-seed0", {})):
+        write_metrics(runs / name, [{"env_steps": 1, "wall_time_s": 1} | metrics])
+    groups = group_runs(load(runs, "maml-seed0", "maml-seed1", "slower-seed0"))
+    assert legend_of(figures.sample_efficiency(groups, ["a"])) == ["maml, 1 of 2 seeds"]
+
+
 def test_a_page_shows_every_group_under_its_own_name(named):
     from xml.etree import ElementTree
 
