@@ -12,6 +12,9 @@ from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import Tasks
 from meta_rl.rollouts.collector import SimulatedFamily
 
+MOST_FIXED = 1_000_000
+"""Fixed tasks that a split may have."""
+
 
 class DrawnFamily(SimulatedFamily):
     """A family whose tasks are rows of random numbers.
@@ -42,6 +45,8 @@ class DrawnFamily(SimulatedFamily):
         called: str = "tasks",
         stream: str = "",
     ) -> None:
+        check_fixed(f"test_{called}", test)
+        check_fixed(f"validation_{called}", validation)
         self._name, self._seed, self._called = name, seed, called
         self._stream = stream or self.family
         self._first_fresh_index = 2 * test + validation
@@ -81,6 +86,12 @@ class DrawnFamily(SimulatedFamily):
         generator = make_generator(self._seed, f"{self._stream}/{split}")
         params = self.draw(len(index), generator)
         return Tasks(self.family, (self._name,) * len(index), index, params)
+
+
+def check_fixed(setting: str, count: int) -> None:
+    """Refuse so many fixed tasks that to draw them takes minutes, or all memory."""
+    if count > MOST_FIXED:
+        raise UserError(f"envs.{setting} must be at most {MOST_FIXED}, got {count}")
 
 
 def check_count(count: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from envs._drawn import hash_of
+from envs._drawn import check_fixed, hash_of
 from envs.gymnasium.config import Config
 from envs.gymnasium.environment import VariedFamily
 from envs.gymnasium.success import read as read_success
@@ -43,6 +43,8 @@ class GymnasiumDistribution(SimulatedFamily):
     family = "gymnasium"
 
     def __init__(self, config: Config) -> None:
+        for name in ("train_tasks", "validation_tasks", "test_tasks"):
+            check_fixed(name, getattr(config, name))
         self._config = config
         self._variations = read_variations(config.vary, config.extrapolate)
         horizon = config.horizon or registered_horizon(config.id)

@@ -69,9 +69,25 @@ def _answer(words: list[str]) -> int:
             raise
         print(f"meta-rl: {error} (--debug shows where)", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_lack_of_memory(error):
+            raise
+        said = " ".join(str(error).split())
+        print(
+            f"meta-rl: out of memory ({said}); smaller networks, or a lower meta_batch_size or "
+            f"copies, need less (--debug shows where)",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("meta-rl: stopped", file=sys.stderr)
         return 130
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Return whether Python, numpy, or torch on a CPU or GPU, did not get the memory it wanted."""
+    named = {kind.__name__ for kind in type(error).__mro__}
+    return bool(named & {"MemoryError", "OutOfMemoryError"}) or "can't allocate" in str(error)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -257,6 +257,16 @@ def test_adapt_knows_the_tasks_and_goals(meta_rl, run):
     )
 
 
+def test_what_no_memory_holds_is_told_in_a_line(meta_rl, small_config, tmp_path):
+    config = small_config(runs=str(tmp_path / "new"))
+    vast = ("train", config, "--agent.hidden-sizes", 10**7, 10**7)
+    meta_rl(*vast).fails_with("out of memory (", "can't allocate", "smaller networks")
+    meta_rl("train", config, "--envs.test-goals", 10**12).fails_with(
+        "envs.test_goals must be at most 1000000, got 1000000000000"
+    )
+    assert not (tmp_path / "new").exists()
+
+
 def test_evaluate_refuses_bad_numbers(meta_rl, run):
     for words, told in {
         "--copies 0": "evaluation.copies must be at least 1, got 0",
