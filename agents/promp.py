@@ -28,8 +28,8 @@ class Config(ClippedMAMLConfig):
     """Weight at first (η), above 0, of the divergence between the policies that collected before
     each inner step and those that θ has come to make of them (logged as outer/kl_stage_K)."""
     target_inner_kl: float | None = 0.01
-    """Double or halve η when that divergence, in nats a step, is beyond 1.5 times this or below it
-    by as much; above 0, and none keeps η."""
+    """Target of that divergence, in nats a step, above 0: η doubles above 1.5 times the target and
+    halves below the target divided by 1.5. none keeps η."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

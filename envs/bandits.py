@@ -35,8 +35,7 @@ class Config:
     horizon: int = 10
     """Pulls of one episode (n), at least 1."""
     test_tasks: int = 1000
-    """Held-out bandits, at least 1: the test split, and as many of the train split that evaluation
-    covers."""
+    """Bandits of the test split, at least 1. An evaluation on the train split has as many."""
     validation_tasks: int = 200
     """Bandits of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0

@@ -33,8 +33,7 @@ class Config:
     horizon: int = 100
     """Most steps of one episode (T), at least 1."""
     test_goals: int = 200
-    """Held-out goals, at least 1: the test split, and as many of the train split that evaluation
-    covers."""
+    """Goals of the test split, at least 1. An evaluation on the train split has as many."""
     validation_goals: int = 40
     """Goals of the validation split, at least 1, by which the best checkpoint is chosen."""
     goal_seed: int = 0

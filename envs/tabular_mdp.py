@@ -36,8 +36,7 @@ class Config:
     number of groups. They are easier to remember, so that there is something to learn from early.
     Fixed tasks are never tied."""
     test_tasks: int = 1000
-    """Held-out MDPs, at least 1: the test split, and as many of the train split that evaluation
-    covers."""
+    """MDPs of the test split, at least 1. An evaluation on the train split has as many."""
     validation_tasks: int = 200
     """MDPs of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0

@@ -32,8 +32,8 @@ class Config:
     swap: float = 0.025
     """Probability before each trial that the second states swap their rewards, in [0, 1]."""
     test_tasks: int = 300
-    """Held-out schedules of swaps, at least 1: the test split, and as many of the train split that
-    evaluation covers."""
+    """Schedules of swaps of the test split, at least 1. An evaluation on the train split has as
+    many."""
     validation_tasks: int = 100
     """Schedules of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0

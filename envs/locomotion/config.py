@@ -19,8 +19,8 @@ class Config:
     horizon: int = 200
     """Environment steps after which an episode is truncated (T), at least 1; 200 in the papers."""
     test_tasks: int = 40
-    """Held-out tasks, at least 1: the test split, and as many of the train split that evaluation
-    covers. Tasks of two directions have no other: both are in every split."""
+    """Tasks of the test split, at least 1. An evaluation on the train split has as many. Tasks of
+    two directions have no other: both are in every split."""
     validation_tasks: int = 20
     """Tasks of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0

@@ -65,8 +65,8 @@ class OneTask(OneRun):
     task: str | None = None
     """Name of the task; a wrong one is answered with all names. Not needed if there is only one."""
     goal: str | None = None
-    """Goal of the task: an index from 0, or numbers of your own, such as --goal=-0.1,0.8,0.2.
-    Without it, the first goal."""
+    """Goal of the task: its index, as `evaluate --by-task` shows it (Meta-World's test goals begin
+    at 50), or numbers of your own, such as --goal=-0.1,0.8,0.2. Without it, the first goal."""
     split: Split = "test"
     """Split that has the task: train, validation, or test for held-out tasks."""
     episodes: int | None = None
@@ -91,7 +91,8 @@ class SomeRuns:
     """Evaluations with actions drawn from the policy, or with its mode."""
     checkpoint: Literal["latest", "best"] | None = None
     """Evaluations of this checkpoint only. Without it, the evaluation with the most env steps of
-    training counts, of several that of the latest checkpoint, and of those the last one made."""
+    training counts; of several, one by the protocol that all runs share, then that of the latest
+    checkpoint, then the last one made."""
     skip_broken: bool = False
     """Leave out runs that are damaged or not evaluated, with a warning, instead of stopping."""
     allow_different_protocols: bool = False

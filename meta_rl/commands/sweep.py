@@ -48,7 +48,7 @@ class Arguments:
     settings."""
     search: Literal["grid", "random", "tpe"] = "grid"
     """How settings are chosen: all combinations of values; at random; or by Optuna's TPE, which
-    learns from earlier trials (pip install 'meta-rl[sweep]')."""
+    learns from earlier trials (pip install '.[sweep]')."""
     trials: int | None = None
     """Trials of a random or TPE search, at least 1."""
     search_seed: int = 0

@@ -28,8 +28,8 @@ class ChangeConfig:
     each step with a chance, `geometric 0.01`. With `sequence` also `20 iterations`: training then
     goes through the task names, so many meta-iterations on each."""
     how: Literal["redraw", "drift", "sequence"] = "redraw"
-    """What a task changes into: another one of its split (`redraw`), a task on the way to such a
-    one (`drift`), or the split's next, one task name after the other (`sequence`)."""
+    """What a task changes into: another one of its split (`redraw`), a task on the way to
+    another one (`drift`), or the split's next, one task name after the other (`sequence`)."""
     drift: float = 0.1
     """With `drift`: share of the way to another task that one change covers, in (0, 1]. It takes a
     whole number of changes to get there, so 0.3 covers a third."""
