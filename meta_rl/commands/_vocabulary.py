@@ -157,12 +157,14 @@ def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":
 
     was = trained.experiment.change
     every, how = given.change_every or was.every, given.change_how or was.how
-    if every == NEVER:
+    stays = every == NEVER or (was.in_iterations and given.change_every is None)
+    if stays:  # a stream of training is measured task by task, none of which changes
         for name in ("change_how", "changes", "relearn"):
             if getattr(given, name, None) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(
-                    f"{flag} speaks of tasks that change, and the run's do not; add --change-every"
+                    f"{flag} speaks of tasks that change, and here they do not; say how often they "
+                    f"shall, such as --change-every '5 episodes'"
                 )
     if (every, how) == (was.every, was.how):
         return trained

@@ -1,8 +1,7 @@
 """`meta-rl adapt`."""
 
-import json
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from meta_rl.commands._vocabulary import (
     parse,
 )
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_replaceable, writing
+from meta_rl.core.outputs import check_replaceable, to_json, writing
 
 if TYPE_CHECKING:
     from meta_rl.deployment.rounds import Report, Round
@@ -170,11 +169,16 @@ def save(
     """Write the adapted policy and where it comes from; return the program beside it."""
     import torch
 
+    from meta_rl.core.types import Tasks
     from meta_rl.deployment import policy_file
+    from meta_rl.deployment.rounds import called
     from meta_rl.rollouts.collector import last_action_and_reward
 
     experiment, spec = trained.experiment, trained.distribution.spec
     one_world = torch.Size((1, 1))
+    if known.life is not None:  # the task may have become another
+        task = known.life.course.task(0, int(known.life.number))
+        target = replace(target, tasks=Tasks.stack([task]), label=called(task))
     return policy_file.save(
         path,
         trained.agent,
@@ -247,7 +251,7 @@ class Log:
         else:
             print(f"{self._label}  {report.event}: {report.detail}", flush=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
 
 def describe(result: "Round") -> str:

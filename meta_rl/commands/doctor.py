@@ -1,7 +1,5 @@
 """`meta-rl doctor`."""
 
-import json
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +8,7 @@ import tyro
 
 from meta_rl.commands._vocabulary import Device, check_at_least, parse_known, tell_device
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import to_json
 
 if TYPE_CHECKING:
     from meta_rl.diagnosis.evidence import Evidence
@@ -100,9 +99,10 @@ def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any],
         tell_device(stored.device, device, as_data=given.json)
     else:
         device = resolve_device(given.device)
-    experiment = with_flags(replace(stored, device=str(device)), flags, "meta-rl doctor RUN")
+    changed = with_flags(replace(stored, device=str(device)), flags, "meta-rl doctor RUN")
+    experiment = replace(changed, start_from="")  # the agent is the run's, whatever it began with
     state = checkpoint.load(file, device)
-    check_same_sections(state, experiment)
+    check_same_sections(state, replace(stored, agent=changed.agent, envs=changed.envs))
     recorded = recorded_updates(folder.metrics)
     return experiment, examine(experiment, given.iterations, widened(state["agent"]), recorded)
 
@@ -110,20 +110,14 @@ def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any],
 def _print_json(
     source: str, experiment: "Experiment[Any, Any]", iterations: int, findings: "list[Finding]"
 ) -> None:
-    def strict(value: Any) -> Any:
-        """JSON has no NaN."""
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     report = {
         "source": source,
         "name": experiment.name,
         "meta_iterations": iterations,
         "healthy": all(found.status != "alarm" for found in findings),
-        "checks": [
-            {name: strict(value) for name, value in asdict(found).items()} for found in findings
-        ],
+        "checks": [asdict(found) for found in findings],
     }
-    print(json.dumps(report, indent=2, allow_nan=False))
+    print(to_json(report, indent=2))
 
 
 def _print_table(title: str, findings: "list[Finding]") -> None:

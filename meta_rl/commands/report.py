@@ -81,6 +81,7 @@ def _films(
     Args:
         spare: Folder for films of runs whose own folders cannot be written; the page holds them.
     """
+    from meta_rl.deployment.task_choice import in_file_names
     from meta_rl.reports.film import film_adaptation, frames, title, write_film
     from meta_rl.reports.page import Video
 
@@ -96,7 +97,7 @@ def _films(
         (task,) = tasks
         takes = film_adaptation(trained, tasks, actions=given.actions)
         name = title(trained, tasks)
-        path = write_film(takes, place / f"{task.name}-{task.index}.mp4", name)
+        path = write_film(takes, place / f"{in_file_names(task.name)}-{task.index}.mp4", name)
         ends = ", ".join(f"{take.caption} {take.moments[-1].return_so_far:.1f}" for take in takes)
         caption = f"{run.name} on {task.label}, return {ends}"
         films.append(Video(group.label, caption, path, frames(takes, name)[-1]))

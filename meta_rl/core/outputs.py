@@ -1,10 +1,13 @@
 """The places that output goes to: checked before any work, and written whole or not at all."""
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from meta_rl.core.errors import UserError
 
@@ -99,6 +102,19 @@ def writing(path: Path, advice: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; {advice}") from error
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """Return plain data as JSON, which has neither NaN nor infinity: null stands for them."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: known(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(item) for item in value]
+        return None if isinstance(value, float) and not isfinite(value) else value
+
+    return json.dumps(known(data), indent=indent, allow_nan=False)
 
 
 def write(content: bytes | memoryview, path: Path, what: str) -> None:

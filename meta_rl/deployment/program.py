@@ -1,7 +1,6 @@
 """What an agent has learned of one task, as a policy by itself: a module, and a file of torch's."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import write
+from meta_rl.core.outputs import to_json, write
 from meta_rl.core.protocols import MetaAgent
 from meta_rl.core.seeding import GivenNoise
 from meta_rl.core.spaces import to_plain
@@ -161,7 +160,7 @@ def export(policy: ActingPolicy, metadata: Mapping[str, Any], path: Path) -> Non
     A policy without a memory is `action = program(obs, noise)`, one with a memory
     `action, prev_action, state = program(obs, noise, prev_action, prev_reward, first, state)`;
     arguments are those of `ActingPolicy.forward`. The file's `metadata.json` says which, and
-    holds the metadata given here.
+    holds the metadata given here; a bound that is null is none.
     """
     worlds = 2  # a batch of 1 would be taken for a constant
     spec = policy.spec
@@ -200,5 +199,5 @@ def export(policy: ActingPolicy, metadata: Mapping[str, Any], path: Path) -> Non
         **metadata,
     }
     content = io.BytesIO()
-    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(about, indent=2)})
+    torch.export.save(program, content, extra_files={"metadata.json": to_json(about, indent=2)})
     write(content.getvalue(), path, "the policy")

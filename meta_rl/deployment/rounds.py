@@ -13,7 +13,7 @@ from meta_rl.core.episodes import episode_scores, episode_sums
 from meta_rl.core.errors import UserError
 from meta_rl.core.lives import Life
 from meta_rl.core.protocols import Collector, MetaAgent, Noises, TellsDistribution
-from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Tasks, all_finite
+from meta_rl.core.types import SUCCESS, Context, Phase, Rollout, Task, Tasks, all_finite
 from meta_rl.evaluation.alarm import alarm_limit
 from meta_rl.rollouts.adaptation import Adaptation, rollout_of
 
@@ -214,9 +214,7 @@ class OnlineAdaptation:
         for number in range(self._changes_told + 1, int(self.life.number) + 1):
             self._changes_told = number
             task = self.life.course.task(0, number)
-            drifted = task.index < 0  # it is none of a split's
-            numbers = ", ".join(f"{number:.3g}" for number in task.params)
-            self.event("changed", f"the task is now {f'at {numbers}' if drifted else task.label}")
+            self.event("changed", f"the task is now {called(task)}")
 
     @torch.no_grad()
     def divergence(self, context: Context, rollout: Rollout) -> float | None:
@@ -243,6 +241,12 @@ class OnlineAdaptation:
     ) -> None:
         """Tell of an event of the last round."""
         self.tell(Event(self.played, event, detail))
+
+
+def called(task: Task) -> str:
+    """Return what a task is called: its label, or where it has drifted to, which is none."""
+    numbers = ", ".join(f"{number:.3g}" for number in task.params)
+    return f"{task.name} at {numbers}" if task.index < 0 else task.label
 
 
 def improves(result: Round, best: Round) -> bool:

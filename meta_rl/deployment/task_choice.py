@@ -76,10 +76,10 @@ class NamedDistribution(SimulatedFamily):
 def environment(where: str, spec: EnvSpec) -> Target:
     """Return a Gymnasium environment as a task; `NamedEnvironment` says how to name one."""
     distribution = NamedDistribution(where, spec)
-    return Target(distribution, distribution.tasks("test"), where, _in_file_names(where))
+    return Target(distribution, distribution.tasks("test"), where, in_file_names(where))
 
 
-def _in_file_names(name: str) -> str:
+def in_file_names(name: str) -> str:
     """Return a task's name as files have it; one that is a path leads to no other folder."""
     return re.sub(r"[^\w.-]+", "-", Path(name).name)
 
@@ -107,7 +107,7 @@ def family_task(
         tasks = _of_numbers(known, goal)
     (task,) = tasks
     which = goal if task.index == OWN_GOAL else task.index
-    file_name = f"{_in_file_names(task.name)}-{which}"
+    file_name = f"{in_file_names(task.name)}-{which}"
     return Target(distribution, tasks, f"{task.name}:{which}", file_name)
 
 

@@ -119,6 +119,8 @@ def sample_efficiency(
                 if not curves:
                     continue
                 x, values = _on_one_grid(curves)
+                if not len(x):
+                    continue
                 # What was logged once, such as the final evaluation, is a point: no line shows it.
                 marker = LINES[style["linestyle"]] if x[0] == x[-1] else None
                 y, label = values.mean(0), _legend_of(group, len(curves))
@@ -237,9 +239,14 @@ def logged(
 def _on_one_grid(
     curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> tuple[Float[np.ndarray, "K"], Float[np.ndarray, "R K"]]:
-    """Interpolate linearly where every curve has values; nothing is extrapolated."""
+    """Interpolate linearly where every curve has values; nothing is extrapolated.
+
+    Curves of one point each, such as final evaluations, are one point at their mean place.
+    """
+    if all(len(x) == 1 for x, _ in curves):
+        return np.mean([x for x, _ in curves], 0), np.stack([y for _, y in curves])
     start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    grid = np.linspace(start, max(start, end), 200)
+    grid = np.linspace(start, end, 200) if start <= end else np.empty(0)
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
 
 

@@ -399,7 +399,7 @@ def _provenance(runs: Sequence[Run]) -> Section:
     named = [key for run in runs for key in run.result.protocol if key in made_with[0]]
     main = dict.fromkeys((*MAIN_PACKAGES, *named))
     packages = sorted(
-        set().union(*made_with) - {"command", "commit", "system", "python", *main},
+        set().union(*made_with) - {"command", "commit", "system", "machine", "python", *main},
         key=str.lower,
     )
     return Section(
@@ -422,8 +422,8 @@ def _provenance(runs: Sequence[Run]) -> Section:
             ),
             TextTable(
                 "Versions",
-                ["software", "version"],
-                [[name, all_of(name)] for name in ("system", "python", *main)],
+                ["what", "version"],
+                [[name, all_of(name)] for name in ("system", "machine", "python", *main)],
                 left=2,
             ),
         ],

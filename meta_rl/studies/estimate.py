@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
 from meta_rl.evaluation.life_plan import plan_lives
 from meta_rl.evaluation.protocol import choose_tasks, measured_episodes
@@ -16,6 +17,7 @@ from meta_rl.rollouts.adaptation import phase_at
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.training.collecting import iteration_factors
+from meta_rl.training.rejected import Rejected
 from meta_rl.training.temporary import temporary_trainer
 
 PROBE_ITERATIONS = 2
@@ -61,8 +63,9 @@ def evaluation_steps(
     def once(split: Split) -> int:
         return len(choose_tasks(distribution, split, config.goals)) * steps
 
-    watched = experiment.meta_iterations // config.every if config.every else 0
-    return once("test") + watched * once(config.choose_on)
+    watched = math.ceil(experiment.meta_iterations / config.every) if config.every else 0
+    final = 0 if watched and config.choose_on == "test" else once("test")
+    return final + watched * once(config.choose_on)
 
 
 def recorded_speed(runs: Iterable[Path]) -> Speed | None:
@@ -80,10 +83,13 @@ def probed_speed(experiment: Experiment[Any, Any]) -> Speed:
     """Run a few meta-iterations in a temporary folder and return their speed."""
     alone = replace(experiment, evaluation=replace(experiment.evaluation, every=0))
     with temporary_trainer(alone) as trainer:
-        trainer.update(trainer.collect())
-        steps, began_s = trainer.collector.env_steps, time.perf_counter()
-        for _ in range(PROBE_ITERATIONS):
+        try:
             trainer.update(trainer.collect())
+            steps, began_s = trainer.collector.env_steps, time.perf_counter()
+            for _ in range(PROBE_ITERATIONS):
+                trainer.update(trainer.collect())
+        except Rejected as problem:
+            raise UserError(f"the probe cannot learn with the first setting: {problem}") from None
         made = trainer.collector.env_steps - steps
         seconds = time.perf_counter() - began_s
     return Speed(made / seconds, f"a probe of {PROBE_ITERATIONS} meta-iterations", False)

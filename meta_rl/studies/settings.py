@@ -108,7 +108,7 @@ def _range(name: str, log: bool, ends: list[Any], base: Experiment[Any, Any]) ->
         raise UserError(f"--vary {name}: a range begins below its end, got {low} to {high}")
     if log and low <= 0:
         raise UserError(f"--vary {name}: the range of a logarithm begins above 0, got {low}")
-    if isinstance(value_of(base, name), float):  # an `int` of YAML, too
+    if isinstance(value_of(with_setting(base, {name: low}), name), float):  # as it would be read
         low, high = float(low), float(high)
     return Range(name, low, high, log)
 

@@ -262,7 +262,7 @@ class Trainer:
         return self._evaluated("test")
 
     def _is_recorded(self, result: EvalResult) -> bool:
-        """Return whether metrics.jsonl has the scores of the final evaluation."""
+        """Return whether metrics.jsonl has the scores of an evaluation."""
         wanted = result.metrics().keys()
         rows = read_metrics(self.folder.metrics, ("meta_iterations",)).rows
         at_the_end = [row for row in rows if row["meta_iterations"] == result.meta_iterations]
@@ -271,7 +271,9 @@ class Trainer:
     def _record_what_a_kill_left_out(self, result: EvalResult) -> None:
         """Give all sinks a final evaluation that was written, but not yet told."""
         self.sinks.start(self._beginning())
-        self._log(result.metrics())
+        watched = self._watched_before() if self.experiment.evaluation.every else None
+        chosen_by = {} if watched is None else self._unrecorded(watched)
+        self._log(chosen_by | result.metrics())
         self._record_final(result)
         self.sinks.finish()
 
@@ -376,14 +378,18 @@ class Trainer:
         values: dict[str, float] = {}
         if self.experiment.evaluation.every == 0:  # nothing to choose from: the last is the best
             checkpoint.save(self._state(), self.folder.checkpoints / "best.pt")
-        elif watched is None and (watched := self._watched_before()) is None:
-            watched = self.watch()
-            values |= watched.metrics()
-            self.save(self._state())  # a later end must know which was the best
+        elif watched is None:
+            watched = self._watched_before() or self.watch()
+            values |= self._unrecorded(watched)
+            self._save_whole()  # a later end must know which was the best
         if watched is not None and watched.protocol["split"] == "test":
             return watched, values
         result = self.evaluate("test")
         return result, values | result.metrics()
+
+    def _unrecorded(self, result: EvalResult) -> dict[str, float]:
+        """Return what of an evaluation of this very state is to be logged: all of it or nothing."""
+        return {} if self._is_recorded(result) else result.metrics()
 
     def _watched_before(self) -> EvalResult | None:
         """Return the evaluation to choose by of this very state, if a stopped process made it."""

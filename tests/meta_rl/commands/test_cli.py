@@ -278,7 +278,7 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
         "--checkpoint none.pt": "no checkpoint none.pt",
         "--counted-by metaworld --by-task": "give --counted-by without --by-task and --output",
         "--counted-by metaworld --output there": "without --by-task and --output",
-        "--changes 3": "--changes speaks of tasks that change, and the run's do not; add --change-",
+        "--changes 3": "--changes speaks of tasks that change, and here they do not; say how often",
         "--change-every 2-episodes": "change.every must be never, a whole number of episodes",
         "--counted-by metaworld": "of the family point_navigation, which offers no other count;",
     }.items():

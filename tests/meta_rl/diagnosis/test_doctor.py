@@ -283,6 +283,7 @@ def test_a_run_is_examined_as_trained_with_what_it_logged(
     assert "The line search rejected 77% of 13 outer steps whole" in told
 
     meta_rl("doctor", run.path, "--agent.inner-lr", 3).fails_with("trained with another agent")
+    assert doctor(run.path, "--meta-batch-size", 2, "--copies", 2)[0] in (0, 3)
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"train/rej')  # a kill while it was being written
     assert doctor(run.path)[1] == alarms

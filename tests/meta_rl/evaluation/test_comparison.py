@@ -561,6 +561,24 @@ def test_a_seed_that_never_logged_a_metric_is_counted_in_the_legend(runs):
     assert legend_of(figures.sample_efficiency(groups, ["a"])) == ["maml, 1 of 2 seeds"]
 
 
+def test_no_curve_goes_on_beyond_its_end(runs):
+    counters = ("env_steps", "wall_time_s", "a")
+    for name, points in (
+        ("maml-seed0", [(1e6, 60, 0.0), (2e6, 120, 1.0)]),
+        ("maml-seed1", [(3e6, 180, 1.0), (4e6, 240, 1.0)]),
+        ("slower-seed0", [(1e6, 60, 0.5)]),
+    ):
+        write_metrics(runs / name, [dict(zip(counters, point, strict=True)) for point in points])
+    groups = group_runs(load(runs, "maml-seed0", "maml-seed1", "slower-seed0"))
+    (line,) = figures.sample_efficiency(groups, ["a"], ["env_steps"]).axes[0].lines
+    assert line.get_label().startswith("slower")
+    for name, end in (("maml-seed0", 1e6), ("maml-seed1", 3e6)):
+        write_metrics(runs / name, [{"env_steps": end, "wall_time_s": 60, "a": end / 1e6}])
+    groups = group_runs(load(runs, "maml-seed0", "maml-seed1"))
+    (line,) = figures.sample_efficiency(groups, ["a"], ["env_steps"]).axes[0].lines
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([2.0], [2.0])
+
+
 def test_a_page_shows_every_group_under_its_own_name(named):
     from xml.etree import ElementTree
 

@@ -166,6 +166,7 @@ def test_settings_versions_and_commands_are_told(opened, runs):
     assert not any(row[0].startswith(("envs.", "seed", "name")) for row in settings)
     assert len(commands) == 6 and all(command.startswith("meta-rl train ") for command in commands)
     assert re.match(r"2\.\d+", torch[1])
+    assert any(row[0] == "machine" for row in table(script, "Versions"))
 
 
 def test_films_play_from_the_page(opened):

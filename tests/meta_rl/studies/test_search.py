@@ -14,6 +14,12 @@ def base(small_config):
     return load_experiment(str(small_config("maml_ppo")))
 
 
+def test_a_range_of_a_number_that_may_be_none_is_not_of_whole_numbers(small_config):
+    of_promp = load_experiment(str(small_config("promp", agent={"target_kl": None})))
+    (varied,) = read_varied(["agent.target_kl=linear:1:3"], of_promp)
+    assert not varied.whole
+
+
 def test_values_have_the_types_of_their_settings(base):
     varied = read_varied(
         [

@@ -150,6 +150,17 @@ def test_a_dry_run_goes_by_what_is_there(sweep_again, in_process, tmp_path):
     assert "finished already" in told and sorted((tmp_path / "runs").rglob("*")) == before
 
 
+def test_what_no_trial_could_draw_is_told_before_anything_starts(
+    meta_rl, in_process, small_config, tmp_path
+):
+    pole = {"name": "gymnasium", "id": "CartPole-v1", "horizon": 5, "train_tasks": 4}
+    pole |= {"vary": [{"attribute": "length", "scale": [0.5, 2.0]}]}
+    config = small_config("maml_ppo", envs=pole)
+    words = ("--vary", "meta_batch_size=2,6", "--seeds", 1)
+    meta_rl("sweep", config, *words).fails_with("6 tasks are more than the 4 train tasks")
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

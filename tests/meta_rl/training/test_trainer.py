@@ -439,6 +439,26 @@ def test_what_a_kill_left_out_of_the_record_is_told_at_the_next_resume(
     assert run.rows == whole
 
 
+def test_a_stop_in_the_final_evaluation_loses_nothing_of_what_was_watched_before_it(
+    meta_rl, small_config, run_at, tmp_path, monkeypatch
+):
+    config = small_config(meta_iterations=3, evaluation={"every": 2})
+    meta_rl("train", config, "--name", "whole").succeeds()
+    evaluate, stops = Trainer.evaluate, [KeyboardInterrupt]
+
+    def stopped(trainer, split):
+        if split == "test" and stops:
+            raise stops.pop()
+        return evaluate(trainer, split)
+
+    monkeypatch.setattr(Trainer, "evaluate", stopped)
+    assert meta_rl("train", config, "--name", "stopped").code == 130
+    whole, run = (run_at(tmp_path / "runs" / name) for name in ("whole", "stopped"))
+    assert run.latest["best"] == whole.latest["best"]
+    meta_rl("train", "--resume", run.path).succeeds()
+    assert [row.keys() for row in run.rows] == [row.keys() for row in whole.rows]
+
+
 def test_settings_of_another_backend_are_told(meta_rl, small_config, tmp_path):
     words = ("--rollouts.workers", 8, "--rollouts.deadline-s", 5)
     told = meta_rl("train", small_config("maml_ppo"), *words).succeeds()
