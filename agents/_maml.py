@@ -170,8 +170,8 @@ class Stages:
     """How many of the tasks that means are over are this rank's. Losses and divergences are its
     part of the mean: sums over ranks are the mean over all tasks."""
     credit: Mapping[int, Float[Tensor, "M"]] = field(default_factory=dict)
-    """For what later stages earned, to each step of the stages before them (E-MAML); none without
-    that term."""
+    """What each step of a stage is credited with, for what later stages earned (E-MAML); empty
+    without that term."""
     credit_weight: float = 0.0
 
     def of(self, which: Part | None) -> "Stages":
@@ -250,7 +250,7 @@ class Stages:
         return self.policies(theta, stages)
 
     def clipped_objective(self, theta: Params, clip: float) -> TaskLoss:
-        """PPO's loss after adaptation, with the policies of this θ for those that played."""
+        """PPO's loss after adaptation; this θ's policies are taken for those that played."""
         old = self.acting_policies(theta)
 
         def loss(theta: Params, which: Part | None) -> tuple[Tensor, Metrics]:

@@ -211,7 +211,7 @@ class InContextSAC(MemoryAgent, KeepsReplay):
 
     @property
     def all_but_temperatures(self) -> list[nn.Parameter]:
-        """The parameters whose gradients are of one size."""
+        """The parameters that the limit of the gradient's norm is for: not the temperatures."""
         temperature = self.network.heads.log_temperature
         return [each for each in self.network.parameters() if each is not temperature]
 

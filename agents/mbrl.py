@@ -124,7 +124,7 @@ class MBRL(KeepsReplay):
         shape = (*worlds, self.config.planning_horizon, self.spec.action_size)
         least, most = self.config.action_std, self.config.training_std
         std = torch.full((len(tasks),), least, device=self.device)
-        if training:  # spread over the tasks of all ranks, otherwise in each meta-iteration
+        if training:  # one for each task of all ranks, shuffled anew in each meta-iteration
             count = len(tasks) * world().size
             shuffling = make_generator(self.planner_seed, f"spread/{self.meta_updates}")
             spread = torch.linspace(log(least), log(most), count).exp()

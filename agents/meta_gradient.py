@@ -137,7 +137,8 @@ class MetaGradient(PolicyAgent):
             ).sum()
             for each in self.eta
         }
-        self.optimizer.step(self.eta, gradient)
+        if self.meta_updates:  # before the first there is no step to judge
+            self.optimizer.step(self.eta, gradient)
 
         # θ' = θ + f(τ, θ, η), and the trace z' = μ z + ∂f/∂η
         def f(eta: Params) -> tuple[Params, tuple[Params, Tensor]]:

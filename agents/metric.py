@@ -48,6 +48,7 @@ class Metric(TaskInference):
     """
 
     config: Config
+    learns_by_task = True
     learns_over_ranks = True
     least: ClassVar = {"meta_batch_size": 2, "copies": 2}  # a trial is held against others
 

@@ -92,7 +92,7 @@ class PEARL(KeepsReplay):
     """
 
     copies_share_experience = True
-
+    learns_by_task = True
     learns_over_ranks = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:

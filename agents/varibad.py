@@ -110,7 +110,7 @@ class VariBAD(KeepsReplay, TaskInference):
             for name, weight in (("new", config.exploration_bonus), ("error", config.error_bonus))
             if weight > 0
         }
-        # What is new, each process would tell by its own tasks alone.
+        # With bonuses, each process would judge by its own tasks alone what is new.
         self.learns_over_ranks = not self.bonuses
         self.bonus_moments = {name: RunningMoments.empty((), device) for name in self.bonuses}
         self.meta_updates = 0
@@ -200,7 +200,7 @@ class VariBAD(KeepsReplay, TaskInference):
         return -sum(log(std) + log(2 * pi) / 2 for std in spreads)
 
     def get_used_to(self, history: History) -> Metrics:
-        """Learn what is new no longer, after the policy has had its bonuses; return what was."""
+        """Let the bonuses' networks learn what the policy has had; return the mean bonuses."""
         self.meta_updates += 1
         if not self.bonuses or self.meta_updates > self.config.bonus_updates:
             return {}

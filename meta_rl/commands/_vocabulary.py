@@ -65,8 +65,8 @@ class OneTask(OneRun):
     task: str | None = None
     """Name of the task; a wrong one is answered with all names. Not needed if there is only one."""
     goal: str | None = None
-    """Goal of the task: its index, as `evaluate --by-task` shows it (Meta-World's test goals begin
-    at 50), or numbers of your own, such as --goal=-0.1,0.8,0.2. Without it, the first goal."""
+    """Goal of the task: its index, as `evaluate --by-task` shows it, which need not begin at 0; or
+    numbers of your own, such as --goal=-0.1,0.8,0.2. Without it, the first goal."""
     split: Split = "test"
     """Split that has the task: train, validation, or test for held-out tasks."""
     episodes: int | None = None

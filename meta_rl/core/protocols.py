@@ -300,7 +300,9 @@ class MetaAgent(Protocol):
         an attribute `learns_over_ranks = True` that it takes all means over tasks over all ranks.
 
         An agent that holds tasks or copies against each other says by an attribute `least`, such
-        as `{"copies": 2}`, how many it must have; fewer are refused before a run begins.
+        as `{"copies": 2}`, how many it must have; fewer are refused before a run begins. One that
+        asks which experience is of the same task says `learns_by_task = True`; training tasks that
+        change are refused then.
         """
         ...
 
@@ -350,7 +352,7 @@ class Stored(Protocol):
 
     @property
     def room(self) -> int:
-        """Bytes that a full store takes in memory; told, and found, before a run begins."""
+        """Bytes of a full store in memory, without the newest meta-batch; found before a run."""
         ...
 
     def mark(self) -> dict[str, Any]:

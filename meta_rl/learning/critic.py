@@ -15,7 +15,7 @@ class PopArt(nn.Module):
     """Heads that predict returns as if their mean were 0 and their variance 1 (PopArt).
 
     When the moments of the returns move, the heads' weights move against them, so that what they
-    predict stays (van Hasselt et al. 2016, eq. 9). With the first returns, they predict their mean.
+    predict stays (van Hasselt et al. 2016, eq. 9).
 
     The moments are buffers: they are saved with the weights, and no optimizer moves them.
     """
@@ -63,7 +63,7 @@ class PopArt(nn.Module):
 
 
 class ValueHead(PopArt, nn.Linear):
-    """A linear critic of returns."""
+    """A linear critic of returns, which predicts the first ones' mean once it knows them."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, 1)

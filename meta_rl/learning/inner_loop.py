@@ -27,8 +27,8 @@ def score_function_loss(policy: Distribution, samples: Samples) -> Float[Tensor,
 def likelihood_ratio_loss(policy: Distribution, samples: Samples) -> Float[Tensor, ""]:
     """-J^LR(φ) = -E[π_φ(a|s) / π_o(a|s) A] (Rothfuss et al. 2019, §5-6).
 
-    Its gradient where φ collected is that of -E[log π A]; its curvature E[∇²π/π A] also counts how
-    φ changes which actions are taken.
+    Its gradient where φ collected is that of -E[log π A]; its curvature, -E[∇²π/π A], also counts
+    how φ changes which actions are taken.
     """
     ratio = samples.log_ratio(policy).exp()
     return -(samples.weight * ratio * samples.advantage).sum()

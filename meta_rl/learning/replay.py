@@ -46,7 +46,7 @@ class Replay:
 
     @property
     def room(self) -> int:
-        """Bytes that it takes in memory once it is full."""
+        """Bytes of the last `capacity` rows; what came since the last mark takes room on top."""
         numbers = ((column.shape[1:].numel(), column) for column in self.columns.values())
         return self.capacity * sum(count * column.element_size() for count, column in numbers)
 
@@ -142,7 +142,7 @@ class KeepsReplay:
 
     @property
     def room(self) -> int:
-        """Bytes that the full replay takes in memory."""
+        """Bytes of the full replay; the newest meta-batch takes room on top."""
         return self.replay.room
 
     def mark(self) -> dict[str, int]:

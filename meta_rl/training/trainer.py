@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.continual import fixed_pool, sample_to_train
 from meta_rl.core.errors import Interrupted, UserError
+from meta_rl.core.lives import Changing
 from meta_rl.core.outputs import remove_unfinished
 from meta_rl.core.protocols import MetaAgent, Split, Stored, TellingCollector
 from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered, use, world
@@ -106,6 +107,7 @@ class Trainer:
             self.distribution = build_distribution(experiment)
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
             self._check_ranks()
+            self._check_changes()
             origin: Origin | None = None
             notes: list[str] = []
             if state is None and experiment.start_from:
@@ -482,6 +484,16 @@ class Trainer:
                 f"{self.experiment.agent_name} learns in a single process, but torchrun has "
                 f"started {self.ranks.size}: use `meta-rl train` without it, or an agent whose "
                 f"learns_over_ranks is true"
+            )
+
+    def _check_changes(self) -> None:
+        """Refuse tasks that change under agents that hold experience against its task."""
+        lasting = not isinstance(self.distribution, Changing)
+        if not lasting and getattr(self.agent, "learns_by_task", False):
+            raise UserError(
+                f"{self.experiment.agent_name} learns by which experience is of the same task, so "
+                f"its training tasks must stay; leave out change.every, and measure the run in "
+                f"changing tasks by `meta-rl evaluate RUN --change-every ...`"
             )
 
     def _what_all_hold(self) -> dict[str, Any]:

@@ -459,6 +459,14 @@ def test_a_stop_in_the_final_evaluation_loses_nothing_of_what_was_watched_before
     assert [row.keys() for row in run.rows] == [row.keys() for row in whole.rows]
 
 
+@pytest.mark.parametrize("agent", ["pearl", "metric"])
+def test_agents_that_learn_by_task_are_refused_where_tasks_change(agent, small_config, tmp_path):
+    experiment = load_experiment(str(small_config(agent, change={"every": "1 episodes"})))
+    with pytest.raises(UserError, match=f"{agent} learns by which experience is of the same task"):
+        Trainer(experiment, RunFolder(tmp_path / "small"))
+    assert not (tmp_path / "small").exists()
+
+
 def test_settings_of_another_backend_are_told(meta_rl, small_config, tmp_path):
     words = ("--rollouts.workers", 8, "--rollouts.deadline-s", 5)
     told = meta_rl("train", small_config("maml_ppo"), *words).succeeds()
