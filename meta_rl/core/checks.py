@@ -1,6 +1,6 @@
 """Checks of settings: their errors name the setting, what was given and what it may be."""
 
-from math import isfinite
+from math import inf, isfinite
 
 from meta_rl.core.errors import UserError
 
@@ -15,11 +15,12 @@ def check_above_zero(settings: object, *names: str, where: str = "agent") -> Non
 
 
 def check_at_least(least: int, settings: object, *names: str, where: str = "agent") -> None:
-    """Refuse numbers below the least."""
+    """Refuse numbers below the least, or infinite."""
     for name in names:
         value = getattr(settings, name)
-        if not value >= least:
-            raise UserError(f"{where}.{name} must be at least {least}, got {value}")
+        if not least <= value < inf:
+            bound = "finite" if value > least else f"at least {least}"
+            raise UserError(f"{where}.{name} must be {bound}, got {value}")
 
 
 def check_within_unit(settings: object, *names: str, where: str = "agent") -> None:

@@ -6,6 +6,7 @@ what the arms earn. The policy is two logits, and an inner step ascends the rewa
 
 from dataclasses import replace
 from itertools import product
+from math import inf
 
 import pytest
 import torch
@@ -167,3 +168,5 @@ def test_without_a_weight_there_is_no_credit():
         assert stages.credit == {} and stages.counted == stages.weights == {1: 1.0}
     with pytest.raises(UserError, match=r"agent\.exploration_weight must be at least 0, got -1"):
         maml_trpo.Config(exploration_weight=-1.0)
+    with pytest.raises(UserError, match=r"agent\.exploration_weight must be finite, got inf"):
+        maml_trpo.Config(exploration_weight=inf)
