@@ -163,8 +163,8 @@ def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":
             if getattr(given, name, None) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(
-                    f"{flag} speaks of tasks that change, and here they do not; say how often they "
-                    f"shall, such as --change-every '5 episodes'"
+                    f"{flag} speaks of tasks that change, and here they do not; say how often, as "
+                    f"in --change-every '5 episodes'"
                 )
     if (every, how) == (was.every, was.how):
         return trained

@@ -16,7 +16,7 @@ COMMANDS = {
     "compare": "set runs side by side, as a table and a picture: meta-rl compare RUN RUN ...",
     "doctor": "find silent failures of an experiment: meta-rl doctor CONFIG|RUN",
     "report": "tell what runs achieved in one HTML file: meta-rl report RUN RUN ...",
-    "list": "show agents, families, configs and trained policies: meta-rl list [agents|envs|...]",
+    "list": "show what there is: meta-rl list [agents|envs|configs|pretrained]",
 }
 WRITES_FILES = {"train", "sweep", "evaluate", "adapt", "render", "report"}
 """Commands whose result is files, so that words that cannot be shown do not make them fail."""

@@ -115,6 +115,15 @@ def fixed_pool(distribution: TaskDistribution, count: int | None, seed: int) -> 
     return distribution.sample(count, "train", make_generator(seed, "train/pool"))
 
 
+def training_pool(
+    distribution: TaskDistribution, meta_batch_size: int, train_tasks: int | None, seed: int
+) -> Tasks | None:
+    """Return `fixed_pool`, having refused meta-batches that cannot be drawn."""
+    scratch = torch.Generator().manual_seed(0)
+    distribution.sample(meta_batch_size, "train", scratch)
+    return fixed_pool(distribution, train_tasks, seed)
+
+
 def sample_to_train(
     distribution: TaskDistribution,
     meta_iteration: int,

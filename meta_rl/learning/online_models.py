@@ -66,27 +66,27 @@ class OnlineModel(nn.Module):
 
     def nothing(self, worlds: torch.Size) -> Remembered:
         """Return the memory of worlds that have seen nothing."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it knows at first")
 
     def remember(self, state: Remembered, timestep: TimeStep, scale: TransitionScale) -> Remembered:
         """Return the memory with what a step shows; padding is not remembered."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it remembers")
 
     def knowledge(self, state: Remembered, scale: TransitionScale) -> Any:
         """Return what is known of B = M × N worlds."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it knows")
 
     def predict(self, x: Float[Tensor, "B R I"], knowledge: Any) -> Float[Tensor, "B R O"]:
         """Predict R scaled transitions in each of B worlds."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it predicts")
 
     def knowledge_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
         """Return what would be known at moments of recorded trials."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it knew")
 
     def ignorance_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
         """Return what would be known there without adaptation."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what it knew unadapted")
 
     def error(
         self, output: Float[Tensor, "B R O"], target: Float[Tensor, "B R O"]

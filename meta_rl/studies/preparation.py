@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from meta_rl.core.continual import fixed_pool
+from meta_rl.core.continual import training_pool
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.comparison import differing_fields, told_differences
 from meta_rl.evaluation.protocol import check_choosing, decisive, make_protocol
@@ -38,9 +38,9 @@ def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
             distribution = build_distribution(experiment)
             check_choosing(distribution, "validation")
         agent = build_agent(experiment, distribution.spec, torch.device("cpu"))
-        scratch = torch.Generator().manual_seed(0)
-        distribution.sample(experiment.meta_batch_size, "train", scratch)
-        fixed_pool(distribution, experiment.train_tasks, experiment.seed)
+        training_pool(
+            distribution, experiment.meta_batch_size, experiment.train_tasks, experiment.seed
+        )
         config = replace(experiment.evaluation, split="validation")
         protocol = make_protocol(agent, distribution, config, experiment.evaluation_copies)
         protocols.append(decisive(protocol))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from meta_rl.core.continual import fixed_pool, sample_to_train
+from meta_rl.core.continual import sample_to_train, training_pool
 from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.lives import Changing
 from meta_rl.core.outputs import remove_unfinished
@@ -117,9 +117,12 @@ class Trainer:
             # What is too large is refused before anything is made.
             notes += unread_settings(experiment.rollouts)
             notes += check_run_memory(experiment, self.agent, self.distribution, self.device)
-            scratch = torch.Generator().manual_seed(0)
-            self.distribution.sample(experiment.meta_batch_size, "train", scratch)
-            self.pool = fixed_pool(self.distribution, experiment.train_tasks, experiment.seed)
+            self.pool = training_pool(
+                self.distribution,
+                experiment.meta_batch_size,
+                experiment.train_tasks,
+                experiment.seed,
+            )
             if experiment.evaluation.every:
                 check_choosing(self.distribution, experiment.evaluation.choose_on)
             self.protocol = self._protocol()
@@ -488,8 +491,8 @@ class Trainer:
 
     def _check_changes(self) -> None:
         """Refuse tasks that change under agents that hold experience against its task."""
-        lasting = not isinstance(self.distribution, Changing)
-        if not lasting and getattr(self.agent, "learns_by_task", False):
+        changing = isinstance(self.distribution, Changing)
+        if changing and getattr(self.agent, "learns_by_task", False):
             raise UserError(
                 f"{self.experiment.agent_name} learns by which experience is of the same task, so "
                 f"its training tasks must stay; leave out change.every, and measure the run in "

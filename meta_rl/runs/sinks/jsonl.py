@@ -1,14 +1,12 @@
 """The run's record: metrics.jsonl."""
 
-import json
-import math
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import write
+from meta_rl.core.outputs import to_json, write
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.runs.sinks.base import Beginning, Sink
 
@@ -37,10 +35,11 @@ class JsonlSink(Sink):
             "env_steps": env_steps,
             "meta_iterations": meta_iterations,
             "wall_time_s": round(time.monotonic() - self._started_s, 3),
-        } | {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            **metrics,
+        }
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.write(to_json(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # no checkpoint shall know more than the record
         except OSError as error:
