@@ -54,8 +54,8 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
     update_trials: int = 32
     """Trials that a gradient step draws from the replay, at least 1."""
     piece_steps: int = 100
-    """Steps in a row of each drawn trial that a gradient step learns from, and that gradients flow
-    back through, at least 1. What the trial had before them is remembered anew."""
+    """Steps in a row of each drawn trial that a gradient step learns from, at least 1. The steps
+    before them only set the memory: no gradient flows into those."""
 
     def __post_init__(self) -> None:
         for part in (ActorCriticConfig, TrialLength, MemoryConfig):
@@ -110,8 +110,8 @@ class InContextSAC(MemoryAgent, KeepsReplay):
     """Remembers what a task has taught it, and learns to from all trials that it has kept.
 
     What the memory sees, and what a trial's return counts, are RL²'s: rewards of all episodes from
-    now on, so that to explore is worth what later episodes make of it. An episode's end ends
-    nothing. After the last step of a trial nothing follows a failure; beyond a truncation the
+    now on, so that to explore is worth what later episodes make of it: values run on across
+    episodes. After the last step of a trial nothing follows a failure; beyond a truncation the
     values go on.
 
     The replay holds whole trials, and a gradient step learns from a piece of each that it draws.

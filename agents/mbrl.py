@@ -33,7 +33,7 @@ from meta_rl.learning.online_models import OnlineModelConfig, build_online_model
 from meta_rl.learning.planning import Planner, PlannerConfig, imagined_return, moved_on
 from meta_rl.learning.replay import KeepsReplay, Replay
 from meta_rl.learning.trials import History, packed
-from meta_rl.learning.windows import Moments
+from meta_rl.learning.windows import Moments, Window
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Config(PlannerConfig, OnlineModelConfig):
     """Later transitions that the model, adapted to a moment, must predict (K), at least 1."""
     future: Literal["next", "trial"] = "next"
     """Which ones: the next K, as in the paper, or any K of the rest of the trial. The latter is for
-    tasks that stay the same, where what was found out must hold where the agent has yet to go."""
+    tasks that stay the same: what was found out must hold in places that the agent has yet to see.
+    """
     outer_lr: float = 1e-3
     """Step size of the model's Adam, above 0."""
     max_gradient_norm: float = 1.0
@@ -65,7 +66,8 @@ class Config(PlannerConfig, OnlineModelConfig):
     update_trials: int = 16
     """Trials that a gradient step draws from the replay, at least 1."""
     moments_per_trial: int = 16
-    """Moments of each drawn trial that the model adapts at and predicts from, at least 1."""
+    """Moments of each drawn trial, at random, at which the model adapts and predicts what follows,
+    at least 1."""
     buffer_trials: int = 5000
     """Trials to keep in the replay, the last ones, at least 1."""
 
@@ -202,26 +204,31 @@ class MBRL(KeepsReplay):
         Every rank has all of the trials, and differentiates its share of them.
         """
         moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
-        loss = self.loss(history, moments, self.model.knowledge_at)
+        future = self.future(history, moments)
+        loss = self.loss(history, moments, future, self.model.knowledge_at)
         norm = descend(self.optimizer, loss, self.config.max_gradient_norm)
         return {"outer/loss": sum_over_ranks(loss.detach()), "outer/gradient_norm": norm}
+
+    def future(self, history: History, moments: Moments) -> Window:
+        """Return the K transitions after each moment that the model must predict."""
+        steps = self.config.future_steps
+        if self.config.future == "next":
+            return moments.next(history, steps)
+        return moments.later(history, steps, self.generator)
 
     def loss(
         self,
         history: History,
         moments: Moments,
+        future: Window,
         known: Callable[[History, Moments, TransitionScale], Any],
     ) -> Float[Tensor, ""]:
-        """Return the mean error of K transitions after each moment; of several ranks, a part of it.
+        """Return the mean error of predicted transitions; of several ranks, a part of it.
 
         Args:
+            future: What comes after the moments.
             known: What the model knows at moments of trials.
         """
-        steps = self.config.future_steps
-        if self.config.future == "next":
-            future = moments.next(history, steps)
-        else:
-            future = moments.later(history, steps, self.generator)
         count, part = future.counted.sum(), dealt(history.valid.shape[1])
         trials = part.rows.to(self.device)
         among, moments = moments.of(trials)
@@ -241,9 +248,10 @@ class MBRL(KeepsReplay):
         Before adaptation the model knows nothing of the task; after it, what it knew when acting.
         """
         moments = Moments.drawn(history, self.config.moments_per_trial, self.generator)
+        future = self.future(history, moments)
         knows = {"before": self.model.ignorance_at, "after": self.model.knowledge_at}
         return {
-            f"prediction/error_{when}": sum_over_ranks(self.loss(history, moments, known))
+            f"prediction/error_{when}": sum_over_ranks(self.loss(history, moments, future, known))
             for when, known in knows.items()
         }
 

@@ -27,8 +27,8 @@ class Config(TaskInferenceConfig):
     encoder_updates: int = 20
     """Gradient steps of the encoder in each meta-update, at least 1."""
     encoder_trials: int = 50
-    """Trials that each gradient step of the encoder contrasts: all trials of a few tasks, at
-    least 2."""
+    """Trials that each gradient step of the encoder contrasts, at least 2: all trials of as many
+    tasks as make up so many, but always of two tasks."""
     temperature: float = 0.1
     """Temperature of the contrastive loss (τ), above 0. The lower it is, the more the nearest other
     tasks count."""

@@ -32,8 +32,8 @@ class Config(SACConfig):
     """Episodes of each copy with z from the posterior, in training, at least 0; adaptation refines
     the posterior after each."""
     posterior_context: bool = False
-    """Learn to encode episodes with z from the posterior too: each gradient step draws how many of
-    the tasks' first phases the encoder sees. Otherwise it sees those from the prior alone."""
+    """Learn to encode episodes with z from the posterior too: each gradient step draws a phase, and
+    the encoder sees the episodes up to it. Otherwise it sees those from the prior alone."""
     encode_next_obs: bool = False
     """Show the encoder also what followed each step: where the dynamics tell tasks apart."""
     latent_size: int = 5
@@ -83,8 +83,8 @@ class PEARL(KeepsReplay):
     The replay knows tasks by their names and indices. The paper has 100 fixed training tasks, whose
     experience grows and whose context is replaced whenever they are played again. The setting
     `train_tasks` fixes as many of a family that would draw new ones for each meta-batch. Otherwise
-    each is played once, so the critics learn from the very episodes that z is inferred from, which
-    asks for less than where the goal is.
+    each is played once, and the critics learn from little more than the episodes that z is inferred
+    from: z need not tell what would happen elsewhere.
 
     Differs from the authors' code (katerakelly/oyster): the critics have targets themselves, in
     place of a network for the state's value (Haarnoja et al. 2019), and the policy's outputs are

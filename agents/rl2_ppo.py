@@ -292,9 +292,9 @@ class RL2PPO(MemoryAgent):
         memory: State,
         policy: Callable[[Tensor, State], tuple[Distribution, Tensor | None, State]],
     ) -> tuple[Distribution, Float[Tensor, "L C B"] | None, State]:
-        """Play all pieces at once, each from its memory; return policy and values in them.
+        """Play all pieces at once, each from its memory.
 
-        Also the memories to begin with the next time.
+        Returns the policy and the values in them, and the memories to begin with the next time.
         """
         shape = trials.valid.shape[1:]
         acting, value, last = policy(trials.inputs.flatten(1, 2), in_a_row(memory))

@@ -42,10 +42,10 @@ class Config(TaskInferenceConfig):
     """What each belief's divergence is measured from: the belief a step before, as in the paper, or
     N(0, I)."""
     elbo_beliefs: int | None = 20
-    """Beliefs of each trial that a gradient step draws to predict from, at least 1; none takes
-    all."""
+    """Beliefs of each trial, drawn at random in each gradient step, that predictions are made from,
+    at least 1; none takes all."""
     elbo_steps: int | None = 50
-    """Steps of each trial that it draws to be predicted, at least 1; none takes all."""
+    """Steps of each trial, likewise, that are predicted, at least 1; none takes all."""
     exploration_bonus: float = 0.0
     """Initial weight of HyperX's bonus for new states and beliefs, at least 0; 0 gives none. Its
     unit is that of rewards: bonuses are divided by their running deviation."""
@@ -254,7 +254,7 @@ class VariBAD(KeepsReplay, TaskInference):
         return predicted - kl, {
             "encoder/elbo": ((predicted - kl) / steps).detach(),
             "encoder/log_likelihood": (predicted / steps).detach(),
-            "encoder/kl": kl.detach(),
+            "encoder/kl": (kl / steps).detach(),
             "encoder/std": share * std.detach(),
         }
 

@@ -66,7 +66,7 @@ def read_figures(path: Path) -> Any:
 def write_figures(figures: object, path: Path) -> None:
     """Write figures as JSON, whole or not at all; make the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    outputs.write((json.dumps(figures, indent=1) + "\n").encode(), path, "the figures")
+    outputs.write((outputs.to_json(figures, indent=1) + "\n").encode(), path, "the figures")
 
 
 def is_quiet(load: tuple[float, float, float]) -> bool:

@@ -216,6 +216,9 @@ def main(args: Args) -> None:
         raise UserError(
             f"--settings must be bandit_ARMSxPULLS or tabular_mdp_EPISODES, got {', '.join(wrong)}"
         )
+    for name in ("copies", "mdp_copies", "test_tasks"):
+        if (number := getattr(args, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {number}")
     found = read_figures(args.output) if args.output.exists() else {}
     for setting in args.settings:
         found[setting] = measure(setting, args)

@@ -44,6 +44,11 @@ def transfers(stream: Path, alone: tuple[Path, ...]) -> dict[str, tuple[float, f
             f"{stream} has no evaluations of a stream: train it with --change.every 'N iterations' "
             f"--change.how sequence --evaluation.every 1, or the like"
         )
+    if record.score.name != "success":
+        raise UserError(
+            f"{stream} is judged by {record.score.label}, and forward transfer is of success: it "
+            f"is measured against the highest there can be, which is 1"
+        )
     found = {}
     for run in alone:
         curves = read_curves(run, to_dict(RunFolder(run).experiment()), record.turn)

@@ -49,7 +49,10 @@ def main(args: Args) -> int:
         make(run, small, args.words)
         code = evaluate(small)
         if code == 0:
-            shutil.copytree(small.path, place)
+            copy = catalog.ROOT / f".{args.name}"  # a kill leaves no half of one in pretrained/
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(small.path, copy)
+            copy.rename(place)
     return code
 
 

@@ -88,7 +88,8 @@ def plain_stream(stream: StreamRecord) -> dict[str, Any]:
 def kind(entry: dict[str, Any]) -> tuple[str, ...]:
     """What entries that differ by their seed alone have in common."""
     named = ("config", "split", "actions", "checkpoint", "fingerprint")
-    return tuple(entry[name] for name in named)
+    stages = (str(stage["adaptation_episodes"]) for stage in entry["stages"])
+    return *(entry[name] for name in named), " ".join(stages)
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -100,7 +101,7 @@ def table(records: list[dict[str, Any]]) -> str:
     ]
     for row_of in dict.fromkeys(map(kind, records)):
         group = [entry for entry in records if kind(entry) == row_of]
-        config, split, actions, checkpoint, _ = row_of
+        config, split, actions, checkpoint, *_ = row_of
         best = "" if checkpoint == "latest" else f", {checkpoint} checkpoint"
         steps = np.mean([entry["env_steps"] for entry in group]) / 1e6
         for stage, row in enumerate(group[0]["stages"]):
@@ -121,7 +122,8 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main(args: Args) -> None:
     """Write the file and print the table."""
-    found = product(args.runs, args.splits, args.actions)
+    runs = {run.resolve(): run for run in args.runs}  # each once, though named twice
+    found = product(runs.values(), args.splits, args.actions)
     records = sorted(
         (record(*which) for which in found), key=lambda entry: (*kind(entry), entry["seed"])
     )

@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from meta_rl.core.errors import UserError
+from meta_rl.core.outputs import check_folder, write_output
 from meta_rl.core.seeding import derive_seed
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec
 from meta_rl.evaluation.folder import Evaluations
@@ -78,6 +79,8 @@ class Args:
             raise UserError(
                 f"--evaluation-episodes must be at least 1, got {self.evaluation_episodes}"
             )
+        if self.goals is not None and self.goals < 1:
+            raise UserError(f"--goals must be at least 1, got {self.goals}")
 
     @property
     def name(self) -> str:
@@ -182,12 +185,16 @@ def main(args: Args) -> Path:
     folder = RunFolder(Path(args.runs) / args.name)
     if folder.path.exists():
         raise UserError(f"{folder.path} exists already; choose another --runs, or remove it")
+    check_folder(folder.path, "choose another --runs")
     clock = JsonlSink(folder.metrics)
     experiment, result = train_and_measure(args)
+    for name, text in (
+        ("config.yaml", strict_yaml.write(experiment)),
+        ("environment.txt", describe_environment("python scripts/scratch.py")),
+    ):
+        write_output(text.encode(), folder.path / name, "choose another --runs")
     path = Evaluations(folder.evaluations).save(result)
     clock.log({}, result.env_steps, result.meta_iterations)
-    (folder.path / "config.yaml").write_text(strict_yaml.write(experiment))
-    (folder.path / "environment.txt").write_text(describe_environment("python scripts/scratch.py"))
     print(f"written to {path}")
     return folder.path
 

@@ -18,7 +18,9 @@ the table alone.
 
 import fcntl
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +34,8 @@ from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
 from meta_rl.core.resources import usable_cores
 from meta_rl.experiment import strict_yaml
-from meta_rl.experiment.identity import check_same_run
+from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.lock import UNSUPPORTED
 from meta_rl.runs.metrics import read_metrics
 from meta_rl.studies.launching import Here
 from meta_rl.studies.processes import InTurn, Places, Training, carry_out, say
@@ -60,19 +63,33 @@ class Job:
     """Name of the training in the study."""
     words: list[str]
     seed: int
-    training: Training
+    folder: Path
+    """Folder of the run folders."""
+    training: Training | None = None
+    """What runs it, if it is to be run."""
 
-    def check(self) -> None:
-        """Raise a UserError if the words are wrong, or its folder holds a run of others."""
+    @property
+    def run(self) -> RunFolder:
+        """Where its run is, or will be."""
+        return RunFolder(self.folder / f"{self.name}-seed{self.seed}")
+
+    def prepare(self, places: Places) -> Training:
+        """Return what runs it.
+
+        Raises:
+            UserError: The words are wrong, or its folder holds a run of others.
+        """
         config, *flags = self.words
-        run, prog = self.training.run, f"the training {self.name} of the study"
+        prog = f"the training {self.name} of the study"
         experiment = experiment_of(config, [*flags, "--seed", str(self.seed)], prog)
-        if (run.checkpoints / "latest.pt").is_file():
-            check_same_run(run.experiment(), experiment, run.path)
+        own = {"name": self.run.path.name, "runs": str(self.folder), "threads": 1, "workers": 1}
+        words, _ = take(self.words, "--meta-iterations")  # which the training gives itself
+        self.training = places.training_of(replace(experiment, **own), words)
+        return self.training
 
     def progress(self) -> str:
         """How far it has come, for the table."""
-        rows = read_metrics(self.training.run.metrics).rows
+        rows = read_metrics(self.run.metrics).rows
         last = next((row for row in reversed(rows) if "success/before" in row), None)
         reached = f"{rows[-1]['env_steps'] / 1e6:.2f} M" if rows else "-"
         return reached + (f", {last['success/before']:.2f}" if last else "")
@@ -107,15 +124,10 @@ def _split(words: str, name: str, path: Path) -> list[str]:
 
 
 def _job(name: str, words: list[str], seed: int, folder: Path) -> Job:
-    run = f"{name}-seed{seed}"
-    alone = ["--threads", "1", "--workers", "1"]
-    begin = [*words, "--seed", str(seed), "--name", run, "--runs", str(folder), *alone]
     for flag in ("--threads", "--workers", "--seed", "--name", "--runs"):
         if take(words, flag)[1] is not None:
             raise UserError(f"{flag} is the study's to choose; take it out of the training {name}")
-    _, end = take(words, "--meta-iterations")  # which may be moved
-    go_on = [*alone, *(["--meta-iterations", end] if end else [])]
-    return Job(name, words, seed, Training(run, folder, begin, go_on))
+    return Job(name, words, seed, folder)
 
 
 class Results:
@@ -127,8 +139,15 @@ class Results:
         self._read()
 
     def _read(self) -> None:
-        if self.path.exists():
-            self.runs = read_figures(self.path)
+        if not self.path.exists():
+            return
+        found = read_figures(self.path)
+        if not isinstance(found, list) or not all("words" in run for run in found):
+            raise UserError(
+                f"{self.path} holds no results of a study, each with its words; move it, or rename "
+                f"the study"
+            )
+        self.runs = found
 
     def of(self, job: Job) -> dict[str, Any] | None:
         """Return the entry of a job, if it has one.
@@ -140,7 +159,7 @@ class Results:
             if (run["config"], run["seed"]) == (job.name, job.seed):
                 if run["words"] != shlex.join(job.words):
                     raise UserError(
-                        f"{self.path} has {job.training.name} as it came of other words: "
+                        f"{self.path} has {job.run.path.name} as it came of other words: "
                         f"{run['words']}; give the training another name, or remove the entry"
                     )
                 return run
@@ -148,15 +167,24 @@ class Results:
 
     def add(self, job: Job) -> None:
         """Take a finished run's evaluation, and write it down at once."""
-        run = job.training.run
-        entry = record(run.path, "test", run.experiment().evaluation.actions)
-        with self.study.open() as one_at_a_time:
-            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        entry = record(job.run.path, "test", job.run.experiment().evaluation.actions)
+        with self._one_at_a_time():
             self._read()  # others may have added theirs, or this one
             if self.of(job) is None:
                 self.runs.append({"words": shlex.join(job.words), **entry})
             self.runs.sort(key=lambda run: (run["config"], run["seed"]))
             write_figures(self.runs, self.path)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Keep others from writing results meanwhile, where the file system can do that."""
+        with self.study.open("r+b") as study:  # network file systems lock what is open for writing
+            try:
+                fcntl.flock(study, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+            yield
 
 
 def table(jobs: list[Job], results: Results) -> Table:
@@ -166,27 +194,25 @@ def table(jobs: list[Job], results: Results) -> Table:
         entry, state = results.of(job), "waits"
         if entry is not None:
             state = "done"
-        elif job.training.failed:
+        elif job.training is not None and job.training.failed:
             state = f"FAILED ({job.training.exit_code})"
-        elif job.training.is_running:
+        elif job.training is not None and job.training.is_running:
             state = "runs"
         score = entry["scores"][0]["name"] if entry and "scores" in entry else "success"
         found = [f"{stage[score]['mean']:.2f}" for stage in entry["stages"]] if entry else []
         reached = f"{entry['env_steps'] / 1e6:.2f} M" if entry else job.progress()
-        shown.add_row(job.training.name, state, reached, " ".join(found))
+        shown.add_row(job.run.path.name, state, reached, " ".join(found))
     return shown
 
 
 class Study(InTurn):
     """Jobs in their order, whose results are taken as they end."""
 
-    def __init__(self, jobs: list[Job], results: Results) -> None:
+    def __init__(self, jobs: list[Job], results: Results, places: Places) -> None:
         self.jobs, self.results = jobs, results
         self.unrecorded = False
-        missing = [job for job in jobs if results.of(job) is None]
-        for job in missing:
-            job.check()
-        super().__init__(job.training for job in missing)
+        # All are made before any starts, so that mistakes are told at once.
+        super().__init__([job.prepare(places) for job in jobs if results.of(job) is None])
 
     def ended(self, training: Training) -> None:
         """Record the results, or tell of the failure; show all."""
@@ -194,7 +220,7 @@ class Study(InTurn):
         if training.exit_code == 0:
             try:
                 self.results.add(next(job for job in self.jobs if job.training is training))
-            except UserError as error:
+            except (UserError, OSError) as error:
                 say(f"{training.name} is not recorded: {error}")
                 self.unrecorded = True
         Console().print(table(self.jobs, self.results))
@@ -209,10 +235,11 @@ def main(args: Args) -> int:
     if args.show:
         Console().print(table(jobs, results))
         return 0
-    study = Study(jobs, results)
+    places = Places(Here(), args.processes or usable_cores())
+    study = Study(jobs, results, places)
     if not study.waiting:
         Console().print(table(jobs, results))
-    carry_out(study, Places(Here(), args.processes or usable_cores()))
+    carry_out(study, places)
     return 1 if study.failed or study.unrecorded else 0
 
 

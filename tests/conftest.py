@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from in_process import trained_in_process
 from patience import PATIENCE_S
 from torch.utils import _pytree as pytree
 
@@ -165,7 +166,12 @@ def small_config(tmp_path_factory):
         own = {} if "." in agent else small_settings(catalog.load("agents", agent))
         data = {
             "agent": {"name": agent} | own,
-            "envs": {"name": "point_navigation", "horizon": 5, "test_goals": 3},
+            "envs": {
+                "name": "point_navigation",
+                "horizon": 5,
+                "test_goals": 3,
+                "validation_goals": 3,
+            },
             "meta_iterations": 2,
             "meta_batch_size": 2,
             "copies": 2,
@@ -225,6 +231,13 @@ def meta_rl(tmp_path, monkeypatch, capsys):
         return Outcome(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def in_process():
+    """Let the trainings of studies run in this process."""
+    with trained_in_process() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_more_samples_are_more_optimistic():
     assert values[1] > values[0] + 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_script_ranks_the_players_on_held_out_tasks(tmp_path, environment):
     output = tmp_path / "references.json"
     words = [
@@ -184,7 +184,10 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
     meta_rl("train", config, "--name", "small-seed0", "--runs", tmp_path).succeeds()
     references, output = tmp_path / "references.json", tmp_path / "trials.json"
     for words in (
-        ["bandit_references.py", references, "--settings", "bandit_5x4", "--test-tasks", "20"],
+        [
+            *("bandit_references.py", references, "--settings", "bandit_5x4", "tabular_mdp_10"),
+            *("--test-tasks", "20", "--mdp-copies", "1"),
+        ],
         ["trial_returns.py", output, tmp_path / "small-seed0", "--references", references],
     ):
         subprocess.run(
@@ -194,6 +197,8 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
             timeout=PATIENCE_S,
         )
 
+    players = json.loads(references.read_text())["tabular_mdp_10"]["players"]
+    assert players["random"]["mean"] + 20 < players["psrl"]["mean"] < players["optimum"]["mean"]
     (trial,) = json.loads(output.read_text())["runs"]
     assert trial["setting"] == "bandit_5x4" and trial["seed"] == 0 and "cores" in trial["machine"]
     assert trial["trial_return"]["mean"] == pytest.approx(

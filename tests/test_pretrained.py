@@ -30,7 +30,7 @@ def test_it_adapts_as_well_as_was_recorded(meta_rl, name, tmp_path, monkeypatch)
 
     outcome = meta_rl(
         *("evaluate", f"pretrained/{name}", "--goals", goals, "--evaluation-episodes", 2),
-        *("--output", tmp_path / "again.json"),
+        *("--copies", 2, "--output", tmp_path / "again.json"),
     )
 
     assert outcome.code == 0, outcome.err

@@ -17,6 +17,7 @@ SMALL = {
     "train": "--meta-iterations 2 --meta-batch-size 2 --copies 2 --envs.horizon 20 --workers 2 "
     "--threads 1 --evaluation.goals 2 --tracking.mode off",
     "sweep": "--dry-run --meta-batch-size 2 --copies 2 --envs.horizon 20",
+    "adapt": "--episodes 1",
     "doctor": "--iterations 1 --meta-batch-size 2 --copies 2 --envs.horizon 20 --workers 2",
 }
 """Flags that make a command of a newcomer's path quick; where a run goes on, they stay away."""

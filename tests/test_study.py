@@ -6,18 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import study as script
 from patience import PATIENCE_S, wait_for
+
+from meta_rl.core.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "study.py"
 
 
 @pytest.fixture
 def study(tmp_path, small_config):
-    """A study of two trainings and two seeds, whose second training has no end to wait for."""
+    """A study of two trainings, the second of which has no end to wait for."""
     config = small_config("maml_ppo")
     path = tmp_path / "ppo.yaml"
     path.write_text(
-        "seeds: [0, 1]\n"
+        "seeds: [0]\n"
         "trainings:\n"
         f"  short: {config} --meta-iterations 2\n"
         f"  long: {config} --meta-iterations 1000000 --checkpoint-every 5\n"
@@ -51,6 +54,19 @@ def start(study, environment):
             process.communicate()
 
 
+@pytest.fixture
+def run(study, in_process, monkeypatch, capsys):
+    """Run the study in this process; return its exit code and what it printed."""
+    monkeypatch.chdir(study.parent)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def begin():
+        code = script.main(script.Args(study, processes=1))
+        return code, capsys.readouterr().out
+
+    return begin
+
+
 def entries(study):
     path = study.with_suffix(".json")
     return json.loads(path.read_text()) if path.exists() else []
@@ -74,12 +90,12 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, start):
     assert process.returncode == 0, shown
     assert "short-seed0 starts" not in shown and "long-seed0 starts" in shown
     found = {(run["config"], run["seed"]): run for run in entries(study)}
-    assert found.keys() == {(name, seed) for name in ("short", "long") for seed in (0, 1)}
+    assert found.keys() == {("short", 0), ("long", 0)}
     rows = [json.loads(line) for line in interrupted.read_text().splitlines()]
     assert [row["meta_iterations"] for row in rows][: before + 5] == [*range(1, before + 6)]
 
     shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 4
+    assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 2
 
     # Neither what is recorded nor what was begun passes for a training of other words.
     words = study.read_text()
@@ -91,27 +107,37 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, start):
     assert process.returncode == 1 and "was begun with other settings (copies" in shown
 
 
-def test_what_fails_is_told_and_leaves_the_others_their_turn(study, start):
+def test_what_fails_is_told_and_leaves_the_others_their_turn(study, run):
     text = study.read_text().replace("--meta-iterations 1000000", "--from runs/nothing")
-    study.write_text(text.replace("[0, 1]", "[3]"))
-    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1
+    study.write_text(text.replace("[0]", "[3]"))
+    code, shown = run()
+    assert code == 1
     assert "long-seed3 failed: see" in shown and "FAILED (1)" in shown
-    assert [run["config"] for run in entries(study)] == ["short"]
+    assert [entry["config"] for entry in entries(study)] == ["short"]
 
 
-def test_results_that_others_have_added_meanwhile_are_kept(study, start):
+def test_results_that_others_have_added_meanwhile_are_kept(study, run, monkeypatch):
     study.write_text(study.read_text().replace("1000000", "1"))
-    process = start("--processes", "1")
-    wait_for(lambda: entries(study), process)
-    process.send_signal(signal.SIGSTOP)  # so that it adds nothing while this does
-    os.waitpid(process.pid, os.WUNTRACED)
-    theirs = {**entries(study)[0], "config": "theirs"}
-    study.with_suffix(".json").write_text(json.dumps([*entries(study), theirs]))
-    process.send_signal(signal.SIGCONT)
-    shown, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, shown
-    assert len(entries(study)) == 5 and theirs in entries(study)
+    record = script.record
+
+    def record_beside_others(*given):
+        if entries(study):
+            theirs = {**entries(study)[0], "config": "theirs"}
+            study.with_suffix(".json").write_text(json.dumps([*entries(study), theirs]))
+        return record(*given)
+
+    monkeypatch.setattr(script, "record", record_beside_others)
+    assert run()[0] == 0
+    assert [entry["config"] for entry in entries(study)] == ["long", "short", "theirs"]
+
+
+def test_a_run_whose_checkpoint_was_removed_is_not_trained_anew(study, run):
+    study.write_text(study.read_text().replace("1000000", "4"))
+    assert run()[0] == 0
+    study.with_suffix(".json").unlink()
+    (study.parent / "runs/ppo/short-seed0/checkpoints/latest.pt").unlink()
+    with pytest.raises(UserError, match=r"short-seed0 has made 2 .* checkpoint, .*, is gone"):
+        run()
 
 
 @pytest.mark.parametrize(
@@ -124,22 +150,26 @@ def test_results_that_others_have_added_meanwhile_are_kept(study, start):
         ("trainings: {short: two_step_rl2_ppo --name 'x}", "the words of short cannot be read"),
     ],
 )
-def test_a_study_of_another_form_is_told(study, start, line, message):
+def test_a_study_of_another_form_is_told(study, line, message):
     given = {"seeds": "seeds: [0]", "trainings": "trainings: {short: two_step_rl2_ppo}"}
     given[line.partition(":")[0]] = line
     study.write_text("\n".join(given.values()) + "\n")
+    with pytest.raises(UserError, match=message):
+        script.read(study, study.parent)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[", "cannot read the figures in"), ('{"runs": []}', "holds no results of a study")],
+)
+def test_results_that_are_none_are_named_and_not_replaced(study, start, content, message):
+    study.with_suffix(".json").write_text(content)
     shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1 and message in " ".join(shown.split())
+    assert process.returncode == 1 and message in shown
+    assert study.with_suffix(".json").read_text() == content
 
 
-def test_damaged_results_are_named_and_not_replaced(study, start):
-    study.with_suffix(".json").write_text("[")
-    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1 and "cannot read the figures in" in shown
-    assert study.with_suffix(".json").read_text() == "["
-
-
-def test_a_study_holds_seeds_and_trainings_alone(study, start):
+def test_a_study_holds_seeds_and_trainings_alone(study):
     study.write_text(study.read_text() + "processes: 4\n")
-    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1 and "must hold `seeds` and `trainings`" in shown
+    with pytest.raises(UserError, match="must hold `seeds` and `trainings`"):
+        script.read(study, study.parent)

@@ -72,12 +72,18 @@ def with_flags(
     kind: Any = Experiment[type(experiment.agent), type(experiment.envs)]  # type: ignore[misc]
     changed: Experiment[Any, Any] = tyro.cli(
         kind,
-        args=flags,
+        args=[_with_none(word) for word in flags],
         default=experiment,
         prog=prog,
         description="Fields of the config, with the config's values.",
     )
     return changed
+
+
+def _with_none(word: str) -> str:
+    """Return the flag, or its value, with `None` where it says so as a config does, or in prose."""
+    name, equals, value = word.rpartition("=")
+    return f"{name}{equals}None" if value.lower() in ("none", "null") else word
 
 
 def _refuse_old_words(experiment: "Experiment[Any, Any]", flags: list[str]) -> None:

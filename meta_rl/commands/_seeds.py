@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     words, processes_text = take(words, "--processes")
     words, backend = take(words, "--backend")
     words, address = take(words, "--address")
-    _check(words, seeds_text, processes_text, backend)
+    _check(words, seeds_text, processes_text, backend, address)
     from meta_rl.studies.launching import launcher_of
     from meta_rl.studies.seeds import read_seeds
 
@@ -68,7 +68,13 @@ def _train(
     return 1 if failed else 0
 
 
-def _check(words: list[str], seeds: str | None, processes: str | None, backend: str | None) -> None:
+def _check(
+    words: list[str],
+    seeds: str | None,
+    processes: str | None,
+    backend: str | None,
+    address: str | None,
+) -> None:
     """Refuse words that speak of a single run."""
     if seeds is None:
         raise UserError("--seeds must be like 5, 0:5 or 0,3,7")
@@ -76,6 +82,8 @@ def _check(words: list[str], seeds: str | None, processes: str | None, backend: 
         raise UserError(f"--processes must be a whole number, at least 0, got {processes!r}")
     if backend not in (None, "local", "ray"):
         raise UserError(f"--backend must be local or ray, got {backend!r}")
+    if address is not None and backend != "ray":
+        raise UserError("--address is for --backend ray: give it, too")
     if not words or words[0].startswith("-"):
         raise UserError("the config comes first: meta-rl train CONFIG --seeds 0:5")
     given = {word.partition("=")[0] for word in words}

@@ -90,7 +90,13 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return bool(named & {"MemoryError", "OutOfMemoryError"}) or "can't allocate" in str(error)
 
 
+def _parts(word: str) -> list[str]:
+    """Return `--plugin=module` as two words."""
+    return word.split("=", 1) if word.startswith("--plugin=") else [word]
+
+
 def _dispatch(words: list[str]) -> int:
+    words = [part for word in words for part in _parts(word)]
     while "--plugin" in words:
         from meta_rl.experiment.catalog import allow_plugin
 

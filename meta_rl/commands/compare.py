@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from meta_rl.commands._vocabulary import File, Folder, SomeRuns, parse, read_runs
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file, writing
+from meta_rl.core.outputs import check_file, png, write_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +57,8 @@ class Arguments(SomeRuns):
 def main(arguments: list[str]) -> int:
     """Compare runs."""
     given = parse(Arguments, arguments, "compare")
+    if given.metrics and given.figures is None:
+        raise UserError("--metrics names the learning curves of --figures: give it, too")
     kind = given.format or _format_of(given.output)
     if given.output is not None:
         check_file(Path(given.output), "choose another --output")
@@ -87,12 +89,11 @@ def main(arguments: list[str]) -> int:
         if given.output is None:
             print(text, end="")
         else:
-            with writing(Path(given.output), "choose another --output"):
-                Path(given.output).write_text(text, encoding="utf-8")
+            write_output(text.encode(), Path(given.output), "choose another --output")
             remarks.append(f"tables: {given.output}")
     for path, figure in pictures.items():
         try:
-            _write_picture(figure, path)
+            write_output(png(figure), path, "choose another --figures")
         except UserError as error:
             if given.figures is not None:
                 raise
@@ -150,13 +151,3 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
 def _beside(run: Path) -> Path:
     """Return the folder that holds a run, also where the run is named by dots."""
     return run.parent if run.name not in ("", "..") else run.resolve().parent
-
-
-def _write_picture(figure: "Figure", path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; choose another --figures"
-        ) from error

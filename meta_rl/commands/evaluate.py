@@ -19,7 +19,7 @@ from meta_rl.commands._vocabulary import (
     parse,
 )
 from meta_rl.core.errors import Interrupted, UserError
-from meta_rl.core.outputs import check_folder, check_replaceable
+from meta_rl.core.outputs import check_folder, check_replaceable, to_json, write_output
 
 if TYPE_CHECKING:
     from meta_rl.experiment.config import EvaluationConfig
@@ -143,7 +143,7 @@ def measure_all(
     if place is not None:
         beside = place.parent if place.suffix == ".json" else place
         beside.mkdir(parents=True, exist_ok=True)
-        unfinished = Evaluations(beside).unfinished(identity(folder, trained, given))
+        unfinished = Evaluations(beside).unfinished(identity(trained))
     collector = trained.distribution.make_collector(trained.device, worker_count(experiment))
     if unfinished is not None and unfinished.exists():
         print(f"going on from {unfinished}", flush=True)
@@ -173,7 +173,13 @@ def measure_all(
     if given.checkpoint == "best":
         warn_if_chosen_by(config, no_others=ALL_TASKS in result.protocol)
     if place is not None:
-        path = result.save_as(place) if place.suffix == ".json" else Evaluations(place).save(result)
+        of_others = place.resolve() != folder.evaluations.resolve()
+        run = folder.path.resolve().name if of_others else ""
+        path = (
+            result.save_as(place)
+            if place.suffix == ".json"
+            else Evaluations(place).save(result, run)
+        )
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
         print(f"written to {path}")
@@ -232,18 +238,25 @@ def place_of(given: Arguments) -> Path | None:
     return output
 
 
-def identity(folder: "RunFolder", trained: "TrainedAgent", given: Arguments) -> str:
-    """Return a hash of all that decides the cells of an evaluation, the agent's numbers included.
+def identity(trained: "TrainedAgent") -> str:
+    """Return a hash of all that decides the cells of an evaluation: agent and program included.
 
-    Unlike the protocol's fingerprint, which is the same for all agents and seeds.
+    Unlike the protocol's fingerprint, which is the same for all agents, seeds and versions.
     """
+    from importlib.metadata import version
+
+    from meta_rl import __version__
+    from meta_rl.core.ranks import digest
     from meta_rl.evaluation.protocol import make_protocol
+    from meta_rl.runs.folder import describe_commit
 
     config, copies = trained.experiment.evaluation, trained.experiment.evaluation_copies
     protocol = make_protocol(trained.agent, trained.distribution, config, copies)
-    options = [protocol, asdict(config), copies, str(trained.device)]
-    content = json.dumps(options).encode() + folder.checkpoint(given.checkpoint).read_bytes()
-    return hashlib.sha256(content).hexdigest()[:12]
+    packages = map(version, ("torch", "numpy", "numba"))
+    versions = [__version__, describe_commit(), *packages]
+    options = [protocol, asdict(config), copies, str(trained.device), versions]
+    content = json.dumps(options) + digest(trained.agent.state_dict())
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def measure_otherwise(folder: "RunFolder", trained: "TrainedAgent", given: Arguments) -> None:
@@ -275,9 +288,6 @@ def measure_otherwise(folder: "RunFolder", trained: "TrainedAgent", given: Argum
     options = hashlib.sha256(json.dumps(summary["options"]).encode()).hexdigest()[:12]
     kind = f"{config.split}-{config.actions}-{options}"
     path = folder.other_counts / f"{name}-{trained.env_steps}-{kind}.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(summary, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write the evaluation {path}: {error}") from error
+    text = to_json(summary, indent=2) + "\n"
+    write_output(text.encode(), path, "free space or make the folder writable")
     print(f"written to {path}")

@@ -10,7 +10,7 @@ import tyro
 
 from meta_rl.commands._vocabulary import Device, OneRun, SomeRuns, load_agent, parse, read_runs
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file, check_folder, writing
+from meta_rl.core.outputs import check_file, check_folder, write_output
 
 if TYPE_CHECKING:
     from meta_rl.evaluation.comparison import Group, Run
@@ -62,8 +62,7 @@ def main(arguments: list[str]) -> int:
         films = _films(loaded, groups, given, Path(spare)) if given.videos else []
         beliefs = _beliefs(loaded, groups, given) if given.beliefs else []
         page = make_page(groups, Options(), [*skipped, *warnings], films, beliefs)
-        with writing(output, "choose another --output"):
-            output.write_text(page.html(), encoding="utf-8")
+        write_output(page.html().encode(), output, "choose another --output")
         print(f"report: {output}")
         if given.wandb:
             _log(page, output, groups)

@@ -48,7 +48,7 @@ class Arguments:
     settings."""
     search: Literal["grid", "random", "tpe"] = "grid"
     """How settings are chosen: all combinations of values; at random; or by Optuna's TPE, which
-    learns from earlier trials (pip install '.[sweep]')."""
+    learns from earlier trials (pip install -e '.[sweep]')."""
     trials: int | None = None
     """Trials of a random or TPE search, at least 1."""
     search_seed: int = 0
@@ -76,6 +76,13 @@ class Arguments:
         check_at_least(1, self, "trials")
         check_at_least(0, self, "processes", "search_seed")
         check_at_least(2, self, "reduction")
+        for flag, is_read, reader in (
+            ("search_seed", self.search != "grid", "--search random or tpe"),
+            ("reduction", self.early_stopping == "asha", "--early-stopping asha"),
+            ("address", self.backend == "ray", "--backend ray"),
+        ):
+            if getattr(self, flag) != getattr(type(self), flag) and not is_read:
+                raise UserError(f"--{flag.replace('_', '-')} is for {reader}: give it, too")
 
 
 def main(arguments: list[str]) -> int:
@@ -93,7 +100,8 @@ def main(arguments: list[str]) -> int:
     with launcher_of(given.backend, given.address) as launcher:
         varied, search, sweep = _planned(base, given, launcher)
         settings = _known_settings(varied, search)
-        costs = _prepare(sweep, settings)
+        costs, protocol = _prepare(sweep, settings)
+        sweep.check_protocol(protocol)
         if given.dry_run:
             _tell_plan(sweep, settings, costs)
             return 0
@@ -149,7 +157,7 @@ def _known_settings(varied: "Sequence[Varied]", search: "Search") -> "list[Setti
     return [dict(zip([each.name for each in varied], row, strict=True)) for row in ends]
 
 
-def _prepare(sweep: "Sweep", settings: "Sequence[Setting]") -> "list[Cost]":
+def _prepare(sweep: "Sweep", settings: "Sequence[Setting]") -> "tuple[list[Cost], dict[str, Any]]":
     """Build all trials, so that mistakes are told before any starts."""
     from meta_rl.studies.preparation import prepare
     from meta_rl.studies.settings import with_setting
@@ -213,7 +221,7 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
 def _conclude(sweep: "Sweep") -> int:
     """Show and write what was found; return the exit code."""
     from meta_rl.commands._show import show_groups
-    from meta_rl.core.outputs import write
+    from meta_rl.core.outputs import png, write
     from meta_rl.evaluation.comparison import group_runs
     from meta_rl.evaluation.finished import load_runs
     from meta_rl.evaluation.folder import Wanted
@@ -223,8 +231,12 @@ def _conclude(sweep: "Sweep") -> int:
     table.print()
     write(table.text("markdown").encode(), sweep.folder / "table.md", "the table")
     if (picture := sweep_picture(sweep)) is not None:
-        picture.savefig(sweep.folder / "settings.png", dpi=150)
-        print(f"picture: {sweep.folder / 'settings.png'}")
+        path = sweep.folder / "settings.png"
+        try:
+            write(png(picture), path, "the picture")
+            print(f"picture: {path}")
+        except UserError as error:  # the choice is what days of training were for
+            print(f"warning: {error}")
     if (best := sweep.best()) is not None:
         print(f"chosen on the validation split: {best.label}")
         print(f"train it again: meta-rl train {sweep.config_of(best.number)}")

@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print(HELP)
         return 2
+    if arguments[0].startswith("--resume="):
+        arguments = [*arguments[0].split("=", 1), *arguments[1:]]
     resume = arguments[0] == "--resume"
     _check(arguments, resume and overwrite)
     if {"-h", "--help"} & set(arguments):  # which ends the process

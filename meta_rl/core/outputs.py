@@ -1,22 +1,27 @@
 """The places that output goes to: checked before any work, and written whole or not at all."""
 
 import contextlib
+import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meta_rl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check_file(path: Path, advice: str) -> None:
     """Raise a UserError unless a file can be written to `path`; leave nothing behind.
 
-    Folders that do not exist are fine if they can be made. A file that exists must be a file, and
-    keeps its content.
+    Folders that do not exist are fine if they can be made. A file that exists keeps its content;
+    its folder must take the temporary file that is to replace it.
 
     Args:
         advice: What to do otherwise, such as `choose another --output`.
@@ -29,6 +34,7 @@ def check_file(path: Path, advice: str) -> None:
         elif path.is_file():  # opening a pipe would wait for its reader
             with path.open("ab"):
                 pass
+            _try_folder(path.resolve().parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
@@ -85,9 +91,14 @@ def remove_unfinished(folder: Path) -> None:
 
     To be called by who alone writes there.
     """
-    for path in folder.glob("*.tmp"):
+    for path in filter(is_unfinished, folder.glob("*.tmp")):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a file is one that `write` had begun when its process was killed."""
+    return re.fullmatch(r".+\.\d+\.tmp", path.name) is not None
 
 
 @contextlib.contextmanager
@@ -101,7 +112,7 @@ def writing(path: Path, advice: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error}; {advice}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
@@ -119,18 +130,49 @@ def to_json(data: Any, indent: int | None = None) -> str:
 
 def write(content: bytes | memoryview, path: Path, what: str) -> None:
     """Write to a temporary file, then put it in place of the old one; others may do so, too."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
+        with _replacing(path) as temporary, temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = f"; the one before is untouched: {path}" if path.exists() else ""
         raise UserError(
             f"cannot write {what} {path}: {error}; free space or make the folder writable{kept}"
         ) from error
+
+
+def write_output(content: bytes, path: Path, advice: str) -> None:
+    """Write a file that the user named, whole or not at all; make its folder.
+
+    What is there and no file, such as a pipe, is written to as it is.
+
+    Args:
+        advice: What to do if it cannot be written, such as `choose another --output`.
+    """
+    with writing(path, advice):
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        with _replacing(path.resolve()) as temporary:  # a link stays one
+            temporary.write_bytes(content)
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a figure of matplotlib's as a picture."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
+    return drawn.getvalue()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file that takes the place of a file, and is gone if something fails."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:  # also when a signal comes
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -212,6 +212,16 @@ def any_problem(own: str | None) -> str | None:
     return next((problem for problem in gathered(own) if problem is not None), None)
 
 
+def digest(tree: Any) -> str:
+    """Return a hash of tensors and numbers."""
+    leaves, structure = pytree.tree_flatten(tree)
+    found = hashlib.blake2b(str(structure).encode())
+    for leaf in leaves:
+        tensor = isinstance(leaf, Tensor)
+        found.update(leaf.cpu().numpy().tobytes() if tensor else str(leaf).encode())
+    return found.hexdigest()
+
+
 def check_alike(tree: Any, what: str) -> None:
     """Make sure that all ranks hold the same tensors and numbers.
 
@@ -220,7 +230,7 @@ def check_alike(tree: Any, what: str) -> None:
     """
     if _ranks.size == 1:
         return
-    prints = gathered(_fingerprint(tree))
+    prints = gathered(digest(tree))
     if unlike := [rank for rank, found in enumerate(prints) if found != prints[0]]:
         error = UserError(
             f"{what} of rank {unlike[0]} differs from that of rank 0, so they cannot go on "
@@ -326,15 +336,6 @@ def places_in_order(own: Int[Tensor, "S"]) -> Int[Tensor, "R"]:
     found = gathered(own)
     places = torch.cat(found).argsort() - sum(map(len, found[: _ranks.rank]))
     return torch.where((places >= 0) & (places < len(own)), places, -1)
-
-
-def _fingerprint(tree: Any) -> str:
-    leaves, structure = pytree.tree_flatten(tree)
-    digest = hashlib.blake2b(str(structure).encode())
-    for leaf in leaves:
-        tensor = isinstance(leaf, Tensor)
-        digest.update(leaf.cpu().numpy().tobytes() if tensor else str(leaf).encode())
-    return digest.hexdigest()
 
 
 def _all_reduce(whole: Tensor, device: torch.device) -> None:

@@ -20,6 +20,7 @@ from meta_rl.diagnosis.maths import Maths, compare, probe
 from meta_rl.experiment.config import Experiment
 from meta_rl.learning.trust_region import ravel
 from meta_rl.runs.metrics import read_metrics
+from meta_rl.runs.trained import restore
 from meta_rl.training.rejected import Rejected
 from meta_rl.training.temporary import temporary_trainer
 
@@ -107,7 +108,7 @@ def examine(
     with temporary_trainer(experiment) as trainer:
         agent = trainer.agent
         if agent_state is not None:
-            agent.load_state_dict(agent_state)
+            restore(agent, agent_state, experiment.agent_name)
         evidence = Evidence(
             trainer.distribution.spec,
             getattr(agent, "sees_tasks", False),

@@ -155,8 +155,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def _alike(one: Run, other: Run) -> bool:
-    same_tasks = one.result.names == other.result.names and one.result.index == other.result.index
-    return same_tasks and one.description == other.description
+    ours, theirs = (
+        (run.result.names, run.result.index, run.result.adaptation_episodes, run.description)
+        for run in (one, other)
+    )
+    return ours == theirs
 
 
 def _labels(gathered: Sequence[Sequence[Run]]) -> list[str]:

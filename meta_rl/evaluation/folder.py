@@ -54,6 +54,11 @@ class Evaluation:
         )
 
     @property
+    def stages(self) -> tuple[int, ...]:
+        """Episodes adapted from, at each stage."""
+        return tuple(stage["adaptation_episodes"] for stage in self.summary.get("stages", ()))
+
+    @property
     def is_dated(self) -> bool:
         """Whether it says when it was made; older files do not."""
         return self.summary["made_at"] is not None
@@ -119,11 +124,24 @@ class Evaluations:
     def __iter__(self) -> Iterator[Evaluation]:
         return map(self._at, self._files())
 
-    def save(self, result: EvalResult) -> Path:
+    def readable(self) -> Iterator[Evaluation]:
+        """Go through those that can be read: a damaged one can be made again."""
+        for path in self._files():
+            try:
+                found = self._at(path)
+            except UserError:
+                continue
+            yield found
+
+    def save(self, result: EvalResult, run: str = "") -> Path:
         """Write `<env_steps>-<split>-<actions>-seed<N>-<fingerprint>.json`, and cells as npz.
 
         Before the fingerprint stands how the agent learned, where tasks change, and which
-        checkpoint was measured, if it is not the latest.
+        checkpoint was measured, if it is not the latest. Stages stand after it if they are others
+        than those of a file that is there.
+
+        Args:
+            run: Name to stand first, where evaluations of several runs come together.
         """
         kind = f"{result.protocol['split']}-{result.protocol['actions']}-seed{result.seed}"
         if LEARNING in result.protocol:
@@ -131,7 +149,13 @@ class Evaluations:
         if result.checkpoint != "latest":
             digest = blake2b(result.checkpoint.encode(), digest_size=4).hexdigest()
             kind += "-best" if result.checkpoint == "best" else f"-{digest}"
-        path = self.path / f"{result.env_steps}-{kind}-{result.fingerprint}.json"
+        of_run = f"{run}-" if run else ""
+        path = self.path / f"{of_run}{result.env_steps}-{kind}-{result.fingerprint}.json"
+        for other in self.readable():
+            if other.path == path and other.stages != result.adaptation_episodes:
+                stages = "-".join(map(str, result.adaptation_episodes))
+                path = path.with_stem(f"{path.stem}-after-{stages}")
+                break
         self._read.pop(path, None)
         return result.save_as(path)
 
@@ -177,12 +201,11 @@ class Evaluations:
         """
         learning = protocol.get(LEARNING)  # which the fingerprint leaves out
         asked = meta_iterations, fingerprint(protocol), learning, "latest", seed
-        for file in self._files():
-            with suppress(UserError):  # it can be made again
-                each = self._at(file)
-                learned = each.summary["protocol"].get(LEARNING)
-                found = each.meta_iterations, each.fingerprint, learned, each.checkpoint, each.seed
-                if found == asked:
+        for each in self.readable():
+            learned = each.summary["protocol"].get(LEARNING)
+            found = each.meta_iterations, each.fingerprint, learned, each.checkpoint, each.seed
+            if found == asked:
+                with suppress(UserError):  # its cells can be made again
                     return each.result
         return None
 

@@ -26,12 +26,16 @@ MAY_CHANGE = {
 
 
 def check_same_run(
-    stored: Experiment[Any, Any], expected: Experiment[Any, Any], where: Path
+    stored: Experiment[Any, Any],
+    expected: Experiment[Any, Any],
+    where: Path,
+    advice: str = "choose another --name, or remove the folder",
 ) -> None:
     """Refuse to take a run for one of another experiment.
 
     Args:
         where: The run's folder, which may have moved: its path is not compared.
+        advice: What to do if it is.
     """
     theirs, ours = flat(to_dict(stored)), flat(to_dict(expected))
     elsewhere = MAY_CHANGE | {"name", "runs"}
@@ -42,10 +46,7 @@ def check_same_run(
     )
     if differing:
         told = ", ".join(f"{name} {theirs.get(name)}, not {ours.get(name)}" for name in differing)
-        raise UserError(
-            f"{where} was begun with other settings ({told}); choose another --name, or remove the "
-            f"folder"
-        )
+        raise UserError(f"{where} was begun with other settings ({told}); {advice}")
 
 
 def changed_flags(stored: Experiment[Any, Any], wanted: Experiment[Any, Any]) -> list[str]:

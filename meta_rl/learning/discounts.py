@@ -27,6 +27,7 @@ from meta_rl.learning.sac import (
     finite_bounds,
     follow,
     squashed,
+    temperature_of,
     wide,
 )
 
@@ -82,7 +83,8 @@ class DiscountedActorCritic(PopArt):
     high: Tensor
     gamma: Tensor
     returns_remembered = 1e6
-    """Steps of updates over which values' moments are taken: policies improve, and values move."""
+    """Values' moments are those of about so many sampled steps: policies improve, and values move.
+    """
 
     def __init__(
         self, config: ActorCriticConfig, state_size: int, gammas: Sequence[float], spec: EnvSpec
@@ -112,7 +114,7 @@ class DiscountedActorCritic(PopArt):
     @property
     def temperature(self) -> Float[Tensor, "G"]:
         """α of each discount, as a constant."""
-        return self.log_temperature.detach().exp()
+        return temperature_of(self.config, self.log_temperature)
 
     def policies(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
         """π_g(·|s) of each discount, (*B, G, A)."""

@@ -31,7 +31,10 @@ Kind: TypeAlias = Literal["gru", "lstm", "transformer", "fast_weights"]
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Settings of a memory. A GRU and an LSTM have no layers; a transformer alone has a context."""
+    """Settings of a memory.
+
+    `layers` and `heads` are of transformers and fast weights, `context_steps` of transformers.
+    """
 
     memory: Kind = "gru"
     """Kind of memory: a recurrent network (gru, lstm), attention to the trial's latest steps

@@ -26,7 +26,7 @@ Remembered: TypeAlias = Any
 
 @dataclass(frozen=True)
 class OnlineModelConfig(MemoryConfig):
-    """A model of dynamics and rewards, and how it adapts. A memory's settings are recurrence's."""
+    """A model of dynamics and rewards, and how it adapts. A memory is for recurrence alone."""
 
     adaptation: Literal["gradient", "recurrence"] = "gradient"
     """How the model adapts: GrBAL's gradient steps on the last transitions, or ReBAL's memory of
@@ -76,7 +76,7 @@ class OnlineModel(nn.Module):
         """Return what is known of B = M × N worlds."""
         raise NotImplementedError(f"{type(self).__name__} must say what it knows")
 
-    def predict(self, x: Float[Tensor, "B R I"], knowledge: Any) -> Float[Tensor, "B R O"]:
+    def predict(self, x: Float[Tensor, "B R I"], knowledge: Any) -> Float[Tensor, "B R O1"]:
         """Predict R scaled transitions in each of B worlds."""
         raise NotImplementedError(f"{type(self).__name__} must say what it predicts")
 
@@ -89,7 +89,7 @@ class OnlineModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say what it knew unadapted")
 
     def error(
-        self, output: Float[Tensor, "B R O"], target: Float[Tensor, "B R O"]
+        self, output: Float[Tensor, "B R O1"], target: Float[Tensor, "B R O1"]
     ) -> Float[Tensor, "B R"]:
         """Return the weighted squared error of predictions.
 
@@ -101,8 +101,9 @@ class OnlineModel(nn.Module):
 class GradientModel(OnlineModel):
     """GrBAL: θ' = θ - ψ ∇L(θ; last M transitions) (Nagabandi et al. 2019, eq. 5 and Alg. 2).
 
-    A world remembers its last observation and its last M transitions, `past`, (M, N, M, 2O + A + 1)
-    numbers as they were seen, and which of them there are. θ' comes of them anew at each step.
+    A world remembers its last observation and its last transitions, `past`,
+    (M, N, past_steps, 2O + A + 1) numbers as they were seen, and which of them there are. θ' comes
+    of them anew at each step.
     """
 
     def __init__(self, config: OnlineModelConfig, spec: EnvSpec) -> None:
@@ -168,7 +169,9 @@ class GradientModel(OnlineModel):
             steps = self.network.adapted(x, target, weight, steps)
         return steps
 
-    def predict(self, x: Float[Tensor, "B R I"], knowledge: Steps | None) -> Float[Tensor, "B R O"]:
+    def predict(
+        self, x: Float[Tensor, "B R I"], knowledge: Steps | None
+    ) -> Float[Tensor, "B R O1"]:
         """Predict by θ' of each world; by θ if there is none."""
         output: Tensor = self.network(x, knowledge)
         return output
@@ -228,7 +231,7 @@ class RecurrentModel(OnlineModel):
 
     def predict(
         self, x: Float[Tensor, "B R I"], knowledge: Float[Tensor, "B H"]
-    ) -> Float[Tensor, "B R O"]:
+    ) -> Float[Tensor, "B R O1"]:
         """Predict with what is remembered; the first layer sees steps and memories apart."""
         output: Tensor = self.rest(self.of_step(x) + self.of_memory(knowledge).unsqueeze(1))
         return output

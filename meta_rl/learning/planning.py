@@ -15,7 +15,7 @@ from meta_rl.core.errors import UserError
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """How actions are planned. Lengths and deviations are of actions scaled to [-1, 1]."""
+    """How actions are planned."""
 
     planner: Literal["mppi", "cem"] = "mppi"
     """MPPI weighs all candidates by their returns; CEM keeps the best and samples around them."""

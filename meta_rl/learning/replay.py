@@ -75,7 +75,7 @@ class Replay:
         return {name: column[drawn] for name, column in self.last.items()}
 
     def mark(self) -> dict[str, int]:
-        """Return what names the rows within the capacity."""
+        """Return what names the rows within the capacity; the next `add` drops older ones."""
         self._marked = self.added - len(self)
         return {"first": self._marked, "added": self.added}
 
@@ -111,7 +111,13 @@ class Replay:
             if start >= mark["added"]:
                 path.unlink()
             elif end > mark["first"] and start <= expected and end <= mark["added"]:
-                rows: dict[str, Tensor] = torch.load(path, weights_only=True)
+                try:
+                    rows: dict[str, Tensor] = torch.load(path, weights_only=True)
+                except Exception as error:  # whatever the reader stumbles over
+                    raise UserError(
+                        f"{path} is cut short or damaged, and the run needs it to go on; put it "
+                        f"back, or start the run again"
+                    ) from error
                 skipped = expected - start
                 pieces.append({name: column[skipped:] for name, column in rows.items()})
                 expected = end

@@ -36,13 +36,13 @@ class ActorCriticConfig:
     polyak: float = 0.005
     """How far the target critics follow the critics with each gradient step (τ), in [0, 1]."""
     temperature: float = 1.0
-    """Weight of the policy's entropy beside the scaled rewards (α), above 0; the first value if it
-    is learned."""
+    """Weight of the policy's entropy beside the scaled rewards (α), above 0; if it is learned, its
+    first value."""
     learn_temperature: bool = False
     """Adjust the temperature so that the policy's entropy comes to target_entropy."""
     target_entropy: float | None = None
-    """Entropy that a learned temperature keeps, in nats, of actions scaled to [-1, 1]: between any
-    negative number and 0.69 (log 2) for each action dimension. Without it, -1 for each."""
+    """Entropy that a learned temperature keeps, in nats, of actions scaled to [-1, 1]: at most 0.69
+    (log 2) for each action dimension. Without it, -1 for each."""
     hidden_sizes: tuple[int, ...] = (300, 300, 300)
     """Units of each hidden layer of the actor and of each critic, each at least 1."""
 
@@ -62,7 +62,7 @@ class SACConfig(ActorCriticConfig):
     """Soft actor-critic of one discount."""
 
     gamma: float = 0.99
-    """Discount per environment step (γ), in [0, 1]."""
+    """Discount per environment step (γ), in [0, 1): values go on beyond an episode's last step."""
     reward_scale: float = 5.0
     """Rewards are multiplied by this for the critics, above 0. The larger, the less entropy counts
     beside them."""
@@ -70,7 +70,8 @@ class SACConfig(ActorCriticConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above_zero(self, "reward_scale")
-        check_within_unit(self, "gamma")
+        if not 0 <= self.gamma < 1:
+            raise UserError(f"agent.gamma must be in [0, 1), got {self.gamma}")
 
 
 def finite_bounds(spec: EnvSpec) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]]:
@@ -124,6 +125,16 @@ def squashed(
     return TanhGaussian(mean, log_std.clamp(*LOG_STD_BOUNDS), low, high)
 
 
+def temperature_of(config: ActorCriticConfig, learned: Float[Tensor, "*G"]) -> Float[Tensor, "*G"]:
+    """Return α of what is learned of it, log α, as a constant.
+
+    One that is not learned is what the settings say, whatever a policy to start from had.
+    """
+    if config.learn_temperature:
+        return learned.detach().exp()
+    return torch.full_like(learned, config.temperature, requires_grad=False)
+
+
 @torch.no_grad()
 def follow(targets: nn.Module, critics: nn.Module, polyak: float) -> None:
     """Move target critics towards the critics: θ' ← θ' + τ (θ - θ')."""
@@ -164,7 +175,7 @@ class SoftActorCritic(nn.Module):
     @property
     def temperature(self) -> Float[Tensor, ""]:
         """α, as a constant."""
-        return self.log_temperature.detach().exp()
+        return temperature_of(self.config, self.log_temperature)
 
     def policy(self, state: Float[Tensor, "*B S"]) -> TanhGaussian:
         """π(·|s)."""

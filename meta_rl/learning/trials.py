@@ -160,7 +160,7 @@ def _beyond_baseline(rollout: Rollout, config: TrialConfig) -> Float[Tensor, "T 
 def _beyond_value(
     rollout: Rollout, config: TrialConfig, value: Float[Tensor, "T M N"]
 ) -> Float[Tensor, "T M N"]:
-    """Return advantages over values of each step; none where all trials bring the same."""
+    """Return advantages over values of each step; 0 where all trials bring the same."""
     valid, end = rollout.valid, last_of_trial(rollout.valid)
     next_value = torch.cat([value[1:], value[-1:]])  # of the last step it does not count
     advantage = gae(rollout.reward, value, next_value, end, end, config.gamma, config.gae_lambda)

@@ -202,7 +202,8 @@ def write_film(takes: Sequence[Take], path: Path, name: str) -> Path:
     """
     check_ending(path)
     with writing(path, "choose another --output"):
-        temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+        # Its ending tells ffmpeg what to write.
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp{path.suffix}")
         temporary.touch()  # ffmpeg would not tell clearly that it cannot write
         try:
             if path.suffix == ".png":

@@ -399,7 +399,8 @@ def _provenance(runs: Sequence[Run]) -> Section:
     named = [key for run in runs for key in run.result.protocol if key in made_with[0]]
     main = dict.fromkeys((*MAIN_PACKAGES, *named))
     packages = sorted(
-        set().union(*made_with) - {"command", "commit", "system", "machine", "python", *main},
+        set().union(*made_with)
+        - {"command", "commit", "system", "machine", "python", "resumed", *main},
         key=str.lower,
     )
     return Section(

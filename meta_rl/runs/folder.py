@@ -16,12 +16,15 @@ from typing import Any
 import torch
 
 from meta_rl.core.errors import UserError, did_you_mean
-from meta_rl.core.outputs import write
+from meta_rl.core.outputs import is_unfinished, to_json, write
 from meta_rl.core.resources import processor, usable_cores
 from meta_rl.experiment import catalog, strict_yaml
 from meta_rl.experiment.config import Experiment, experiment_from_dict, save_experiment, to_dict
 from meta_rl.experiment.versions import translated
 from meta_rl.runs.lock import RunLock
+
+THEN = ", then "
+"""Between what a run was made with at first, and what it went on with."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,9 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
             self.evaluations.mkdir()
             save_experiment(experiment, self.path / "config.yaml")
-            (self.path / "protocol.json").write_text(json.dumps(protocol, indent=2) + "\n")
-            (self.path / "environment.txt").write_text(describe_environment())
+            self.save_protocol(protocol)
+            text = describe_environment()
+            write(text.encode(), self.path / "environment.txt", "what the run is made with")
             if origin is not None:
                 text = json.dumps(asdict(origin)) + "\n"
                 write(text.encode(), self.path / "origin.json", "where the agent came from")
@@ -184,6 +188,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
         return protocol
+
+    def save_protocol(self, protocol: Mapping[str, Any]) -> None:
+        """Write what the run's evaluation depends on."""
+        text = to_json(protocol, indent=2) + "\n"
+        write(text.encode(), self.path / "protocol.json", "the protocol")
 
     def save_experiment(self, experiment: Experiment[Any, Any]) -> None:
         """Write `config.yaml`, whole or not at all."""
@@ -226,7 +235,8 @@ class RunFolder:
     def environment(self) -> dict[str, str]:
         """Read what the run was made with: the command, the commit, and each package's version.
 
-        Empty if the folder does not say.
+        What was another when it was resumed is told with both: `1.0, then 1.1`. Empty if the folder
+        does not say.
         """
         path = self.path / "environment.txt"
         try:
@@ -235,8 +245,31 @@ class RunFolder:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
-        pairs = (re.split("==| ", line, maxsplit=1) for line in lines)
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}  # a line may be cut short
+        found: dict[str, str] = {}
+        for key, value in map(_pair, lines):
+            found[key] = f"{found[key]}{THEN}{value}" if found.get(key) else value
+        return {key: value for key, value in found.items() if value}  # a line may be cut short
+
+    def renew_environment(self, meta_iterations: int) -> None:
+        """Add to environment.txt what a run that is resumed is made with, where that is another."""
+        before = self.environment()
+        changed = [
+            line
+            for line in describe_environment().splitlines()
+            if (pair := _pair(line))[0] != "command"
+            and before.get(pair[0], "").rpartition(THEN)[2] != pair[1]
+        ]
+        if changed:
+            path = self.path / "environment.txt"
+            kept = path.read_text(encoding="utf-8") if path.is_file() else ""
+            text = "\n".join([f"resumed after {meta_iterations} meta-iterations", *changed])
+            write(f"{kept}{text}\n".encode(), path, "what the run is made with")
+
+
+def _pair(line: str) -> tuple[str, str]:
+    """Return what a line of environment.txt tells of, and what it tells."""
+    key, *value = re.split("==| ", line, maxsplit=1)
+    return key, "".join(value)
 
 
 def describe_commit() -> str:
@@ -269,7 +302,7 @@ def _holds_something(entry: Path) -> bool:
     """Return whether a kill while a run folder was being made could not have left an entry."""
     if entry.is_dir() and not entry.is_symlink():
         return any(entry.iterdir())
-    return entry.name != RunLock.NAME
+    return entry.name != RunLock.NAME and not is_unfinished(entry)
 
 
 def describe_environment(program: str = "meta-rl") -> str:

@@ -23,8 +23,8 @@ class Cost:
     evaluations: int
 
 
-def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
-    """Build the parts of experiments on the same tasks, and return what each costs.
+def prepare(experiments: Iterable[Experiment[Any, Any]]) -> tuple[list[Cost], dict[str, Any]]:
+    """Build the parts of experiments on the same tasks; return what each costs, and the protocol.
 
     Raises:
         UserError: A part cannot be built, or what they achieve on the validation split could not be
@@ -51,7 +51,7 @@ def prepare(experiments: Iterable[Experiment[Any, Any]]) -> list[Cost]:
             )
         )
     _check_protocols(protocols)
-    return costs
+    return costs, protocols[0]
 
 
 def _check_protocols(protocols: Sequence[dict[str, Any]]) -> None:

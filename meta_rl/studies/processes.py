@@ -126,7 +126,8 @@ class Training:
 def is_finished(run: RunFolder, meta_iterations: int) -> bool:
     """Return whether a run was trained for so long, and evaluated as it says itself."""
     evaluations = Evaluations(run.evaluations)
-    if not run.is_begun or all(each.meta_iterations != meta_iterations for each in evaluations):
+    made = [each.meta_iterations for each in evaluations.readable()]
+    if not run.is_begun or meta_iterations not in made:
         return False  # which is told quickly
     seed = run.experiment().evaluation.seed
     return evaluations.own(meta_iterations, run.protocol(), seed) is not None

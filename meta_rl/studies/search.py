@@ -123,7 +123,7 @@ class Tpe:
             import optuna
         except ImportError as error:
             raise UserError(
-                "--search tpe needs the package optuna: pip install '.[sweep]'"
+                "--search tpe needs the package optuna: pip install -e '.[sweep]'"
             ) from error
         self._varied, self._seed, self.count = varied, seed, trials
         optuna.logging.set_verbosity(optuna.logging.WARNING)

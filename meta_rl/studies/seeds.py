@@ -15,8 +15,9 @@ def read_seeds(text: str) -> tuple[int, ...]:
         UserError: The text is none of these, names no seed, or one twice.
     """
     if found := re.fullmatch(r"(?:(\d+):)?(\d+)", text):
-        named = range(int(found[1] or 0), int(found[2]))
-        if len(named) > MOST:
+        first, end = int(found[1] or 0), int(found[2])
+        named = range(first, end)
+        if end - first > MOST:
             raise UserError(f"--seeds {text} names more than {MOST} seeds, a process each")
         seeds = tuple(named)
     elif re.fullmatch(r"\d+(,\d+)+", text):

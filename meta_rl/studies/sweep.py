@@ -5,6 +5,7 @@ of a trial, and the run folders tell the rest. So it goes on from whatever a kil
 is stopped depends on scores and numbers of trials, never on which came first.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_folder, write
-from meta_rl.evaluation.comparison import Group, Run
+from meta_rl.core.outputs import check_folder, to_json, write
+from meta_rl.evaluation.comparison import Group, Run, differing_fields, told_differences
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import strict_yaml
 from meta_rl.experiment.config import (
@@ -138,7 +139,7 @@ class Trial:
         asked = "validation", meta_iterations, "latest"
         found = [
             each
-            for each in training.evaluations
+            for each in training.evaluations.readable()
             if (each.split, each.meta_iterations, each.checkpoint) == asked
         ]
         # Files that do not say when they were made are older than those that do.
@@ -159,7 +160,7 @@ class Trial:
         """Return whether the first seed is at its end, or was evaluated later."""
         later = any(
             each.split == "validation" and each.meta_iterations > meta_iterations
-            for each in self.first.evaluations
+            for each in self.first.evaluations.readable()
         )
         return later or self._is_finished(next(iter(self.trainings)))
 
@@ -216,6 +217,23 @@ class Sweep:
             yield
         finally:
             lock.release()
+
+    def check_protocol(self, protocol: Mapping[str, Any]) -> None:
+        """Refuse to choose between trials that were measured by different protocols.
+
+        They are if a package that decides what tasks are was upgraded between them.
+
+        Args:
+            protocol: What the validation scores of trials depend on, here and now.
+        """
+        now = json.loads(to_json(protocol))  # as the file has it
+        before = self._asked.setdefault("protocol", now)
+        if differing := differing_fields([before, now]):
+            raise UserError(
+                f"{self.folder} holds trials that were measured otherwise "
+                f"({told_differences(differing)}), so that these could not be compared with them; "
+                f"put the old version back, or choose another --name"
+            )
 
     def run_name(self, number: int, seed: int) -> str:
         """Return the name of a trial's run."""

@@ -18,12 +18,18 @@ from meta_rl.core.protocols import MetaAgent, Split, Stored, TellingCollector
 from meta_rl.core.ranks import LostRank, check_alike, first_rank_alone, gathered, use, world
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import MetaBatch, Metrics, all_finite
-from meta_rl.evaluation.comparison import Group, Run
+from meta_rl.evaluation.comparison import (
+    Group,
+    Run,
+    differing_fields,
+    told_differences,
+)
 from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.evaluation.protocol import (
     BEST_IS_CHOSEN_ON,
     check_choosing,
+    fingerprint,
     make_protocol,
 )
 from meta_rl.evaluation.result import EvalResult
@@ -34,7 +40,8 @@ from meta_rl.experiment.building import (
     set_gpu_arithmetic,
     set_threads,
 )
-from meta_rl.experiment.config import Experiment, RolloutsConfig, from_dict, to_dict
+from meta_rl.experiment.config import Experiment, experiment_from_dict, to_dict
+from meta_rl.experiment.identity import check_same_run
 from meta_rl.rollouts.adaptation import Adaptation, NotFinite
 from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import Origin, RunFolder
@@ -102,7 +109,8 @@ class Trainer:
             undo.callback(self.close)
             if resume and self.ranks.is_first:
                 self.lock = RunLock(folder.path)
-                remove_unfinished(folder.checkpoints)
+                for place in (folder.path, folder.checkpoints, folder.replay):
+                    remove_unfinished(place)
             state = checkpoint.load(folder.checkpoints / "latest.pt") if resume else None
             self.distribution = build_distribution(experiment)
             self.agent: MetaAgent = build_agent(experiment, self.distribution.spec, self.device)
@@ -210,6 +218,9 @@ class Trainer:
         """Go through the meta-iterations that are left; evaluate on the way and at the end."""
         if self.ranks.is_first:
             self.sinks.start(self._beginning())
+            self._renew_protocol()
+            if self.counters.meta_iterations:
+                self.folder.renew_environment(self.counters.meta_iterations)
         if self.sinks.state_dict() != self._whole["sinks"]:
             self.save(self._state())
         watched: EvalResult | None = None
@@ -261,10 +272,13 @@ class Trainer:
         self.sinks.log(values, self.counters.env_steps, self.counters.meta_iterations)
 
     def _finished(self) -> EvalResult | None:
-        """Return the final evaluation of a run that has nothing left to do."""
+        """Return the final evaluation of a run that has nothing left to do.
+
+        It may be by the versions of packages that the run was made with.
+        """
         if self.counters.meta_iterations < self.experiment.meta_iterations:
             return None
-        return self._evaluated("test")
+        return self._evaluated("test") or self._own(self.folder.protocol())
 
     def _is_recorded(self, result: EvalResult) -> bool:
         """Return whether metrics.jsonl has the scores of an evaluation."""
@@ -408,9 +422,27 @@ class Trainer:
 
     def _evaluated(self, split: Split) -> EvalResult | None:
         """Return the run's own evaluation of this very state, if there is one."""
+        return self._own(self._protocol(split))
+
+    def _own(self, protocol: Mapping[str, Any]) -> EvalResult | None:
         evaluations = Evaluations(self.folder.evaluations)
         made, seed = self.counters.meta_iterations, self.experiment.evaluation.seed
-        return evaluations.own(made, self._protocol(split), seed)
+        return evaluations.own(made, protocol, seed)
+
+    def _renew_protocol(self) -> None:
+        """Write down by what the run is measured from now on, if packages are others than before.
+
+        Whether it is finished is told by that.
+        """
+        before = self.folder.protocol()
+        if fingerprint(before) == fingerprint(self.protocol):
+            return
+        differing = told_differences(differing_fields([before, self.protocol]))
+        self.sinks.say(
+            f"note: evaluations from now on compare with none before, as they depend on what has "
+            f"changed since: {differing}"
+        )
+        self.folder.save_protocol(self.protocol)
 
     def _watch_or_warn(self) -> EvalResult | None:
         """Evaluate while training, which goes on if there is nothing to measure."""
@@ -457,9 +489,10 @@ class Trainer:
                 f"on; begin anew with `meta-rl train {self.folder.path / 'config.yaml'}`"
             )
         check_same_sections(state, self.experiment)
-        stored = state["config"]  # of runs before there was Ray, it knows nothing of it
-        rollouts = from_dict(RolloutsConfig, stored.get("rollouts", {}), "rollouts", "config")
-        acted_on = acting_device(rollouts, torch.device(stored["device"])).type
+        stored = experiment_from_dict(state["config"], "the checkpoint")
+        advice = "put its config.yaml back as it was, or begin another run"
+        check_same_run(stored, self.experiment, self.folder.path, advice)
+        acted_on = acting_device(stored.rollouts, torch.device(stored.device)).type
         acts_on = self.streams.acting.device.type
         if acted_on != acts_on:  # their random numbers cannot continue each other's
             raise UserError(

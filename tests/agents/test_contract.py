@@ -31,21 +31,28 @@ TASKS, COPIES = 3, 2
 
 
 OPTIONS = (
-    {},
-    {"adapt": "head", "before_weight": 0.3, "normalize_observations": True},
-    {"step_sizes": "per_layer", "first_order_updates": 2, "multi_step_updates": 4},  # MAML++
-    {"step_sizes": "per_parameter", "first_order": True},
-    {"adaptation_steps": 2, "later_inner_lr": 0.05},
-    {"first_order": True, "curvature_stride": 2},
-    {"outer_optimizer": "adam", "outer_lr": 1e-3, "annealing_updates": 4, "inner_epochs": 2},
-    {"learn_step_size": True, "trace_decay": 0.5, "normalize_observations": True},
-    {"memory": "lstm", "critic": True},
-    {"memory": "lstm", "gammas": (0.5,)},
-    {"memory": "transformer", "heads": 2, "context_steps": 5},
-    {"memory": "fast_weights", "heads": 2},
-    {"adaptation": "recurrence"},
+    ("maml_trpo", {"adapt": "head", "before_weight": 0.3, "normalize_observations": True}),
+    # MAML++
+    ("maml_ppo", {"step_sizes": "per_layer", "first_order_updates": 2, "multi_step_updates": 4}),
+    ("promp", {"step_sizes": "per_parameter", "first_order": True}),
+    ("reptile", {"adaptation_steps": 2, "later_inner_lr": 0.05}),
+    ("maml_trpo", {"first_order": True, "curvature_stride": 2}),
+    (
+        "reptile",
+        {"outer_optimizer": "adam", "outer_lr": 1e-3, "annealing_updates": 4, "inner_epochs": 2},
+    ),
+    (
+        "meta_gradient",
+        {"learn_step_size": True, "trace_decay": 0.5, "normalize_observations": True},
+    ),
+    ("rl2_ppo", {"memory": "lstm", "critic": True}),
+    ("in_context_sac", {"memory": "lstm", "gammas": (0.5,)}),
+    ("metric", {"memory": "transformer", "heads": 2, "context_steps": 5}),
+    ("varibad", {"memory": "fast_weights", "heads": 2}),
+    ("mbrl", {"adaptation": "recurrence"}),  # which alone has a memory
 )
-"""What changes an agent's structure; tried on every agent whose Config has all of the settings."""
+"""What changes an agent's structure. Each is tried on every agent whose Config has the settings:
+always on the one beside it, and on agents that are not here; on the others if all is thorough."""
 
 
 def pytest_generate_tests(metafunc):
@@ -58,13 +65,19 @@ def pytest_generate_tests(metafunc):
         name: {field.name for field in fields(catalog.load("agents", name).Config)}
         for name in names
     }
+    always = {name for name, _ in OPTIONS}
     metafunc.parametrize(
         ("name", "options"),
         [
-            pytest.param(name, options, id="-".join([name, *options]))
+            pytest.param(
+                name,
+                options,
+                id="-".join([name, *options]),
+                marks=pytest.mark.thorough if name in always - {chosen} else (),
+            )
             for name in names
-            for options in OPTIONS
-            if options.keys() <= known[name]
+            for chosen, options in ((name, {}), *OPTIONS)
+            if options.keys() <= known[name] and not ("memory" in options and name == "mbrl")
         ],
     )
 

@@ -1,5 +1,4 @@
 import copy
-import io
 from dataclasses import replace
 
 import pytest
@@ -581,53 +580,7 @@ def test_ppo_stops_once_the_divergence_exceeds_its_target():
     assert 1 <= epochs(0.05) < 6
 
 
-# Determinism, resuming, learning.
-
-
-@ALGORITHMS
-def test_the_same_seed_gives_the_same_update(algorithm):
-    first, again, other = (make_agent(algorithm, seed=seed) for seed in (0, 0, 1))
-
-    metrics, same, _ = (agent.meta_update(meta_batch(agent)) for agent in (first, again, other))
-
-    assert torch.equal(ravel(first.theta), ravel(again.theta))
-    assert not torch.equal(ravel(first.theta), ravel(other.theta))
-    assert list(metrics) == list(same)
-    assert all(torch.equal(metrics[name], same[name]) for name in metrics)
-    assert all(value.dim() == 0 for value in metrics.values())
-
-
-@ALGORITHMS
-def test_a_restored_agent_makes_the_same_next_update_bit_for_bit(algorithm):
-    agent = make_agent(algorithm)
-    for seed in range(2):
-        agent.meta_update(meta_batch(agent, seed))
-    file = io.BytesIO()
-    torch.save(agent.state_dict(), file)
-    file.seek(0)
-    restored = make_agent(algorithm, seed=5)
-    restored.load_state_dict(torch.load(file, weights_only=True))
-
-    metrics, same = (each.meta_update(meta_batch(each, 2)) for each in (agent, restored))
-
-    assert torch.equal(ravel(agent.theta), ravel(restored.theta))
-    assert all(torch.equal(metrics[name], same[name]) for name in metrics)
-
-
-@ALGORITHMS
-def test_an_agent_that_loads_another_s_state_does_not_share_it(algorithm):
-    agent, other = make_agent(algorithm), make_agent(algorithm, seed=5)
-    agent.meta_update(meta_batch(agent))
-    twin = copy.deepcopy(agent)
-    other.load_state_dict(agent.state_dict())
-    batch = meta_batch(agent, 1)
-
-    other.meta_update(batch)
-
-    assert torch.equal(ravel(agent.theta), ravel(twin.theta))
-    for each in (agent, twin):
-        each.meta_update(batch)
-    assert torch.equal(ravel(agent.theta), ravel(twin.theta))
+# Learning.
 
 
 @ALGORITHMS

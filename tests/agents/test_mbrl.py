@@ -113,6 +113,13 @@ def test_adaptation_predicts_better_and_finds_out_which_way_to_push(adaptation):
     assert found.scores["episode_return"].mean() > -6
 
 
+@pytest.mark.parametrize("future", ["next", "trial"])
+def test_the_error_before_adaptation_is_of_the_same_transitions_as_the_one_after(future):
+    _, told = trained(replace(SMALL, inner_lr=1e-12, outer_lr=1e-12, future=future), updates=2)
+    before, after = (told[-1][f"prediction/error_{at}"] for at in MOMENTS)
+    assert before == pytest.approx(after, rel=1e-4)
+
+
 def test_the_plan_goes_on_within_an_episode_and_begins_anew_with_the_next():
     agent, _ = trained(SMALL, updates=1)
     context = agent.begin(FAMILY.tasks("test")[:2], 1, False)

@@ -114,7 +114,7 @@ def _maker(where: str, said: str) -> Callable[..., Any] | None:
             if error.name is None or not f"{source}.".startswith(f"{error.name}."):
                 raise  # the module is there, but something that it imports is not
             if source in EXTRAS:
-                advice = f"install its extra: pip install '.[{EXTRAS[source]}]'"
+                advice = f"install its extra: pip install -e '.[{EXTRAS[source]}]'"
             else:
                 advice = (
                     f"make sure that Python finds it (PYTHONPATH, or pip install -e), or name its "

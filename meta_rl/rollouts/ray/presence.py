@@ -20,8 +20,8 @@ def prepare_ray(address: str, flag: str = "--rollouts.backend") -> None:
     """
     if find_spec("ray") is None:
         raise UserError(
-            f"{flag} ray needs Ray: install the extra cluster with `pip install '.[cluster]'`, or "
-            f"use {flag} local"
+            f"{flag} ray needs Ray: install the extra cluster with "
+            f"`pip install -e '.[cluster]'`, or use {flag} local"
         )
     if "ray" in sys.modules:
         return

@@ -23,7 +23,7 @@ def check_warp() -> None:
     if missing:
         raise UserError(
             f"the simulator warp needs {' and '.join(missing)}: install the extra gpu with "
-            f"`pip install '.[gpu]'`, in an environment of its own because it brings another "
+            f"`pip install -e '.[gpu]'`, in an environment of its own because it brings another "
             f"version of MuJoCo, or use --envs.simulator native"
         )
 

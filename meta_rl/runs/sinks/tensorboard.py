@@ -30,7 +30,7 @@ class TensorBoardSink(Sink):
         except ImportError as error:
             raise UserError(
                 f"tracking.tensorboard needs the package tensorboard ({error}); install it with "
-                f"`pip install '.[tensorboard]'`, or leave tracking.tensorboard away"
+                f"`pip install -e '.[tensorboard]'`, or leave tracking.tensorboard away"
             ) from error
         self._folder = folder
         self._writer: SummaryWriter | None = None

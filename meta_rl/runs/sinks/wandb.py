@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meta_rl.core.outputs import png
 from meta_rl.experiment.config import TrackingConfig, TrackingMode
 from meta_rl.runs.sinks.base import Beginning, Sink
 
@@ -75,6 +76,8 @@ class WandbSink(Sink):
         self._notices: list[str] = []
         self._logged = 0
         """Meta-iterations that a row was logged of, here or before the run was resumed."""
+        self._logs_here = False
+        """Whether the last of these was logged by this process."""
         self._is_resumed = False
 
     def start(self, run: Beginning) -> None:
@@ -103,9 +106,10 @@ class WandbSink(Sink):
     def log(self, metrics: Mapping[str, float], env_steps: int, meta_iterations: int) -> None:
         """Add a point to every metric's chart."""
         row = {**metrics, "env_steps": env_steps, "meta_iterations": meta_iterations}
-        is_new = meta_iterations > self._logged
+        self._logs_here |= meta_iterations > self._logged
         self._logged = max(self._logged, meta_iterations)
-        self._ask(lambda run: run.log(row, step=_step(run, meta_iterations, is_new)))
+        logs_here = self._logs_here
+        self._ask(lambda run: run.log(row, step=_step(run, meta_iterations, logs_here)))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table, such as the final evaluation."""
@@ -115,9 +119,7 @@ class WandbSink(Sink):
         """Show a figure of matplotlib's, drawn now."""
         from PIL import Image
 
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=150)
-        self._show(name, "Image", Image.open(drawn))
+        self._show(name, "Image", Image.open(io.BytesIO(png(figure))))
 
     def log_video(self, name: str, path: Path, caption: str) -> None:
         """Show a film in mp4."""
@@ -206,13 +208,13 @@ class WandbSink(Sink):
         )
 
     def _show(self, name: str, kind: str, *content: object, **options: object) -> None:
-        last = self._logged
+        last, logs_here = self._logged, self._logs_here
 
         def show(run: "wandb.Run") -> None:
             import wandb
 
             shown = {name: getattr(wandb, kind)(*content, **options)}
-            run.log(shown, step=_step(run, last, is_new=False))
+            run.log(shown, step=_step(run, last, logs_here))
 
         self._ask(show)
 
@@ -242,14 +244,14 @@ class WandbSink(Sink):
             future.result()
 
 
-def _step(run: "wandb.Run", meta_iterations: int, is_new: bool) -> int | None:
+def _step(run: "wandb.Run", meta_iterations: int, logs_here: bool) -> int | None:
     """Return W&B's step for what is logged.
 
     What comes after the row of a meta-iteration belongs to it. A server takes it at no step that is
-    over, and of a run that was resumed all steps are: it is then logged at the next, whichever
-    that is.
+    over, and of a run that was resumed all steps are, until a row is logged: before that, it goes
+    to the next step, whichever that is.
     """
-    return meta_iterations if is_new or run.offline else None
+    return meta_iterations if logs_here or run.offline else None
 
 
 def _new_id() -> str:

@@ -114,6 +114,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("adapt none --task point", ["no run folder none"]),
         ("compare", ["name at least one run folder: meta-rl compare RUN RUN"]),
         ("compare none", ["no run folder none"]),
+        ("compare none --metrics x", ["--metrics names the learning curves of --figures"]),
         ("compare none --output x.png", ["'x.png' must end in .md, .csv, .tex", "--figures FOLD"]),
         ("compare .", [". is not a run folder: it has no config.yaml"]),
     ],
@@ -447,6 +448,14 @@ def test_an_empty_name_is_the_default_and_never_the_folder_of_all_runs(small_con
     flags = ["--seed", "3", "--name", ""]
     assert experiment_of(str(small_config()), flags, "train").name == "small"
     assert experiment_of(str(small_config(name=None)), flags, "train").name == "small-seed3"
+
+
+@pytest.mark.parametrize("word", ["none", "null", "None"])
+def test_a_flag_takes_none_as_help_texts_and_configs_write_it(word):
+    flags = ["--agent.target-kl", word]
+    assert experiment_of("ml1_reach_maml_ppo", flags, "test").agent.target_kl is None
+    flags = [f"--agent.target-kl={word}"]
+    assert experiment_of("ml1_reach_maml_ppo", flags, "test").agent.target_kl is None
 
 
 def test_debug_shows_the_traceback(meta_rl, meta_rl_process):

@@ -114,7 +114,7 @@ def test_a_mistake_beside_help_is_told_as_without(words, meta_rl):
     meta_rl(*words).fails_with("meta-rl: ")
 
 
-RANGES = ("at least", "above 0", "in [0, 1]", "in [0.5, 1]", "between")
+RANGES = ("at least", "at most", "above 0", "in [0, 1]", "in [0, 1)", "in [0.5, 1]", "between")
 
 
 def sections():

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.outputs import check_file, check_folder, remove_unfinished, write
+from meta_rl.core.outputs import (
+    check_file,
+    check_folder,
+    remove_unfinished,
+    write,
+    write_output,
+)
 
 
 def contents(folder):
@@ -37,6 +43,38 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "latest.pt.123.tmp").write_bytes(b"half")
     remove_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["latest.pt"]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [lambda path: write(b"new", path, "it"), lambda path: write_output(b"new", path, "")],
+    ids=["write", "write_output"],
+)
+def test_what_breaks_off_a_write_spares_the_file_and_leaves_nothing(put, tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"old")
+
+    def stop(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", stop)
+        put(kept)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("kept", b"old")]
+    put(kept)
+    assert kept.read_bytes() == b"new"
+
+
+def test_output_goes_through_links_and_into_pipes(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_output(b"new", tmp_path / "link", "")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    read, written = os.pipe()
+    write_output(b"piped", Path(f"/dev/fd/{written}"), "")
+    assert os.read(read, 100) == b"piped"
+    os.close(read)
+    os.close(written)
 
 
 def test_several_writers_of_a_file_leave_a_whole_one(tmp_path):

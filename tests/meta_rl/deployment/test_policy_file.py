@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import quick
 from gymnasium.spaces import (
     Box,
     Dict,
@@ -44,6 +45,11 @@ AGENTS = [
     *OPTIONS,
 ]
 """Those that adapt."""
+CHOSEN = ["maml_trpo", "mbrl, recurrence", "pearl", "rl2_ppo", "rl2_ppo, transformer", "varibad"]
+"""One of each kind of what is remembered; the others, too, if all is thorough."""
+ALL_AT_ONCE = pytest.mark.parametrize(
+    "agents", [CHOSEN, pytest.param(AGENTS, marks=pytest.mark.thorough)], ids=["chosen", "all"]
+)
 MEMORIES = ("in_context_sac", "mbrl", "metric", "rl2_ppo", "varibad")
 """Those that learn while they act: each copy is a trial of its own."""
 
@@ -134,24 +140,29 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def adapted(small_config, tmp_path_factory):
-    """Train each agent a little and adapt it by the command line; return the run folders."""
+    """Train agents a little and adapt them by the command line; return their run folders."""
     from meta_rl.commands.cli import main
 
     folder = tmp_path_factory.mktemp("adapted")
-    for agent in AGENTS:
-        config = small_config(agent.partition(",")[0], agent=OPTIONS.get(agent, {}))
-        words = [str(config), "--runs", str(folder), "--name", agent]
-        assert main(["train", *words]) == 0
-        assert main(["adapt", str(folder / agent), "--task", "point", "--goal", "1"]) == 0
-    return folder
+
+    def of(agent):
+        if not (folder / agent).exists():
+            config = small_config(agent.partition(",")[0], agent=OPTIONS.get(agent, {}))
+            words = [str(config), "--runs", str(folder), "--name", agent]
+            assert main(["train", *words]) == 0
+            assert main(["adapt", str(folder / agent), "--task", "point", "--goal", "1"]) == 0
+        return folder / agent
+
+    return of
 
 
+@ALL_AT_ONCE
 def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(
-    adapted, environment, monkeypatch
+    agents, adapted, environment, monkeypatch
 ):
     family = PointNavigation(Config(horizon=5, test_goals=3))
     tasks = family.tasks("test")[[1]]
-    files = [str(adapted / agent / "adapted" / "point-1.pt") for agent in AGENTS]
+    files = [str(adapted(agent) / "adapted" / "point-1.pt") for agent in agents]
     argument = json.dumps([(path, tasks.params[0].tolist()) for path in files])
     printed = subprocess.run(
         [sys.executable, "-c", LOOP, argument],
@@ -162,8 +173,8 @@ def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(
     ).stdout
     acted = json.loads(printed)
 
-    for agent, path in zip(AGENTS, files, strict=True):
-        trained = load_trained(RunFolder(adapted / agent), "latest")
+    for agent, path in zip(agents, files, strict=True):
+        trained = load_trained(RunFolder(adapted(agent)), "latest")
         device = torch.device("cpu")
         worker = Player(family, device, Streams(0, device))
         saved = checkpoint.load(Path(path))
@@ -184,11 +195,11 @@ def test_an_adapted_policy_acts_in_a_gymnasium_loop_as_the_agent_does(
             np.testing.assert_allclose(episode, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", quick(AGENTS))
 def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     output = tmp_path / "elsewhere" / "policy.pt"
     words = ("--task", "point", "--rounds", 2, "--episodes", 3, "--output", output, "--seed", 1)
-    outcome = meta_rl("adapt", adapted / agent, *words).succeeds()
+    outcome = meta_rl("adapt", adapted(agent), *words).succeeds()
 
     note, *told, log, program, where = outcome.out.splitlines()
     adapted_for = "6 episodes" if agent.startswith(MEMORIES) else "2 rounds"
@@ -216,9 +227,10 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
     assert about["versions"]["torch"] == torch.__version__
 
 
-def test_an_exported_policy_needs_nothing_but_torch_and_numpy(adapted, environment):
+@ALL_AT_ONCE
+def test_an_exported_policy_needs_nothing_but_torch_and_numpy(agents, adapted, environment):
     observations = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
-    files = [adapted / agent / "adapted" / "point-1.pt" for agent in AGENTS]
+    files = [adapted(agent) / "adapted" / "point-1.pt" for agent in agents]
     argument = json.dumps(
         [(str(path.with_suffix(".pt2")), observations.tolist()) for path in files]
     )
@@ -227,8 +239,8 @@ def test_an_exported_policy_needs_nothing_but_torch_and_numpy(adapted, environme
     ).stdout
     answers = json.loads(printed)
 
-    for agent, path in zip(AGENTS, files, strict=True):
-        trained = load_trained(RunFolder(adapted / agent), "latest")
+    for agent, path in zip(agents, files, strict=True):
+        trained = load_trained(RunFolder(adapted(agent)), "latest")
         saved = checkpoint.load(path)
         context, (action, reward) = saved["context"], saved["memory"]
         for step, (answer, obs) in enumerate(
@@ -276,7 +288,8 @@ def test_an_agent_that_only_acts_is_exported_too(tmp_path):
 
 
 def test_a_policy_that_chooses_says_a_number_for_one_observation(meta_rl, small_config, tmp_path):
-    config = small_config("rl2_ppo", name="arms", envs={"name": "bandits", "horizon": 4})
+    few = {"horizon": 4, "test_tasks": 5, "validation_tasks": 5}
+    config = small_config("rl2_ppo", name="arms", envs={"name": "bandits", **few})
     meta_rl("train", config).succeeds()
     meta_rl("adapt", "runs/arms").succeeds()
     (file,) = (tmp_path / "runs" / "arms" / "adapted").glob("*.pt")
@@ -327,9 +340,9 @@ class Weigher(MetaAgent):
         return action, torch.zeros_like(timestep.prev_reward), context
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", quick(AGENTS, CHOSEN))
 def test_no_state_begins_an_episode_with_what_adaptation_left(agent, adapted):
-    policy = load(adapted / agent / "adapted" / "point-1.pt")
+    policy = load(adapted(agent) / "adapted" / "point-1.pt")
     observations = np.random.default_rng(0).normal(size=(4, 2))
 
     def play(starts):
@@ -348,9 +361,9 @@ def test_no_state_begins_an_episode_with_what_adaptation_left(agent, adapted):
         np.testing.assert_array_equal(action, policy.predict(seen)[0])
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", quick(AGENTS, CHOSEN))
 def test_worlds_that_are_predicted_together_act_as_each_alone(agent, adapted):
-    policy = load(adapted / agent / "adapted" / "point-1.pt")
+    policy = load(adapted(agent) / "adapted" / "point-1.pt")
     observations = np.random.default_rng(0).normal(size=(3, 4, 2))
     together, state = [], None
     for seen in observations:
@@ -364,9 +377,9 @@ def test_worlds_that_are_predicted_together_act_as_each_alone(agent, adapted):
         np.testing.assert_allclose(np.array(together)[:, world], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", quick(AGENTS, CHOSEN))
 def test_sampled_actions_follow_torch_s_seed(agent, adapted):
-    policy = load(adapted / agent / "adapted" / "point-1.pt")
+    policy = load(adapted(agent) / "adapted" / "point-1.pt")
 
     def draw(seed):
         torch.manual_seed(seed)
@@ -377,9 +390,9 @@ def test_sampled_actions_follow_torch_s_seed(agent, adapted):
     assert np.std(draw(0), axis=0).min() > 0.05
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", quick(AGENTS, CHOSEN))
 def test_stable_baselines3_evaluates_an_adapted_policy(agent, adapted):
-    policy = load(adapted / agent / "adapted" / "point-1.pt")
+    policy = load(adapted(agent) / "adapted" / "point-1.pt")
     worlds = make_sb3("point_navigation", num_envs=2, horizon=5, split="test")
     mean, _ = evaluate_policy(policy, worlds, n_eval_episodes=4, warn=False)
     assert -30 < mean < 0
@@ -389,8 +402,8 @@ def test_a_policy_with_a_memory_remembers_within_the_episode_unless_it_is_frozen
     adapted, meta_rl, tmp_path
 ):
     words = ("--goal", 1, "--freeze-memory", "--output", tmp_path / "frozen.pt")
-    meta_rl("adapt", adapted / "rl2_ppo", *words).succeeds()
-    free = load(adapted / "rl2_ppo" / "adapted" / "point-1.pt")
+    meta_rl("adapt", adapted("rl2_ppo"), *words).succeeds()
+    free = load(adapted("rl2_ppo") / "adapted" / "point-1.pt")
     frozen = load(tmp_path / "frozen.pt")
 
     def memories(policy):
@@ -411,7 +424,7 @@ def test_adaptation_changes_the_policy(adapted, meta_rl, tmp_path):
     policies = []
     for goal in (0, 1):
         words = ("--task", "point", "--goal", goal, "--output", tmp_path / f"{goal}.pt")
-        meta_rl("adapt", adapted / "maml_trpo", *words).succeeds()
+        meta_rl("adapt", adapted("maml_trpo"), *words).succeeds()
         policies.append(load(tmp_path / f"{goal}.pt"))
     first, second = (policy.predict(np.ones(2))[0] for policy in policies)
     assert (first != second).any()
@@ -419,22 +432,22 @@ def test_adaptation_changes_the_policy(adapted, meta_rl, tmp_path):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_observation_of_another_size_is_refused(size, adapted):
-    policy = load(adapted / "maml_trpo" / "adapted" / "point-1.pt")
+    policy = load(adapted("maml_trpo") / "adapted" / "point-1.pt")
     with pytest.raises(UserError, match=rf"observes 2 numbers, got an array of shape \({size},\)"):
         policy.predict(np.zeros(size))
 
 
 def test_a_training_checkpoint_is_not_a_policy(adapted, tmp_path):
     with pytest.raises(UserError, match=r"is a training checkpoint; `meta-rl adapt RUN` makes"):
-        load(adapted / "maml_trpo" / "checkpoints" / "latest.pt")
+        load(adapted("maml_trpo") / "checkpoints" / "latest.pt")
     with pytest.raises(UserError, match=r"no policy .*none.pt; `meta-rl adapt RUN` writes one"):
         load(tmp_path / "none.pt")
     with pytest.raises(UserError, match=r"is for torch.export.load; load .*point-1.pt here"):
-        load(adapted / "maml_trpo" / "adapted" / "point-1.pt2")
+        load(adapted("maml_trpo") / "adapted" / "point-1.pt2")
 
 
 def test_a_policy_names_only_agents_of_the_catalog(adapted, tmp_path):
-    state = checkpoint.load(adapted / "maml_trpo" / "adapted" / "point-1.pt")
+    state = checkpoint.load(adapted("maml_trpo") / "adapted" / "point-1.pt")
     checkpoint.save(state | {"agent_name": "os.path"}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"outside of agents/; allow it with --plugin os.path"):
         load(tmp_path / "evil.pt")

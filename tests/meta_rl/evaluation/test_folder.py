@@ -60,6 +60,16 @@ def test_what_was_damaged_is_not_there_and_can_be_written_again(evaluations):
     assert evaluations.own(3, PROTOCOL, seed=7) is not None
 
 
+def test_evaluations_of_other_stages_or_runs_lie_side_by_side(tmp_path):
+    found = Evaluations(tmp_path)
+    more = replace(
+        OWN, adaptation_episodes=(0, 5), scores={"episode_return": np.ones((1, 2, 1, 1))}
+    )
+    paths = [found.save(OWN), found.save(more), found.save(more), found.save(OWN, "other")]
+    assert paths[1] == paths[2] and len({*paths}) == 3
+    assert [each.stages for each in found] == [(0, 5), (0,), (0,)]
+
+
 def test_cells_are_read_only_when_asked_for(evaluations):
     for path in evaluations.path.glob("*.npz"):
         path.unlink()

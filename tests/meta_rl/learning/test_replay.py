@@ -106,6 +106,16 @@ def test_a_segment_that_is_missing_is_told(tmp_path):
         replay_of(10).read(tmp_path, replay.mark())
 
 
+def test_a_segment_that_is_damaged_is_told(tmp_path):
+    replay = replay_of(10)
+    replay.add(rows(0, 6))
+    replay.write(tmp_path, mark := replay.mark())
+    (segment,) = tmp_path.iterdir()
+    segment.write_bytes(segment.read_bytes()[:-50])
+    with pytest.raises(UserError, match=f"{segment.name} is cut short or damaged"):
+        replay_of(10).read(tmp_path, mark)
+
+
 def test_the_room_of_a_full_replay_is_told_before_it_holds_anything():
     replay = replay_of(10)
     told = replay.room

@@ -70,6 +70,14 @@ def test_a_temperature_falls_while_there_is_more_entropy_than_wanted():
         assert slope.sign() == sign
 
 
+def test_only_a_learned_temperature_is_taken_from_another_policy():
+    other = made(temperature=1.0).state_dict()
+    for learned, expected in ((False, 0.2), (True, 1.0)):
+        sac = made(temperature=0.2, learn_temperature=learned)
+        sac.load_state_dict(other)
+        assert float(sac.temperature) == pytest.approx(expected)
+
+
 def test_the_policy_of_one_quadratic_reward_is_its_boltzmann_distribution():
     # r = -4 (a - 0.7)² and α = 0.5: π ∝ exp(r / α) is normal with mean 0.7 and variance 1/16.
     sac = made(reward_scale=1.0, temperature=0.5, outer_lr=1e-2, hidden_sizes=(32, 32))
@@ -101,6 +109,7 @@ def test_actions_without_bounds_are_refused(space):
     ("settings", "message"),
     [
         ({"polyak": 1.5}, "polyak must be in"),
+        ({"gamma": 1.0}, r"gamma must be in \[0, 1\)"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes must all be"),
         ({"target_entropy": -2.0}, "learn_temperature"),

@@ -12,7 +12,7 @@ import pytest
 from patience import PATIENCE_S, wait_for
 from process_trees import descendants, processes
 
-ray = pytest.importorskip("ray", reason="Ray is not there: pip install '.[cluster]'")
+ray = pytest.importorskip("ray", reason="Ray is not there: pip install -e '.[cluster]'")
 SUPPORT = Path(__file__).parents[2] / "support"
 QUIET = ("--tracking.mode", "off", "--threads", 1, "--workers", 1)
 

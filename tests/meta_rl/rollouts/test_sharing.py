@@ -276,7 +276,7 @@ def test_a_worker_that_fails_says_why_and_plays_the_next_job(both):
 def test_without_the_extra_the_flag_says_what_is_missing(monkeypatch, meta_rl, small_config):
     monkeypatch.setattr(presence, "find_spec", lambda name: None)
     told = meta_rl("train", small_config(), "--rollouts.backend", "ray")
-    told.fails_with("needs Ray", "pip install '.[cluster]'", "--rollouts.backend local")
+    told.fails_with("needs Ray", "pip install -e '.[cluster]'", "--rollouts.backend local")
 
 
 @pytest.mark.parametrize(

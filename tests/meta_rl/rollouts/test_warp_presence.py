@@ -13,5 +13,5 @@ without_warp = pytest.mark.skipif(
 @pytest.mark.parametrize("config", ["ml1_reach_maml_trpo", "half_cheetah_velocity_rl2_ppo"])
 def test_without_the_extra_the_simulator_says_what_to_install(meta_rl, tmp_path, config):
     outcome = meta_rl("train", config, "--envs.simulator", "warp")
-    outcome.fails_with("mujoco-warp", "pip install '.[gpu]'", "--envs.simulator native")
+    outcome.fails_with("mujoco-warp", "pip install -e '.[gpu]'", "--envs.simulator native")
     assert not (tmp_path / "runs").exists()

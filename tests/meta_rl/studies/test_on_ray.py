@@ -9,7 +9,7 @@ import pytest
 from patience import PATIENCE_S, wait_for
 from process_trees import descendants, processes
 
-ray = pytest.importorskip("ray", reason="Ray is not there: pip install '.[cluster]'")
+ray = pytest.importorskip("ray", reason="Ray is not there: pip install -e '.[cluster]'")
 
 
 @pytest.fixture(scope="module")

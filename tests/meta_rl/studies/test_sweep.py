@@ -8,6 +8,7 @@ import pytest
 import yaml
 from wandb_files import records
 
+from envs.point_navigation import PointNavigation
 from meta_rl.commands._flags import experiment_of
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.studies.launching import Here
@@ -169,6 +170,9 @@ def test_what_no_trial_could_draw_is_told_before_anything_starts(
         ("--evaluation.choose-on test", "a sweep chooses on the validation split, but evaluation"),
         ("--early-stopping asha --evaluation.every 4", "give fewer than --meta-iterations 4, got"),
         ("--reduction 1", "--reduction must be at least 2, got 1"),
+        ("--reduction 2", "--reduction is for --early-stopping asha: give it, too"),
+        ("--search-seed 1", "--search-seed is for --search random or tpe: give it, too"),
+        ("--address auto", "--address is for --backend ray: give it, too"),
         ("--trials 0", "--trials must be at least 1, got 0"),
         ("--name a/b", "name must be a plain folder name"),
         ("--agent.hidden-sizes 8 --agent.minibatches 1 --copies 0", "copies must be at least 1"),
@@ -186,6 +190,15 @@ def test_a_folder_holds_one_sweep(sweep_again):
     sweep_again("--agent.epochs", 3).fails_with(
         "runs/s holds another sweep (config.agent.epochs 2, not 3); choose another --name, or"
     )
+
+
+def test_trials_that_were_measured_by_other_packages_are_not_chosen_between(
+    sweep_again, tmp_path, monkeypatch
+):
+    sweep_again().succeeds()
+    protocol_of = PointNavigation.protocol
+    monkeypatch.setattr(PointNavigation, "protocol", lambda of: {**protocol_of(of), "n": 2})
+    sweep_again().fails_with("holds trials that were measured otherwise")
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(meta_rl, in_process, config, tmp_path):
@@ -304,6 +317,8 @@ def test_rollouts_on_ray_are_hired_by_one_training_at_a_time(meta_rl, in_process
         ("--seeds", "--seeds must be like 5, 0:5 or 0,3,7"),
         ("--seeds 3:1", "--seeds 3:1 names no seed"),
         ("--seeds 2 --seed 1", "--seeds and --seed do not go together"),
+        ("--seeds 2 --address auto", "--address is for --backend ray: give it, too"),
+        ("--seeds 99999999999999999999", "names more than 10000 seeds, a process each"),
         ("--seeds 2 --overwrite", "--seeds and --overwrite do not go together"),
         ("--seeds 2 --processes many", "--processes must be a whole number, at least 0, got"),
         ("--seeds 2 --meta-iterations 0", "meta_iterations must be at least 1, got 0"),

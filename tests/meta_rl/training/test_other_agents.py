@@ -65,7 +65,7 @@ def test_train_kill_resume_evaluate_compare(
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE_S)
 
-    end = ("--meta-iterations", max(30, killed.latest["meta_iterations"] + 1))
+    end = ("--meta-iterations", max(15, killed.latest["meta_iterations"] + 1))
     meta_rl("train", "--resume", killed.path, *end, *allowed).succeeds()
     meta_rl("train", path, "--name", "whole", *end, *allowed).succeeds()
     whole = run_at(tmp_path / "runs" / "whole")

@@ -57,7 +57,7 @@ def test_without_the_package_a_run_is_refused_before_it_begins(
         TensorBoardSink(tmp_path)
 
     config = small_config(tracking={"tensorboard": True})
-    meta_rl("train", config).fails_with("install it with `pip install '.[tensorboard]'`")
+    meta_rl("train", config).fails_with("install it with `pip install -e '.[tensorboard]'`")
     assert not (tmp_path / "runs").exists()
 
 
