@@ -38,7 +38,8 @@ from meta_rl.core.errors import UserError
 from meta_rl.core.types import MetaBatch
 from meta_rl.experiment.config import Experiment, to_dict
 from meta_rl.rollouts.adaptation import Adaptation
-from meta_rl.rollouts.ray.job import columns_of, ending, size_of, to_arrays
+from meta_rl.rollouts.collector import ending
+from meta_rl.rollouts.ray.job import columns_of, size_of, to_arrays
 from meta_rl.rollouts.ray.sharing import side_by_side
 from meta_rl.training.temporary import temporary_trainer
 from meta_rl.training.trainer import Trainer

@@ -21,6 +21,7 @@ from meta_rl.core.types import (
     Step,
     Tasks,
     TimeStep,
+    map_tensors,
 )
 from meta_rl.rollouts.acting_graph import ActingGraph
 
@@ -195,6 +196,19 @@ class _Record:
         return Rollout(**columns, metrics=metrics)
 
 
+def ending(experience: Experience) -> Experience:
+    """Return what a continuation must know of experience: of a rollout, the last step."""
+    if not isinstance(experience, Rollout):
+        return experience
+    end = (experience.valid.sum(0) - 1).unsqueeze(0)
+
+    def last(column: Tensor) -> Tensor:
+        index = end.view(*end.shape, *[1] * (column.dim() - end.dim()))
+        return column.gather(0, index.expand(-1, -1, -1, *column.shape[3:]))
+
+    return map_tensors(last, experience)
+
+
 def last_action_and_reward(
     previous: Experience | None, spec: EnvSpec, worlds: torch.Size, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -202,9 +216,7 @@ def last_action_and_reward(
     if previous is None:
         action = torch.zeros(*worlds, spec.action_size, device=device)
         return action, torch.zeros(worlds, device=device)
-    if not isinstance(previous, Rollout):
+    last = ending(previous)
+    if not isinstance(last, Rollout):
         raise UserError("a rollout can continue another rollout only, not examples")
-    end = (previous.valid.sum(0) - 1).unsqueeze(0)
-    reward = previous.reward.gather(0, end)[0]
-    index = end.unsqueeze(-1).expand(-1, -1, -1, previous.action.shape[-1])
-    return previous.action.gather(0, index)[0], reward
+    return last.action[0], last.reward[0]

@@ -11,7 +11,7 @@ from meta_rl.core.lives import Changes, Life
 from meta_rl.core.protocols import ChangingCollector, Collector, MetaAgent, Noises
 from meta_rl.core.seeding import TaskStreams
 from meta_rl.core.types import Context, Experience, Phase, Tasks, map_tensors
-from meta_rl.rollouts.ray.job import ending
+from meta_rl.rollouts.collector import ending
 
 
 class CollectorElsewhere:

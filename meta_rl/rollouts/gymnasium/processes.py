@@ -16,8 +16,6 @@ from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import FOR_THE_PARENT, GymnasiumFamily
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-POLL_S = 1.0
-"""How often a silent worker is checked for being alive, should its pipe not tell."""
 FAREWELL_S = 2.0
 """How long workers may take to exit by themselves before they are killed."""
 

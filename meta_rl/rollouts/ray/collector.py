@@ -11,13 +11,13 @@ from meta_rl.core.lives import Changes, Life
 from meta_rl.core.protocols import MetaAgent, Noises
 from meta_rl.core.seeding import Streams
 from meta_rl.core.types import Context, Experience, Metrics, Phase, Tasks
+from meta_rl.rollouts.collector import ending
 from meta_rl.rollouts.ray.job import (
     Arrays,
     Job,
     Played,
     chance_of,
     columns_of,
-    ending,
     experience_of,
     size_of,
     to_arrays,

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from meta_rl.core.protocols import Noises
 from meta_rl.core.seeding import PartStreams, Streams, TaskStreams, drawn_seed
-from meta_rl.core.types import Examples, Experience, Phase, Rollout, Tasks, map_tensors
+from meta_rl.core.types import Examples, Experience, Phase, Rollout, Tasks
 
 Arrays: TypeAlias = Any
 """A pytree of arrays and plain values."""
@@ -43,19 +43,6 @@ def columns_of(experience: Experience) -> Arrays:
 def experience_of(columns: Mapping[str, Any]) -> Experience:
     """Return the experience that has these columns, as tensors."""
     return Rollout(**columns) if "reward" in columns else Examples(**columns)
-
-
-def ending(experience: Experience) -> Experience:
-    """Return what a continuation must know of experience: of a rollout, the last step."""
-    if not isinstance(experience, Rollout):
-        return experience
-    end = (experience.valid.sum(0) - 1).unsqueeze(0)
-
-    def last(column: Tensor) -> Tensor:
-        index = end.view(*end.shape, *[1] * (column.dim() - end.dim()))
-        return column.gather(0, index.expand(-1, -1, -1, *column.shape[3:]))
-
-    return map_tensors(last, experience)
 
 
 @dataclass(frozen=True)
