@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from meta_rl.core.errors import UserError, what_there_is
+from meta_rl.core.errors import NonFiniteAction, UserError, what_there_is
 from meta_rl.core.protocols import EnvDistribution, Split
 from meta_rl.core.resources import usable_cores
 from meta_rl.core.spaces import Space
@@ -142,12 +142,17 @@ class TaskVectorEnv(VectorEnv[Array, Array, Array]):
         self._check_open()
         if not self._started:
             raise ResetNeeded("call reset() before step()")
-        given = np.array(actions, dtype=self.action_space.dtype)
-        if given.shape != self.action_space.shape:
+        wanted = np.asarray(actions)
+        if wanted.shape != self.action_space.shape:
             raise UserError(
-                f"actions must have shape {self.action_space.shape}, got {given.shape}: "
+                f"actions must have shape {self.action_space.shape}, got {wanted.shape}: "
                 f"one row for each world"
             )
+        if not np.isfinite(wanted).all():
+            raise NonFiniteAction(f"actions must be finite, got {wanted}")
+        given = wanted.astype(self.action_space.dtype)
+        if given.dtype.kind in "iu" and (given != wanted).any():
+            raise UserError(f"choices must be whole numbers, got {wanted}")
         rows = _rows_of(given, self.single_action_space)
         step = self._env.step(torch.from_numpy(rows).unsqueeze(1))
         obs, reward = _worlds(step.next_obs), _worlds(step.reward).astype(np.float64)

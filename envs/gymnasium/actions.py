@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from meta_rl.core.spaces import Space
+from meta_rl.core.spaces import Space, nearest
 
 
 def scaled(space: Space) -> Space:
@@ -21,5 +21,4 @@ def unscaled(action: Any, space: Space) -> Any:
         return action
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     place = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-    own = low + place * (high - low)
-    return (own.round() if np.issubdtype(space.dtype, np.integer) else own).astype(space.dtype)
+    return nearest(space, low + place * (high - low))

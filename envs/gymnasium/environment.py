@@ -92,7 +92,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         check_observation_space(self.env.observation_space, self._where)
         check_action_space(self.env.action_space, self._where)
         self.action_space = scaled(self.env.action_space)
-        self._places = self._find()
+        self._originals = self._checked()
         self._is_new = False
         self._task_seed: int | None = None
         self._steps, self._return, self._told = 0, 0.0, False
@@ -103,15 +103,16 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         keywords = self._family.keywords_of(values)
         if keywords != self._keywords:
             self._make_again(keywords)
-        for place in (place for places in self._places for place in places):
+        # An episode may have replaced what the last task was put into, so it is looked for anew.
+        places, originals = self._find(), iter(self._originals)
+        for place in (place for found in places for place in found):
+            place.original = next(originals)
             place.restore()
         self._task_seed = None
-        for variation, value, places in zip(
-            self._family.variations, values, self._places, strict=True
-        ):
+        for variation, value, found in zip(self._family.variations, values, places, strict=True):
             if variation.target == "seed":
                 self._task_seed = value
-            for place in places:
+            for place in found:
                 put = place.original * value if variation.multiplies else value
                 place.check_kept(put, variation.where)
                 place.put(put)
@@ -129,7 +130,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Begin an episode; by the task's own seed, if it has one, so that all begin alike."""
         self._steps, self._return, self._told = 0, 0.0, False
         own = self._task_seed
-        before = self._attributes() if self._is_new else []
+        before = self._values_now() if self._is_new else []
         self._is_new = False
         begun = checks.reset(self.env, seed if own is None else own, self._where)
         if before:
@@ -166,10 +167,10 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"with others, but one policy needs one space: bring them to one size in a "
                     f"wrapper, and name the function that makes it, path/to/file.py:function"
                 )
-        self._places = self._find()
+        self._originals = self._checked()
 
     def _find(self) -> list[list[Place]]:
-        """Return the places that each variation changes."""
+        """Return the places that each variation changes, as the environment is now."""
         found: list[list[Place]] = []
         for each in self._family.variations:
             places: list[Place] = []
@@ -178,24 +179,29 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                     places.append(attribute(self.env, name, each.where))
                 elif each.target == "model":
                     places += rows(self.env, name, each.parts, each.where)
-            if each.multiplies:
-                for place in places:
-                    place.check_number(each.where)
             found.append(places)
         return found
 
-    def _attributes(self) -> list[tuple[str, str, Any]]:
-        """Return the attributes that tasks vary: which entry says so, the name, what it is now."""
-        return [
-            (each.where, name, deepcopy(attribute(self.env, name, each.where).original))
-            for each in self._family.variations
-            if each.target == "attribute"
-            for name in each.names
-        ]
+    def _checked(self) -> list[Any]:
+        """Return what a new environment came with in each place, if tasks can change it."""
+        for each, places in zip(self._family.variations, self._find(), strict=True):
+            if each.multiplies:
+                for place in places:
+                    place.check_number(each.where)
+        return self._values_now()
 
-    def _check_kept(self, before: list[tuple[str, str, Any]]) -> None:
+    def _values_now(self) -> list[Any]:
+        """Return what lies in each place that tasks vary."""
+        return [deepcopy(place.original) for found in self._find() for place in found]
+
+    def _check_kept(self, before: list[Any]) -> None:
         """Raise a UserError if the first reset of a task has undone what the task changed."""
-        for (where, name, put), (_, _, found) in zip(before, self._attributes(), strict=True):
+        named = [
+            (each.where, place.name)
+            for each, found in zip(self._family.variations, self._find(), strict=True)
+            for place in found
+        ]
+        for (where, name), put, found in zip(named, before, self._values_now(), strict=True):
             if not same(put, found):
                 raise UserError(
                     f"{where} changes {name!r} to {put!r}, but reset() of {self._where} sets it "

@@ -32,11 +32,14 @@ DEGREES_OF_FREEDOM = (6, 3, 1, 1)
 class Place:
     """An attribute, or items of an array."""
 
+    name: str
+    """What the config calls it."""
     holder: Any
     key: Any
     is_attribute: bool
     original: Any
-    """What the environment came with: a copy, if it can be changed in place."""
+    """What the environment came with; at first what is there now. A copy, if it can be changed in
+    place."""
 
     def put(self, value: Any) -> None:
         """Change it, to a value that nobody else holds."""
@@ -88,7 +91,7 @@ def attribute(env: Env, name: str, where: str) -> Place:
     value = _attribute_of(holder, last, name, where)
     if match["number"] is not None:
         return _items(value, int(match["number"]), name, where)
-    place = Place(holder, last, True, own(value))
+    place = Place(name, holder, last, True, own(value))
     try:
         place.restore()
     except AttributeError as error:
@@ -137,7 +140,7 @@ def rows(env: Env, name: str, parts: Sequence[str], where: str) -> list[Place]:
     chosen = [(slice(None), *column)]
     if parts:
         chosen = [(_rows_of(model, kind, part, where), *column) for part in parts]
-    return [Place(array, key, False, array[key].copy()) for key in chosen]
+    return [Place(name, array, key, False, array[key].copy()) for key in chosen]
 
 
 def _rows_of(model: Any, kind: str, part: str, where: str) -> Any:
@@ -181,4 +184,4 @@ def _items(array: Any, number: int, name: str, where: str) -> Place:
             f"{where} changes {name!r}, but what it is a part of is {array!r}; name an attribute "
             f"that is an array with more than {number} numbers"
         )
-    return Place(array, number, False, own(array[number]))
+    return Place(name, array, number, False, own(array[number]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import Env
@@ -43,7 +44,20 @@ class Wrapping:
                 f"envs.wrappers names {self.name}, which makes a {type(wrapped).__name__} and no "
                 f"environment"
             )
+        self._check_forgets(wrapped, env)
         return wrapped
+
+    def _check_forgets(self, wrapped: Env, env: Env) -> None:
+        """Raise a UserError if the wrapper would carry what it has seen from task to task."""
+        while wrapped is not env and isinstance(wrapped, gymnasium.Wrapper):
+            if isinstance(wrapped, NormalizeObservation | NormalizeReward):
+                raise UserError(
+                    f"envs.wrappers names {self.name}, whose running statistics go on from task to "
+                    f"task, so results would depend on the number of workers; leave it out: agents "
+                    f"scale observations (agent.normalize_observations where it is a choice) and "
+                    f"rewards themselves"
+                )
+            wrapped = wrapped.env
 
 
 def read(entries: Any) -> tuple[Wrapping, ...]:

@@ -63,15 +63,25 @@ def flat_observation(space: Space, value: Any) -> Any:
 def action_of(space: Space, flat: NDArray[np.float32]) -> Any:
     """Return the action that a vector means; of a one-hot its largest number decides."""
     if isinstance(space, spaces.Box):
-        return flat.astype(space.dtype).reshape(space.shape)
+        return nearest(space, flat.reshape(space.shape))
     sizes = choices(space)
     ends = np.cumsum(sizes)
     chosen = [int(flat[end - size : end].argmax()) for size, end in zip(sizes, ends, strict=True)]
     if isinstance(space, spaces.Discrete):
-        return space.start + np.int64(chosen[0])
+        return space.dtype.type(int(space.start) + chosen[0])
     assert isinstance(space, spaces.MultiDiscrete)
     picked = np.array(chosen, space.dtype).reshape(space.shape)
     return space.start + picked
+
+
+def nearest(box: spaces.Box, numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return the value of a Box that is nearest to some numbers, in its own type."""
+    if not np.issubdtype(box.dtype, np.integer):
+        return np.clip(numbers.astype(box.dtype), box.low, box.high)
+    with np.errstate(invalid="ignore"):  # the largest int64 has no float of its own, but 2⁶³
+        whole = np.clip(numbers.round(), box.low, box.high).astype(box.dtype)
+    inside = np.where(numbers >= box.high, box.high, whole)
+    return np.where(numbers <= box.low, box.low, inside)
 
 
 def choices(space: Space) -> tuple[int, ...]:
@@ -99,10 +109,11 @@ def to_plain(space: Space) -> dict[str, Any]:
             box = {"low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
             return {"kind": "Box", **box}
         case spaces.Discrete():
-            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+            count, start = int(space.n), int(space.start)
+            return {"kind": "Discrete", "n": count, "start": start, "dtype": str(space.dtype)}
         case spaces.MultiDiscrete():
-            nvec, start = space.nvec.tolist(), space.start.tolist()
-            return {"kind": "MultiDiscrete", "nvec": nvec, "start": start}
+            counts = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            return {"kind": "MultiDiscrete", **counts, "dtype": str(space.dtype)}
         case spaces.MultiBinary():
             return {"kind": "MultiBinary", "n": space.n}
         case spaces.Dict():
@@ -122,9 +133,10 @@ def from_plain(data: dict[str, Any]) -> Space:
             )
             return spaces.Box(low, high, dtype=low.dtype.type)
         case "Discrete":
-            return spaces.Discrete(data["n"], start=data["start"])
+            return spaces.Discrete(data["n"], start=data["start"], **_type_of(data))
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
+            counts, start = (np.array(data[name]) for name in ("nvec", "start"))
+            return spaces.MultiDiscrete(counts, start=start, **_type_of(data))
         case "MultiBinary":
             return spaces.MultiBinary(data["n"])
         case "Dict":
@@ -134,6 +146,12 @@ def from_plain(data: dict[str, Any]) -> Space:
         case "Tuple":
             return spaces.Tuple([from_plain(part) for part in data["spaces"]])
     raise UserError(f"no space of the kind {data['kind']!r} is known")
+
+
+def _type_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword for the type of choices; files from before it was kept have int64."""
+    dtype = np.dtype(data.get("dtype", "int64"))
+    return {} if dtype == np.int64 else {"dtype": dtype.type}
 
 
 def same_layout(one: Space, other: Space) -> bool:

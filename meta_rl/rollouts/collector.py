@@ -97,8 +97,9 @@ class RolloutCollector:
     ) -> tuple[Rollout, Context]:
         """Let every copy of every task play the phase's episodes.
 
-        A rollout ends at an action that is not finite, which no simulator takes: it is the last
-        that the rollout holds. On padding, zeros take its place.
+        A rollout ends at an action that is not finite if the simulator refuses it, as those of
+        MuJoCo and of worker processes do. It is the last that the rollout holds. On padding, zeros
+        take its place.
 
         Args:
             streams: The actions' noise, and the simulator's seed.

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecMonitor, VecNormali
 
 import envs
 from envs.metaworld.gymnasium_face import MetaworldFamily
-from meta_rl.core.errors import UserError
+from meta_rl.core.errors import NonFiniteAction, UserError
 from meta_rl.experiment import catalog
 from meta_rl.rollouts.gymnasium.worker import WorldTask
 
@@ -220,6 +220,8 @@ def test_mistakes_after_it_was_made_are_named():
     vec.reset()
     with pytest.raises(UserError, match=r"actions must have shape \(3, 4\), got \(4,\)"):
         vec.step(np.zeros(4))
+    with pytest.raises(NonFiniteAction, match="actions must be finite"):
+        vec.step(np.full((3, 4), np.nan))
     vec.close()
     vec.close()
     with pytest.raises(gymnasium.error.ClosedEnvironmentError):
@@ -235,6 +237,8 @@ def test_choices_are_made_as_gymnasium_makes_them():
     assert vec.step(1 - best)[4]["best_arm"].tolist() == [0, 0, 0]
     with pytest.raises(UserError, match=r"actions must be in Discrete\(2\) for each world, got 2"):
         vec.step([0, 1, 2])
+    with pytest.raises(UserError, match=r"choices must be whole numbers, got \[0.9 1.  0. \]"):
+        vec.step([0.9, 1.0, 0.0])
     vec.close()
 
 

@@ -234,13 +234,17 @@ ROOM = dedent("""
         observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float64)
         action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
-        def __init__(self, door=0.0, draws=False):
-            self.door, self.draws, self.walls = door, draws, np.zeros(2)
+        def __init__(self, door=0.0, draws=False, copies=False):
+            self.door, self.draws, self.copies, self.walls = door, draws, copies, np.zeros(2)
+            if door == "ajar":
+                self.door = door + 1
 
         def reset(self, *, seed=None, options=None):
             super().reset(seed=seed)
             if self.draws:
                 self.walls = self.np_random.uniform(size=2)
+            if self.copies:
+                self.walls = self.walls.copy()
             return self.np_random.uniform(-1, 1, size=1), {}
 
         def step(self, action):
@@ -300,6 +304,52 @@ def test_a_reset_that_undoes_the_task_is_told(tmp_path, name):
     undone = environment(family(where, entry, horizon=3, keywords={"draws": True}))
     with pytest.raises(UserError, match=r"reset\(\) of .* sets it to .* all tasks would be alike"):
         undone.reset(seed=0)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_tasks_reach_what_an_episode_has_replaced(tmp_path, copies):
+    (tmp_path / "room.py").write_text(ROOM)
+    entry = {"attribute": ["walls[0]", "walls[1]"], "uniform": [2.0, 3.0]}
+    where = f"{tmp_path / 'room.py'}:Room"
+    env = environment(rooms := family(where, entry, horizon=3, keywords={"copies": copies}))
+    for number in range(3):
+        env.assign(numbers(rooms, number=number))
+        for _ in range(2):
+            env.reset(seed=0)
+            assert env.unwrapped.walls.tolist() == [*numbers(rooms, number=number)] * 2
+
+
+def test_a_model_that_a_reset_loads_anew_is_told():
+    distribution = family("Hopper-v5", {"model": "body_mass", "of": "torso", "scale": [0.5, 2.0]})
+    env = environment(distribution)
+    hopper = env.unwrapped
+    plain = hopper.reset
+
+    def reset(**keywords):
+        hopper.model, hopper.data = hopper._initialize_simulation()
+        return plain(**keywords)
+
+    hopper.reset = reset
+    with pytest.raises(UserError, match=r"changes 'body_mass' to .*reset\(\) of .* sets it to"):
+        env.reset(seed=0)
+
+
+def test_a_mistake_within_an_environment_is_no_wrong_keyword(tmp_path, monkeypatch):
+    (tmp_path / "room.py").write_text(ROOM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    room = EnvSpec("Room-v0", entry_point="room:Room", max_episode_steps=3)
+    monkeypatch.setitem(gymnasium.registry, "Room-v0", room)
+    with pytest.raises(TypeError, match="can only concatenate str"):
+        family("Room-v0", {"attribute": "draws", "values": [0, 1, 2]}, keywords={"door": "ajar"})
+    with pytest.raises(UserError, match=r"does not take the keywords .* unexpected .* 'dor'"):
+        family("Room-v0", {"attribute": "draws", "values": [0, 1, 2]}, keywords={"dor": 1.0})
+
+
+@pytest.mark.filterwarnings("ignore:.*Using the latest versioned environment")  # Gymnasium's
+def test_an_id_without_a_version_means_the_newest():
+    cartpole = family("CartPole", GRAVITY)
+    assert cartpole.spec.horizon == family("CartPole-v1", GRAVITY).spec.horizon == 500
+    assert environment(cartpole).render_mode == "rgb_array"
 
 
 @pytest.mark.parametrize(
@@ -532,6 +582,10 @@ def test_the_protocol_holds_the_versions_of_what_simulates():
             "gives gymnasium.wrappers:TimeLimit steps: ",
         ),
         ({"wrappers": ["builtins:id"]}, "makes a int and no environment"),
+        (
+            {"wrappers": ["gymnasium.wrappers:NormalizeObservation"]},
+            "running statistics go on from task to task",
+        ),
         ({"horizon": 0}, "envs.horizon must be at least 1"),
         ({"test_tasks": 0}, "envs.test_tasks must be at least 1"),
         (

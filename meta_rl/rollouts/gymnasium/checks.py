@@ -19,8 +19,8 @@ from meta_rl.core.spaces import Space
 
 Env = gymnasium.Env[Any, Any]
 
-_mended: "weakref.WeakSet[Env]" = weakref.WeakSet()
-"""Environments whose reset was looked at."""
+_mended: "dict[int, weakref.ref[Env]]" = {}
+"""Environments whose reset was looked at, by their `id`: some are equal, or cannot be hashed."""
 _told: set[type] = set()
 """Kinds of environments whose warning was given."""
 
@@ -110,8 +110,9 @@ def check_observation(
 def _reset_that_takes_a_seed(env: Env, seed: int | None, where: str) -> Any:
     """Reset an environment, also one whose reset has no keyword `seed`, with a warning."""
     base = env.unwrapped
-    missing = [] if base in _mended else _missing_keywords(base)
-    _mended.add(base)
+    known = _mended.get(id(base), lambda: None)() is base
+    missing = [] if known else _missing_keywords(base)
+    _mended[id(base)] = weakref.ref(base)
     if missing:
         original = base.reset
         taken = {"seed", "options"} - set(missing)

@@ -6,6 +6,7 @@ Nothing here may import torch: it runs in the workers of `meta_rl.rollouts.gymna
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,13 +14,22 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import (
+    EnvSpec,
+    find_highest_version,
+    get_env_id,
+    load_env_creator,
+    parse_env_id,
+)
 
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.worker import Env
 
 EXTRAS = {"minigrid": "minigrid", "gymnasium_robotics": "robotics"}
 """The extra of this project that brings a module."""
+
+MISFIT = re.compile(r"unexpected keyword argument|missing \d+ required|multiple values for")
+"""What Python says where a call's keywords do not fit."""
 
 PROJECT = Path(__file__).resolve().parents[3]
 """Where `meta_rl`, `envs` and `agents` are imported from."""
@@ -53,6 +63,8 @@ def make(
             f"path/to/file.py:attribute, or an id that Gymnasium knows"
         ) from error
     except TypeError as error:
+        if not MISFIT.search(str(error)):
+            raise  # a mistake within the environment
         raise _refused(where, said, keywords, error) from error
     return env
 
@@ -76,6 +88,10 @@ def _registered(where: str) -> EnvSpec | None:
     try:
         if module:
             importlib.import_module(module)
+        namespace, plain, version = parse_env_id(name)
+        if version is None:  # `gymnasium.make` takes the newest
+            newest = find_highest_version(namespace, plain)
+            name = get_env_id(namespace, plain, newest)
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ModuleNotFoundError):
         return None

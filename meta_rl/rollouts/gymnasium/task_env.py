@@ -185,7 +185,8 @@ class GymnasiumTaskEnv:
     def draw(self) -> Picture:
         """Return a picture of the first world, by its `render_mode` of `rgb_array`."""
         self._staged()
-        first = self._workers[0]
+        shares = _shares(len(self._ended), len(self._workers))
+        first = next(worker for worker, share in zip(self._workers, shares, strict=True) if share)
         with self._closed_on_error():
             self._tell([first], DRAW)
             self._await([first], "drawing")

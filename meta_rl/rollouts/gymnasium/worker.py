@@ -6,6 +6,7 @@ Nothing here may import torch: a worker starts in half a second and stays small 
 import contextlib
 import faulthandler
 import mmap
+import multiprocessing
 import os
 import pickle
 import signal
@@ -181,7 +182,7 @@ class Failure(NamedTuple):
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
 
-@dataclass
+@dataclass(eq=False)  # equal environments are not the same
 class World:
     """An environment with the task it was given."""
 
@@ -359,8 +360,9 @@ def serve(
     connection: Connection, number: int, horizon: int, action_space: Space, pickled_family: bytes
 ) -> None:
     """Obey the parent until its end of the pipe closes, also because it was killed."""
-    for each in FOR_THE_PARENT:
-        signal.signal(each, signal.SIG_IGN)
+    leave_signals_to_the_parent()
+    # Environments may start processes of their own, which multiprocessing denies to a daemon.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     faulthandler.enable()
     worlds: Worlds | None = None
     try:
@@ -395,6 +397,17 @@ def serve(
     finally:
         if worlds is not None:
             worlds.close()
+
+
+def leave_signals_to_the_parent() -> None:
+    """Do nothing at the signals of `FOR_THE_PARENT`, which are blocked until then.
+
+    Processes that an environment starts inherit ignored and blocked signals, but no handler: so
+    `terminate` ends them.
+    """
+    for each in FOR_THE_PARENT:
+        signal.signal(each, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)
 
 
 def _receive(connection: Connection) -> bytes | None:

@@ -118,6 +118,8 @@ class Engine:
         Args:
             seeds: A seed for each world's own chance, needed where a scene starts at random.
         """
+        if not self._helpers:
+            self._helpers = self._hired()
         self._scenes = list(dict.fromkeys(scene for scene, _ in worlds))
         self._snapshots = [snapshot for _, snapshot in worlds]
         self._chance = {
@@ -218,9 +220,9 @@ class Engine:
             raise
 
     def close(self) -> None:
-        """End the threads and release the worlds."""
+        """End the threads and release the worlds; `place` makes others."""
         self._dismiss()
-        self._simulators = []
+        self._simulators = [{} for _ in self._simulators]
 
     def _hired(self) -> list[Helper]:
         """Return a helper for each thread but this one."""

@@ -12,6 +12,7 @@ from meta_rl.core.spaces import (
     flat_observation,
     flat_size,
     from_plain,
+    nearest,
     same_layout,
     to_plain,
 )
@@ -22,7 +23,9 @@ SPACES = [
     spaces.Box(0, 255, (2, 2), np.uint8),
     spaces.Box(-np.inf, np.inf, (), np.float64),
     spaces.Discrete(4, start=-1),
+    spaces.Discrete(3, dtype=np.int32),
     spaces.MultiDiscrete([2, 3]),
+    spaces.MultiDiscrete([2, 3], dtype=np.uint8),
     spaces.MultiBinary(3),
     spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(-1, 1, (2,), np.float32)}),
     spaces.Tuple([spaces.Discrete(3), spaces.Box(0, 1, (1,), np.float32)]),
@@ -39,7 +42,8 @@ def test_every_observation_is_a_vector_of_the_space_s_size(space):
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_a_space_survives_a_file(space):
-    assert from_plain(to_plain(space)) == space
+    read = from_plain(to_plain(space))
+    assert read == space and read.dtype == space.dtype
 
 
 def test_a_dict_is_flattened_in_the_same_order_after_a_file():
@@ -56,7 +60,15 @@ def test_a_sequence_has_no_size_and_a_text_no_quantities_so_they_are_refused(spa
             check_observation_space(observed, "it")
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(4, start=-1), spaces.MultiDiscrete([2, 3])])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(4, start=-1),
+        spaces.Discrete(4, dtype=np.int32),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([2, 3], dtype=np.int32),
+    ],
+)
 def test_one_hots_mean_the_action_that_gymnasium_flattens_to_them(space):
     space.seed(0)
     for _ in range(20):
@@ -71,9 +83,29 @@ def test_the_largest_number_decides_where_nothing_is_one_hot():
 
 
 def test_a_box_takes_its_numbers_in_its_shape_and_type():
-    space = spaces.Box(-1, 1, (2, 2), np.float64)
+    space = spaces.Box(-9, 9, (2, 2), np.float64)
     action = action_of(space, np.arange(4, dtype=np.float32))
     assert action.dtype == np.float64 and action.tolist() == [[0, 1], [2, 3]]
+
+
+def test_whole_numbers_are_rounded_to():
+    space = spaces.Box(-2, 2, (4,), np.int64)
+    rounded = action_of(space, np.array([1.9, -1.9, 0.9, -0.4], np.float32))
+    assert rounded.tolist() == [2, -2, 1, 0] and space.contains(rounded)
+
+
+def test_the_nearest_value_of_a_box_is_in_it_whatever_its_type():
+    random = np.random.default_rng(0)
+    whole = np.iinfo(np.int64)
+    boxes = [spaces.Box(whole.min, whole.max, (1,), np.int64)]
+    for dtype in (np.float64, np.float32, np.float16, np.int8, np.int64):
+        ends = np.sort(random.uniform(-100, 100, (200, 2)), axis=1).astype(dtype)
+        boxes += [spaces.Box(low, high, (1,), dtype) for low, high in ends]
+    for box in boxes:
+        low, high = box.low.astype(float), box.high.astype(float)
+        for place in (0.0, 0.3, 1.0):
+            assert box.contains(nearest(box, low + place * (high - low))), box
+        assert nearest(box, low) == box.low and nearest(box, high) == box.high
 
 
 def test_only_actions_that_a_policy_can_take_are_accepted():

@@ -1,7 +1,10 @@
 """Environments for `test_gymnasium_env.py`, in a module that workers import without torch."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import time
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -95,6 +98,34 @@ class ActsDiscretely(Ledger):
     action_space = Discrete(2)
 
 
+class HasHelper(Ledger):
+    """Observes the number of a process that it has started, and ends with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.helper = subprocess.Popen(["sleep", "600"])
+
+    def observe(self) -> Any:
+        return np.full(4, self.helper.pid)
+
+    def close(self) -> None:
+        self.helper.terminate()
+        self.helper.wait()
+
+
+class HasChild(HasHelper):
+    """The same, with a process of multiprocessing's."""
+
+    def __init__(self) -> None:
+        Ledger.__init__(self)
+        self.helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=[600])
+        self.helper.start()
+
+    def close(self) -> None:
+        self.helper.terminate()
+        self.helper.join()
+
+
 class Draws(Ledger):
     """Draws a picture whose color is the task's index."""
 
@@ -127,6 +158,8 @@ CLASSES = {
     "observes-dict": ObservesDict,
     "observes-more": ObservesMore,
     "acts-discretely": ActsDiscretely,
+    "has-helper": HasHelper,
+    "has-child": HasChild,
     "draws": Draws,
     "draws-grey": DrawsGrey,
     "draws-fractions": DrawsFractions,

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slips
 from gymnasium import spaces
 from patience import PATIENCE_S
 
 from meta_rl.core.errors import UserError
-from meta_rl.rollouts.gymnasium.checks import check_observation
+from meta_rl.rollouts.gymnasium.checks import check_observation, reset
 
 SLIPS = Path(__file__).with_name("slips.py")
 
@@ -60,7 +61,7 @@ def test_a_slip_is_told_in_the_environment_s_terms(slip, phrases, adapt):
     assert "line" not in outcome.err  # of ours
 
 
-@pytest.mark.parametrize("harmless", ["Right", "RewardOfOneElement", "SuccessNone"])
+@pytest.mark.parametrize("harmless", ["Right", "RewardOfOneElement", "SuccessNone", "Equal"])
 def test_what_is_meant_well_is_taken(harmless, adapt):
     outcome = adapt(harmless).succeeds()
     assert "return" in outcome.out
@@ -74,6 +75,13 @@ def test_a_reset_without_a_seed_is_taken_with_one_warning(base, meta_rl_process,
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert err.count("takes no seed, so its chance cannot be repeated") == 1
+
+
+def test_each_of_several_equal_environments_is_reset_as_it_can():
+    with pytest.warns(RuntimeWarning, match="takes no seed"):
+        for env in (slips.Equal(), slips.Equal()):
+            assert reset(env, 0, "it")[0].shape == (2,)
+            assert reset(env, 0, "it")[0].shape == (2,)
 
 
 PARTS = spaces.Dict({"kind": spaces.Discrete(2), "pose": spaces.Tuple([spaces.Box(-1, 1, (2,))])})

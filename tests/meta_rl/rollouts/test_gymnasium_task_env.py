@@ -337,6 +337,16 @@ def test_workers_leave_ctrl_c_to_the_parent_and_end_when_it_is_killed(tmp_path):
     assert gone(pids)
 
 
+@pytest.mark.parametrize("name", ["has-helper", "has-child"])
+def test_processes_that_an_environment_starts_end_when_it_ends_them(make_env, name):
+    env = make_env(workers=1)
+    obs = env.start(tasks_of((name, 0)), copies=1, seed=0)
+    pid = int(obs[0, 0, 0])
+    assert is_alive(pid)
+    env.close()
+    assert gone([pid])
+
+
 def test_an_exchange_that_ctrl_c_interrupts_twice_is_not_misread_later(make_env, monkeypatch):
     env = make_env()
     tasks = tasks_of(("ledger", 0))
@@ -380,6 +390,13 @@ def test_the_first_world_is_drawn_by_its_environment(make_env):
 
     assert picture.shape == (4, 6, 3) and (picture == 7).all()
     torch.testing.assert_close(step.next_obs[:, 0, 2], torch.ones(2))  # the pipe is in order
+
+
+def test_the_first_world_may_be_another_worker_s_than_the_first(make_env):
+    env = make_env(workers=2)
+    env.start(tasks_of(("draws", 0), ("draws", 0)), copies=1, seed=0)
+    env.start(tasks_of(("draws", 0), first_index=7), copies=1, seed=0)
+    assert (env.draw() == 7).all()
 
 
 def test_an_environment_without_pictures_is_said_to(make_env):

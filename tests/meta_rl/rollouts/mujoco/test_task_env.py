@@ -193,6 +193,9 @@ def test_episodes_end_at_the_horizon_and_begin_again_as_the_first_did():
     assert torch.equal(again.next_obs, one.next_obs) and torch.equal(again.reward, one.reward)
     assert torch.equal(again.metrics["near"], one.metrics["near"])  # the memory began anew
     env.close()
+    assert torch.equal(env.start(tasks(), 1, seed=0), first)
+    assert torch.equal(env.step(action).next_obs, one.next_obs)
+    env.close()
 
 
 def test_chance_in_resets_is_each_world_s_own_and_follows_from_its_seed():
