@@ -9,7 +9,7 @@ Areas under learning curves are means over the evaluations of N meta-iterations.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from _entry import run_script
@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from meta_rl.core.errors import UserError
+from meta_rl.evaluation.comparison import differing_fields, told_differences
 from meta_rl.evaluation.continual import forward_transfer, read_curves, read_stream
 from meta_rl.experiment.config import to_dict
+from meta_rl.experiment.identity import flat, learning_part
 from meta_rl.runs.folder import RunFolder
 
 
@@ -36,9 +38,11 @@ def transfers(stream: Path, alone: tuple[Path, ...]) -> dict[str, tuple[float, f
     """Return, by task name, the areas under the curves in the stream and alone, and the transfer.
 
     Raises:
-        UserError: A run is no stream, has no evaluations, or trains on other names.
+        UserError: A run is no stream, has no evaluations, trains on other names, has another agent
+            than the stream, or was evaluated otherwise.
     """
-    record = read_stream(stream, to_dict(RunFolder(stream).experiment()))
+    experiment = to_dict(RunFolder(stream).experiment())
+    record = read_stream(stream, experiment)
     if record is None:
         raise UserError(
             f"{stream} has no evaluations of a stream: train it with --change.every 'N iterations' "
@@ -51,16 +55,40 @@ def transfers(stream: Path, alone: tuple[Path, ...]) -> dict[str, tuple[float, f
         )
     found = {}
     for run in alone:
-        curves = read_curves(run, to_dict(RunFolder(run).experiment()), record.turn)
+        theirs = to_dict(RunFolder(run).experiment())
+        curves = read_curves(run, theirs, record.turn)
         if curves is None or len(curves.names) != 1 or curves.names[0] not in record.names:
             raise UserError(
                 f"{run} must be trained and evaluated (--evaluation.every) on one of the stream's "
                 f"names: {', '.join(record.names)}"
             )
         (name,) = curves.names
-        ours, theirs = record.while_learned(record.names.index(name)), curves.while_learned(0)
-        found[name] = ours, theirs, forward_transfer(ours, theirs)
+        place = record.names.index(name)
+        if differing := differing_fields([what_is_shared(each) for each in (experiment, theirs)]):
+            raise UserError(
+                f"{run} differs from {stream} by more than its tasks "
+                f"({told_differences(differing)}); train both alike"
+            )
+        if (due := record.times(place)) != curves.times(0):
+            raise UserError(
+                f"{run} was evaluated after {curves.times(0)} of its first {record.turn} "
+                f"meta-iterations, and {stream} after {due} of those on {name}; evaluate both as "
+                f"often (--evaluation.every)"
+            )
+        within, alone_area = record.while_learned(place), curves.while_learned(0)
+        found[name] = within, alone_area, forward_transfer(within, alone_area)
     return found
+
+
+def what_is_shared(experiment: dict[str, Any]) -> dict[str, Any]:
+    """Return what a stream and a training on one of its names have in common, by dotted names.
+
+    The latter may be longer than the name's turn: only as much of it counts.
+    """
+    settings = {**learning_part(experiment), "evaluation": experiment["evaluation"]}
+    for name in ("envs", "change", "meta_iterations"):
+        settings.pop(name, None)
+    return flat(settings)
 
 
 def main(args: Args) -> None:

@@ -21,6 +21,7 @@ from _entry import run_script, write_figures
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.continual import StreamRecord, read_stream
 from meta_rl.evaluation.folder import Evaluations, Wanted
+from meta_rl.evaluation.life_plan import LEARNING, SINCE_CHANGE
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 
@@ -89,35 +90,44 @@ def kind(entry: dict[str, Any]) -> tuple[str, ...]:
     """What entries that differ by their seed alone have in common."""
     named = ("config", "split", "actions", "checkpoint", "fingerprint")
     stages = (str(stage["adaptation_episodes"]) for stage in entry["stages"])
-    return *(entry[name] for name in named), " ".join(stages)
+    learning = entry["protocol"].get(LEARNING, "")  # which the fingerprint leaves out
+    return *(entry[name] for name in named), learning, " ".join(stages)
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """Return a markdown table, one row for each config and stage."""
-    lines = [
-        "| config | tasks, actions | seeds | env steps | adaptation episodes "
-        "| return: mean over seeds (each) | success: mean over seeds (each) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    scores = {score["name"]: score["label"] for entry in records for score in entry["scores"]}
+    columns = ["config", "tasks, actions", "seeds", "env steps", " or ".join(stages_are(records))]
+    columns += [f"{label}: mean over seeds (each)" for label in scores.values()]
+    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for row_of in dict.fromkeys(map(kind, records)):
         group = [entry for entry in records if kind(entry) == row_of]
-        config, split, actions, checkpoint, *_ = row_of
-        best = "" if checkpoint == "latest" else f", {checkpoint} checkpoint"
+        config, split, actions, checkpoint, _, learning, _ = row_of
+        notes = [split, actions, learning and f"learning: {learning}"]
+        notes += [] if checkpoint == "latest" else [f"{checkpoint} checkpoint"]
         steps = np.mean([entry["env_steps"] for entry in group]) / 1e6
         for stage, row in enumerate(group[0]["stages"]):
             cells = []
-            for quantity, digits in (("episode_return", 1), ("success", 2)):
-                if quantity not in row:  # a family that has no success
+            for quantity in scores:
+                if quantity not in row:  # such as success in a family that has none
                     cells.append("-")
                     continue
+                digits = 1 if quantity == "episode_return" else 2
                 values = [entry["stages"][stage][quantity]["mean"] for entry in group]
                 each = ", ".join(f"{value:.{digits}f}" for value in values)
                 cells.append(f"{np.mean(values):.{digits}f} ({each})")
             lines.append(
-                f"| {config} | {split}, {actions}{best} | {len(group)} | {steps:.2f} M "
-                f"| {row['adaptation_episodes']} | {cells[0]} | {cells[1]} |"
+                f"| {config} | {', '.join(filter(None, notes))} | {len(group)} | {steps:.2f} M "
+                f"| {row['adaptation_episodes']} | {' | '.join(cells)} |"
             )
     return "\n".join(lines)
+
+
+def stages_are(records: list[dict[str, Any]]) -> list[str]:
+    """Return what tells the stages apart."""
+    units = [entry["protocol"].get(SINCE_CHANGE) for entry in records]
+    told = (f"{unit} since the change" if unit else "adaptation episodes" for unit in units)
+    return list(dict.fromkeys(told))
 
 
 def main(args: Args) -> None:

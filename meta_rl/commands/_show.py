@@ -6,6 +6,7 @@ from meta_rl.evaluation.comparison import Group
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.result import EvalResult
+from meta_rl.evaluation.statistics import resampled, too_few_tasks
 from meta_rl.reports import comparison_tables as tables
 from meta_rl.reports.tables import TextTable, console
 
@@ -33,6 +34,8 @@ def show_result(result: EvalResult, title: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if "tasks" in resampled([1], result.strata) and too_few_tasks(result.strata):
+        console().print(tables.FEW_TASKS, highlight=False, soft_wrap=True)
 
 
 def _measured(result: EvalResult) -> str:

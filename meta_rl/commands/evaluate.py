@@ -174,11 +174,13 @@ def measure_all(
         warn_if_chosen_by(config, no_others=ALL_TASKS in result.protocol)
     if place is not None:
         of_others = place.resolve() != folder.evaluations.resolve()
-        run = folder.path.resolve().name if of_others else ""
+        run = folder.path.resolve()
+        # Runs of several studies may have one name.
+        named = run.name if run.parent.name == "runs" else f"{run.parent.name}-{run.name}"
         path = (
             result.save_as(place)
             if place.suffix == ".json"
-            else Evaluations(place).save(result, run)
+            else Evaluations(place).save(result, named if of_others else "")
         )
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)

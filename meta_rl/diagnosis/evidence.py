@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
@@ -81,11 +80,18 @@ class Evidence:
         return sum(int(rollout.last.sum()) for rollout in self.rollouts)
 
     def gains(self) -> NDArray[np.float64]:
-        """Return what adaptation added to the mean return, for each task of the batches."""
-        if any(len(batch.rollouts) < 2 for batch in self.batches) or not self.batches:
+        """Return what adaptation added to the mean return, for each task of the batches.
+
+        A task that was played several times counts once, with its mean.
+        """
+        if any(len(batch.rollouts) < 2 for batch in self.batches):
             return np.zeros(0)
-        pairs = [(_mean_return(b.rollouts[-1]), _mean_return(b.rollouts[0])) for b in self.batches]
-        return torch.cat([after - before for after, before in pairs]).cpu().double().numpy()
+        found: dict[str, list[float]] = {}
+        for batch in self.batches:
+            gains = _mean_return(batch.rollouts[-1]) - _mean_return(batch.rollouts[0])
+            for task, gain in zip(batch.tasks, gains.tolist(), strict=True):
+                found.setdefault(task.label, []).append(gain)
+        return np.array([np.mean(each) for each in found.values()])
 
 
 def _mean_return(rollout: Rollout) -> Float[Tensor, "M"]:

@@ -215,12 +215,13 @@ def title_of(quantity: Quantity) -> str:
     return {"episode_return": "return"}.get(quantity, quantity.replace("_", " "))
 
 
-def resampled_in(groups: Sequence[Group], resampling: Resampling) -> list[str]:
-    """Return what the intervals of groups are over: `seeds` if any group has several, `tasks`."""
-    found = {
-        what for group in groups for what in resampled([len(group.runs)], group.strata, resampling)
-    }
-    return [what for what in ("seeds", "tasks") if what in found]
+def resampled_in(groups: Sequence[Group], resampling: Resampling) -> str:
+    """Return what the intervals of groups are over, in words; none if there are no intervals."""
+    each = [resampled([len(group.runs)], group.strata, resampling) for group in groups]
+    found = [what for what in ("seeds", "tasks") if any(what in over for over in each)]
+    if "seeds" in found and any("seeds" not in over for over in each):
+        found[0] = "seeds (where there are several)"
+    return " and ".join(found)
 
 
 def task_rows(groups: Sequence[Group]) -> list[str]:

@@ -37,7 +37,9 @@ class StreamRecord:
         """Each task's score by the last evaluation of its turn; NaN where there was none."""
         found = np.full(len(self.names), np.nan)
         for place in range(len(self.names)):
-            if (rows := np.flatnonzero(self._during(place))).size:
+            # The last one's turn has no end: a longer training stays with that task.
+            longer = place == len(self.names) - 1
+            if (rows := np.flatnonzero(self.during(place, longer))).size:
                 found[place] = self.values[rows[-1], place]
         return found
 
@@ -55,17 +57,23 @@ class StreamRecord:
 
     def while_learned(self, place: int) -> float:
         """Return the mean over a task's turn: the area under its learning curve, normalized."""
-        during = self._during(place)
+        during = self.during(place)
         return float(self.values[during, place].mean()) if during.any() else np.nan
 
-    def _during(self, place: int) -> Bool[np.ndarray, "J"]:
-        """Which evaluations were made during a task's turn, its end included.
+    def during(self, place: int, longer: bool = False) -> Bool[np.ndarray, "J"]:
+        """Return which evaluations were made during a task's turn, its end included.
 
-        The last one's has no end: a longer training stays with that task.
+        Args:
+            longer: Take those after its end, too.
         """
         found: NDArray[np.bool_] = self.iterations > place * self.turn
-        if place < len(self.names) - 1:
+        if not longer:
             found &= self.iterations <= (place + 1) * self.turn
+        return found
+
+    def times(self, place: int) -> list[int]:
+        """Return the meta-iterations of a task's turn after which it was evaluated."""
+        found: list[int] = (self.iterations[self.during(place)] - place * self.turn).tolist()
         return found
 
 
@@ -124,7 +132,10 @@ def mean_stream(records: Sequence[StreamRecord]) -> StreamRecord:
 def forward_transfer(while_learned: float, while_learned_alone: float) -> float:
     """Return how much better a task was learned than alone, of what there was to gain.
 
-    (A - B) / (1 - B), A and B being areas under curves of success (Wolczyk et al. 2021, §4).
+    (A - B) / (1 - B), A and B being areas under curves of success (Wolczyk et al. 2021, §4). NaN if
+    either is unknown.
     """
+    if np.isnan([while_learned, while_learned_alone]).any():
+        return np.nan
     room = 1 - while_learned_alone
     return (while_learned - while_learned_alone) / room if room > 0 else 0.0

@@ -1,6 +1,7 @@
 """Runs read back from their folders, each with the evaluation that speaks for it."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.comparison import Run
 from meta_rl.evaluation.folder import Evaluations, Wanted
+from meta_rl.evaluation.life_plan import LEARNING
 from meta_rl.runs.folder import RunFolder, looks_like_run
 
 
@@ -95,7 +97,10 @@ def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
             f"the folder to runs/, `meta-rl evaluate` the copy, and name that"
         )
     experiment = folder.description()
-    result, remark = Evaluations(folder.evaluations).choose(wanted, protocol)
+    learning = None
+    with suppress(UserError):  # of other programs' runs
+        learning = folder.protocol().get(LEARNING)
+    result, remark = Evaluations(folder.evaluations).choose(wanted, protocol, learning)
     run = Run(path, experiment, result)
     remarks = [f"{run.name}: {remark}"] if remark else []
     if (origin := folder.origin) is not None:

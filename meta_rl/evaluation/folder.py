@@ -76,10 +76,15 @@ class Evaluation:
         """All of it, with every cell; read once."""
         return EvalResult.load(self.path)
 
-    @property
-    def precedence(self) -> tuple[int, bool, datetime, str]:
-        """Of several evaluations, the one with the largest precedence speaks for the run."""
-        return self.env_steps, self.checkpoint == "latest", self.made_at, self.path.name
+    def precedence(self, learning: str | None) -> tuple[int, bool, bool, datetime, str]:
+        """Return what orders evaluations: the one with the largest speaks for the run.
+
+        Args:
+            learning: How the run's agent learns where tasks change, by the run's own protocol.
+        """
+        as_its_own = self.summary["protocol"].get(LEARNING) == learning
+        is_latest = self.checkpoint == "latest"
+        return self.env_steps, is_latest, as_its_own, self.made_at, self.path.name
 
 
 @dataclass(frozen=True)
@@ -171,14 +176,17 @@ class Evaluations:
         """Return the wanted ones."""
         return [each for each in self if wanted.fits(each)]
 
-    def choose(self, wanted: Wanted, protocol: str | None = None) -> tuple[EvalResult, str | None]:
+    def choose(
+        self, wanted: Wanted, protocol: str | None = None, learning: str | None = None
+    ) -> tuple[EvalResult, str | None]:
         """Read the wanted evaluation that speaks for the run.
 
-        It is the one with the most env steps of training; of equals, the latest checkpoint's, and
-        of several the one made last.
+        It is the one with the most env steps of training. Of equals it is the latest checkpoint's,
+        then one whose agent learned as in the run's own protocol, then the one made last.
 
         Args:
             protocol: Fingerprint of the evaluation, if the run has such a one; None takes any.
+            learning: How the run's agent learns where tasks change, by the run's own protocol.
 
         Returns:
             The evaluation, and a sentence on which it is if there are several.
@@ -187,7 +195,7 @@ class Evaluations:
         if not fitting:
             raise self._missing(wanted)
         preferred = [each for each in fitting if each.fingerprint == protocol] or fitting
-        chosen = max(preferred, key=lambda each: each.precedence)
+        chosen = max(preferred, key=lambda each: each.precedence(learning))
         return chosen.result, _told(chosen, fitting)
 
     def own(

@@ -93,6 +93,14 @@ def resampled(
     return tuple(drawn)
 
 
+def too_few_tasks(strata: Sequence[str]) -> bool:
+    """Return whether a bootstrap over tasks gives intervals that are clearly too narrow.
+
+    Of n tasks of a name it shows (n - 1) / n of the variance, however many names there are.
+    """
+    return min(map(list(strata).count, strata)) < 5
+
+
 def bootstrap_interval(
     statistic: Callable[..., NDArray[np.float64]],
     scores: Sequence[Float[np.ndarray, "_ M"]],

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from meta_rl.core.errors import UserError, what_there_is
+from meta_rl.core.protocols import ALL_TASKS
 from meta_rl.evaluation.comparison import (
     Group,
     Quantity,
     Row,
+    Run,
     aggregate,
     all_quantities,
     differing_fields,
@@ -23,13 +25,16 @@ from meta_rl.evaluation.comparison import (
 )
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.protocol import decisive
-from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling
+from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling, too_few_tasks
 from meta_rl.reports.tables import TextTable
 
 CSV_COLUMNS = (
     *("group", "other", "seeds", "env_steps", "wall_time_s", "stage", "adaptation_episodes"),
     *("task", "quantity", "statistic", "value", "low", "high", "over"),
 )
+
+
+FEW_TASKS = "fewer than five tasks of a name: a bootstrap of so few is too narrow"
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,20 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
     counts = [len(group.runs) for group in groups]
     if any(row.over == ("tasks",) for row in rows):
         remarks.append("one seed: its interval is over tasks only and says nothing of other seeds")
-    if any(1 < count < 5 for count in counts):
-        remarks.append("two to four seeds: a bootstrap of so few is too narrow")
+    if any(1 < count < 10 for count in counts):
+        remarks.append("two to nine seeds: a bootstrap of so few is too narrow")
+    if any("tasks" in row.over and too_few_tasks(row.group.strata) for row in rows):
+        remarks.append(FEW_TASKS)
     if options.stage is not None:
         remarks += _unlike_stages(groups, options.stage)
+    remarks += _unlike_checkpoints(groups)
     for group in groups:
-        checkpoints = sorted({run.result.checkpoint for run in group.runs})
-        if len(checkpoints) > 1:
-            remarks.append(f"warning: {group.label} mixes {' and '.join(checkpoints)} checkpoints")
+        trained = sorted({run.result.meta_iterations for run in group.runs})
+        if len(trained) > 1 and {run.result.checkpoint for run in group.runs} == {"latest"}:
+            remarks.append(
+                f"warning: seeds of {group.label} were trained for {trained[0]} to {trained[-1]} "
+                f"meta-iterations"
+            )
         for run in group.runs:
             remarks += run.remarks
             if run.damaged_lines:
@@ -114,6 +125,34 @@ def remarks_on(groups: Sequence[Group], rows: Sequence[Row], options: Options) -
                     f"left out"
                 )
     return remarks
+
+
+def _unlike_checkpoints(groups: Sequence[Group]) -> list[str]:
+    """Warn of checkpoints that are not all the latest or all the best, or that flatter."""
+    remarks = []
+    chosen = {
+        group.label: sorted({run.result.checkpoint for run in group.runs}) for group in groups
+    }
+    for label, checkpoints in chosen.items():
+        if len(checkpoints) > 1:
+            remarks.append(f"warning: {label} mixes {' and '.join(checkpoints)} checkpoints")
+    if len(set(map(tuple, chosen.values()))) > 1:
+        each = "; ".join(f"{label}: {' and '.join(which)}" for label, which in chosen.items())
+        remarks.append(f"warning: not the same checkpoint of all: {each}")
+    return remarks + [
+        f"warning: the best checkpoint of {group.label} was selected on the very tasks that it is "
+        f"measured on, which flatters it"
+        for group in groups
+        if any(_flatters(run) for run in group.runs)
+    ]
+
+
+def _flatters(run: Run) -> bool:
+    """Return whether a run's checkpoint was selected on the tasks that it is measured on."""
+    evaluation, protocol = run.experiment["evaluation"], run.result.protocol
+    if run.result.checkpoint != "best" or not evaluation.get("every"):
+        return False
+    return ALL_TASKS in protocol or evaluation.get("choose_on") == protocol["split"]
 
 
 def _unlike_stages(groups: Sequence[Group], stage: int) -> list[str]:

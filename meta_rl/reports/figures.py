@@ -319,7 +319,7 @@ def _finish(
     figure: Figure, axes: NDArray[np.object_], groups: Sequence[Group], resampling: Resampling
 ) -> None:
     tasks = dict.fromkeys(_tasks_of(group) for group in groups)
-    over = " and ".join(resampled_in(groups, resampling))
+    over = resampled_in(groups, resampling)
     intervals = f"95 % intervals over {over}" if over else "no intervals"
     shown, font = as_it_stands(f"{' / '.join(tasks)}, {intervals}")
     figure.suptitle(shown, fontsize="medium", wrap=True, **font)

@@ -448,7 +448,7 @@ def _from_to(group: Group, quantity: Quantity) -> str:
 
 
 def _over(groups: Sequence[Group]) -> str:
-    return f" over {' and '.join(resampled_in(groups, 'whole-runs')) or 'nothing'}"
+    return f" over {resampled_in(groups, 'whole-runs') or 'nothing'}"
 
 
 def _untitled(drawing: Drawing) -> Drawing:

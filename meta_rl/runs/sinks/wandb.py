@@ -3,6 +3,7 @@
 import functools
 import http.client
 import io
+import re
 import secrets
 import ssl
 import string
@@ -130,8 +131,12 @@ class WandbSink(Sink):
         self._show(name, "Html", str(path), inject=False)
 
     def log_artifact(self, path: Path, name: str, type: str) -> None:
-        """Keep a file, such as a checkpoint, as a version of the artifact `name`."""
-        self._ask(lambda run: run.log_artifact(path, name=name, type=type))
+        """Keep a file, such as a checkpoint, as a version of the artifact `name`.
+
+        W&B takes letters without accents, digits and `-_.`, and 128 of them at most.
+        """
+        allowed = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:128]
+        self._ask(lambda run: run.log_artifact(path, name=allowed, type=type))
 
     def finish(self, succeeded: bool = True) -> None:
         """Wait for all that was asked, and end the run in W&B; `succeeded` is its verdict."""

@@ -1,5 +1,6 @@
 """What the doctor takes for a reward that says nothing, and for a policy that tries nothing."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -54,3 +55,18 @@ def test_exploration_is_measured_against_bounds_if_there_are_any(bound, status):
     batch = MetaBatch(tasks, (rollout([[1], [1]], [[0], [0]]),))  # of density 1: σ = 0.24
     evidence = Evidence(EnvSpec.box(1, [-bound], [bound], 1), batches=[batch])
     assert exploration(evidence).status == status
+
+
+TASK = Task("it", "a", 7, (0.0,))
+
+
+def test_a_task_that_was_played_several_times_counts_once_in_the_gain_of_adaptation():
+    end = [[0, 1], [0, 1]]
+    played = [[[1, 1], [1, 1]], [[1, 3], [1, 3]], [[1, 5], [1, 5]]]  # episodes of 2, 4 and 6
+    batches = [
+        MetaBatch(Tasks.stack([task]), (rollout(played[0], end), rollout(played[after], end)))
+        for task, after in [(TASK, 1), (TASK, 2), (replace(TASK, index=8), 1)]
+    ]
+    evidence = Evidence(EnvSpec.box(1, (-1.0,), (1.0,), 2), batches=batches)
+    assert evidence.gains().tolist() == [3, 2]
+    assert len(Evidence(EnvSpec.box(1, (-1.0,), (1.0,), 2)).gains()) == 0

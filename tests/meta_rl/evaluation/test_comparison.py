@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, SUCCESS, Score
-from meta_rl.evaluation.comparison import Group, group_runs, improvement
+from meta_rl.evaluation.comparison import Group, group_runs, improvement, resampled_in
 from meta_rl.evaluation.finished import load_run
 from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.evaluation.result import EvalResult
@@ -156,7 +156,7 @@ def test_tables_hold_the_statistics_of_the_saved_cells(meta_rl, runs):
     assert float(won["low"]) <= float(won["value"]) <= float(won["high"])
     # What is not the table is on the other stream.
     assert "one seed: its interval is over tasks only" in told.err
-    assert "two to four seeds" in told.err and "comparison.png" in told.err
+    assert "two to nine seeds" in told.err and "comparison.png" in told.err
 
 
 def test_wall_time_is_that_of_the_checkpoint_that_was_measured(meta_rl, runs):
@@ -336,6 +336,62 @@ def test_mixed_checkpoints_in_a_group_are_warned_of(meta_rl, runs):
     assert "warning: maml mixes best and latest checkpoints" in told
 
 
+def test_unlike_and_flattering_checkpoints_are_warned_of(meta_rl, runs):
+    latest, best = runs / "maml-seed0", runs / "slower-seed0"
+    (path,) = (best / "evaluations").glob("*.json")
+    replace(EvalResult.load(path), checkpoint="best").save_as(path)
+    told = meta_rl("compare", latest, best).succeeds().out
+    assert "warning: not the same checkpoint of all: maml: latest; slower: best" in told
+    assert "flatters" not in told
+    config = best / "config.yaml"
+    data = yaml.safe_load(config.read_text())
+    data["evaluation"] |= {"every": 1, "choose_on": "test"}
+    config.write_text(yaml.safe_dump(data))
+    told = meta_rl("compare", latest, best).succeeds().out
+    assert "warning: the best checkpoint of slower was selected on the very tasks" in told
+
+
+def test_seeds_that_were_trained_for_unlike_times_are_warned_of(meta_rl, runs):
+    both = [runs / f"maml-seed{seed}" for seed in (0, 1)]
+    assert "were trained for" not in meta_rl("compare", *both).succeeds().out
+    (path,) = (both[1] / "evaluations").glob("*.json")
+    replace(EvalResult.load(path), meta_iterations=1).save_as(path)
+    told = meta_rl("compare", *both).succeeds().out
+    assert "warning: seeds of maml were trained for 1 to 2 meta-iterations" in told
+
+
+def test_intervals_over_few_seeds_and_tasks_are_told(meta_rl, runs):
+    both = [runs / f"maml-seed{seed}" for seed in (0, 1)]
+    for few in (4, 5):
+        for run in both:
+            put_scores(run, ["a"] * few + ["b"] * 9, [[0, 1] * 5 + [0] * (few - 1)])
+        told = meta_rl("compare", *both).succeeds().out
+        assert "two to nine seeds: a bootstrap of so few is too narrow" in told
+        assert ("fewer than five tasks of a name" in told) is (few == 4)
+
+
+def test_of_several_ways_to_learn_in_changing_tasks_the_run_s_own_counts(runs):
+    run = runs / "maml-seed0"
+    changing = {"since_the_change_in": "episodes", "between_changes": 4}
+    put_scores(run, ["a", "a"], [[0, 0], [1, 1]], learning="never", **changing)
+    (never,) = (run / "evaluations").glob("*.json")
+    result = EvalResult.load(never)
+    own = {**result.protocol, "learning": "memory"}
+    later = replace(result, protocol=own, made_at="2020-01-01T00:00:00+00:00")  # made earlier
+    Evaluations(run / "evaluations").save(later)
+    assert load_run(run, Wanted()).result.protocol["learning"] == "never"
+    (run / "protocol.json").write_text(json.dumps(own))
+    assert load_run(run, Wanted()).result.protocol["learning"] == "memory"
+
+
+def test_a_picture_s_title_tells_which_groups_have_intervals_over_seeds(runs):
+    groups = group_runs(load(runs, "maml-seed0", "maml-seed1", "slower-seed0"))
+    both, one = groups
+    assert resampled_in([both], "whole-runs") == "seeds and tasks"
+    assert resampled_in([one], "whole-runs") == "tasks"
+    assert resampled_in(groups, "whole-runs") == "seeds (where there are several) and tasks"
+
+
 def write_metrics(run, rows):
     lines = [json.dumps({"meta_iterations": n, **row}) + "\n" for n, row in enumerate(rows)]
     # The last line is one that a kill has cut short.
@@ -461,7 +517,25 @@ def test_what_was_measured_otherwise_is_recorded_in_rows_of_its_own(record, runs
     record.main(record.Args(output, both))
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| maml |")]
     assert len(rows) == 2 * 2 and all("| maml | test, sampled | 1 | " in row for row in rows)
-    assert any(row.endswith("| 1 | 100.0 (100.0) | 1.00 (1.00) |") for row in rows)
+    assert any(row.endswith("| 1 | 1.00 (1.00) | 100.0 (100.0) |") for row in rows)
+
+
+def test_agents_that_learned_otherwise_and_all_scores_are_recorded(record, runs, tmp_path, capsys):
+    both = (runs / "maml-seed0", runs / "maml-seed1")
+    changing = {"since_the_change_in": "episodes", "between_changes": 4}
+    for run, learning in zip(both, ("never", "memory"), strict=True):
+        put_scores(run, ["a", "a"], [[0, 0], [1, 1]], learning=learning, **changing)
+        (path,) = (run / "evaluations").glob("*.json")
+        result = EvalResult.load(path)
+        scores = {"regret": result.scores["success"]}
+        judged_by = (Score("regret", "regret", "regret", "sum", False),)
+        replace(result, scores=scores, judged_by=judged_by).save_as(path)
+    record.main(record.Args(tmp_path / "results.json", both))
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert "| episodes since the change | regret: mean over seeds (each) |" in head
+    assert [row.split(" | ")[1:3] for row in rows[::2]] == [
+        [f"test, sampled, learning: {learning}", "1"] for learning in ("memory", "never")
+    ]
 
 
 def test_runs_of_other_programs_are_recorded_under_their_own_seed_alone(record, runs):

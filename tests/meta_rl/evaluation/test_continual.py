@@ -84,6 +84,15 @@ def test_transfer_is_a_share_of_what_there_was_to_gain():
     assert RECORD.while_learned(1) == pytest.approx(0.6)
     assert forward_transfer(0.6, 0.2) == pytest.approx(0.5)
     assert forward_transfer(0.1, 0.2) == pytest.approx(-0.125)
+    assert np.isnan(forward_transfer(0.5, np.nan)) and np.isnan(forward_transfer(np.nan, 0.5))
+
+
+def test_a_training_that_is_longer_than_a_turn_counts_for_the_turn_alone():
+    times, values = np.arange(1, 7), np.array([[0.5, 0.9, 1, 1, 1, 1]]).T
+    alone = StreamRecord(("a",), 2, SUCCESS, times, values)
+    assert alone.while_learned(0) == RECORD.while_learned(0) == pytest.approx(0.7)
+    assert alone.times(0) == RECORD.times(1) == [1, 2]
+    assert alone.after_its_turn == [1]
 
 
 def test_seeds_are_averaged_where_all_were_measured():
@@ -128,6 +137,10 @@ def test_a_stream_from_the_command_line(meta_rl, small_config, tmp_path, monkeyp
 
     found = transfers(tmp_path / "runs/stream", (tmp_path / "runs/alone",))
     assert list(found) == ["push-wall-v3"]
+    settings = tmp_path / "runs/alone/config.yaml"
+    settings.write_text(settings.read_text().replace("multitask_ppo", "fine_tune"))
+    with pytest.raises(UserError, match=r"differs from .* by more than its tasks \(agent.name"):
+        transfers(tmp_path / "runs/stream", (tmp_path / "runs/alone",))
     with pytest.raises(UserError, match="has no evaluations of a stream"):
         transfers(tmp_path / "runs/alone", ())
     with pytest.raises(UserError, match="one of the stream's names"):
