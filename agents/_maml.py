@@ -78,22 +78,24 @@ class MAMLConfig(AdaptationConfig):
     first_order: bool = False
     """Drop the second derivatives from the meta-gradient (FOMAML)."""
     first_order_updates: int = 0
-    """Drop them from so many meta-updates at first, at least 0 (MAML++, derivative-order
+    """Initial meta-updates that drop the second derivatives, at least 0 (MAML++, derivative-order
     annealing)."""
     adapt: Literal["all", "head"] = "all"
-    """What adapts: all parameters, or the last layer and log_std alone (ANIL)."""
+    """Parameters that adapt: `all`, or `head`, which is the last layer and log_std (ANIL)."""
     step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
-    """Learn the inner steps' sizes with θ, each step its own, beginning at inner_lr: one for each
-    weight matrix and bias vector (MAML++), or one for each parameter (Meta-SGD)."""
+    """Step sizes of the inner steps: `fixed`, or learned as part of θ, with separate ones for each
+    inner step. `per_layer` learns one for each weight matrix and bias vector (MAML++),
+    `per_parameter` one for each parameter (Meta-SGD). Learned step sizes start at inner_lr."""
     before_weight: float = 0.0
-    """Weight of the return before adaptation in the objective, in [0, 1]; the rest is on that
-    after. It lets the outer step learn from all episodes."""
+    """Weight of the return before adaptation in the objective, in [0, 1]. The return after
+    adaptation has the rest. Above 0, the outer step learns from all episodes."""
     multi_step_updates: int = 0
-    """Meta-updates over which the losses after the earlier inner steps fade from the objective, all
-    alike at first (MAML++, multi-step loss), at least 0; 0 counts the last alone."""
+    """Meta-updates over which the objective moves from all inner steps to the last one, at least 0
+    (MAML++, multi-step loss). At first, all inner steps have equal weight. 0 counts only the
+    last."""
     exploration_weight: float = 0.0
-    """Weight of the term that credits the episodes before adaptation with the return after it
-    (E-MAML), at least 0; 0 leaves it out."""
+    """Weight of E-MAML's term in the objective, at least 0. The term credits the episodes before
+    adaptation with the return after it. 0 leaves it out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +155,7 @@ class MAMLConfig(AdaptationConfig):
 
 
 STEPS_AT_ONCE = 25_000
-"""Env steps of each stage that are differentiated at a time on a CPU, if a task has no more."""
+"""Env steps of each stage that are differentiated together on a CPU, at least those of one task."""
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,16 @@ class Stages:
 
     inner: InnerLoop
     episodes: list[Samples]
-    """Of stage k = 0 ... K, played after k inner steps."""
+    """Episodes of stage k = 0 ... K, played after k inner steps."""
     weights: dict[int, float]
-    """Which stages the objective counts, and how much."""
+    """Weight of each stage that the objective counts."""
     first_order: bool
     share: float = 1.0
-    """How many of the tasks that means are over are this rank's. Losses and divergences are its
-    part of the mean: sums over ranks are the mean over all tasks."""
+    """This rank's share of all tasks. Losses and divergences have it as a factor, so their sums
+    over ranks are means over all tasks."""
     credit: Mapping[int, Float[Tensor, "M"]] = field(default_factory=dict)
-    """What each step of a stage is credited with, for what later stages earned (E-MAML); empty
-    without that term."""
+    """Credit of each stage's steps for the return of later stages (E-MAML); empty without that
+    term."""
     credit_weight: float = 0.0
 
     def of(self, which: Part | None) -> "Stages":

@@ -26,10 +26,10 @@ class PolicyConfig(MLPPolicyConfig, AdvantageConfig):
     """A policy, and how advantages are made of its rollouts."""
 
     episodes_per_phase: int = 1
-    """Episodes that each copy plays in one rollout, at least 1: before adaptation, and after each
-    step of it."""
+    """Episodes that each copy plays in one phase, at least 1. A phase is the rollout before
+    adaptation, or the one after an adaptation step."""
     normalize_observations: bool = False
-    """Show the policy observations shifted and scaled by their running moments."""
+    """Shift and scale the policy's observations by their running moments."""
 
     def __post_init__(self) -> None:
         for part in (MLPPolicyConfig, AdvantageConfig):

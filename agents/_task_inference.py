@@ -42,25 +42,26 @@ class TaskInferenceConfig(EntropyPPOConfig, MLPPolicyConfig, TrialConfig, Memory
     outer_lr: float = 7e-4
     """Step size of the policy's Adam, above 0."""
     max_gradient_norm: float = 1.0
-    """Longer gradients, of the policy or of the encoder, are scaled down to this norm, above 0."""
+    """Largest norm of a gradient of the policy or the encoder, above 0. Longer gradients are scaled
+    down to it."""
     normalize_inputs: bool = True
     """Scale observations, rewards and the task variable by their running moments."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of the policy, each at least 1."""
     min_std: float = 0.05
-    """Floor of the standard deviation, in the actions' unit, above 0."""
+    """Smallest standard deviation of continuous actions, in the actions' unit, above 0."""
     encoder_sizes: tuple[int, ...] = (64,)
     """Units of each layer of the encoder before its memory, each at least 1."""
     memory_size: int = 64
     """Units of the encoder's memory (H), at least 1."""
     task_size: int = 5
-    """Dimensions of the space in which tasks are told apart (L), at least 1."""
+    """Dimensions of the latent space of tasks (L), at least 1."""
     encoder_lr: float = 3e-3
     """Step size of the encoder's Adam, above 0."""
     encoder_updates: int = 40
     """Gradient steps of the encoder in each meta-update, at least 1."""
     encoder_trials: int = 20
-    """Trials that each step of the encoder learns from, at least 2."""
+    """Trials that each gradient step of the encoder learns from, at least 2."""
 
     def __post_init__(self) -> None:
         for part in (EntropyPPOConfig, MLPPolicyConfig, TrialConfig, MemoryConfig):

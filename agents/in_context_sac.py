@@ -32,30 +32,30 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
     """In-context actor-critic on replayed trials (AMAGO, Grigsby et al. 2024; Ni et al. 2022)."""
 
     gammas: tuple[float, ...] = (0.9, 0.97, 0.99)
-    """Discounts per environment step (γ), across the episodes of a trial, each at least 0 and below
-    1. Each has a policy and values of its own; the last one's policy acts."""
+    """Discounts per environment step (γ), each at least 0 and below 1. They run across the episodes
+    of a trial. Each discount has its own policy and values. The policy of the last one acts."""
     temperature: float = 0.1
-    """Weight of the policy's entropy (α), above 0, beside values in units of their own deviation.
-    If it is learned, this is its initial value."""
+    """Weight of the policy's entropy (α), above 0, relative to values divided by their running
+    standard deviation. With learn_temperature, this is the initial weight."""
     learn_temperature: bool = True
-    """Adjust the temperatures so that the policies' entropies come to target_entropy."""
+    """Adjust the temperatures so that the policies' entropies approach target_entropy."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """Units of each hidden layer of the actor and of each critic, each at least 1."""
     encoder_sizes: tuple[int, ...] = (128,)
     """Units of each layer before the memory, each at least 1."""
     max_gradient_norm: float = 1.0
-    """Longer gradients are scaled down to this norm, above 0."""
+    """Largest norm of a gradient, above 0. Longer gradients are scaled down to it."""
     normalize_inputs: bool = True
     """Scale observations and remembered rewards by their running moments."""
     buffer_trials: int = 2000
-    """Past trials that are learned from, at least 1; older ones are forgotten."""
+    """Size of the replay in trials, at least 1. The oldest trials are dropped."""
     gradient_steps: int = 100
     """Gradient steps of each meta-update, at least 1."""
     update_trials: int = 32
     """Trials that a gradient step draws from the replay, at least 1."""
     piece_steps: int = 100
-    """Steps in a row of each drawn trial that a gradient step learns from, at least 1. The steps
-    before them only set the memory: no gradient flows into those."""
+    """Consecutive steps of each drawn trial that a gradient step learns from, at least 1. Earlier
+    steps only set the memory, without gradients."""
 
     def __post_init__(self) -> None:
         for part in (ActorCriticConfig, TrialLength, MemoryConfig):

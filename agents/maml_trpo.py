@@ -31,15 +31,16 @@ class Config(MAMLConfig):
     """MAML with a TRPO outer step (Finn et al. 2017, Alg. 3)."""
 
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
-    """The outer step."""
+    """Settings of the TRPO outer step."""
     outer_steps: int = 1
-    """Outer steps on each meta-batch, at least 1; those after the first weigh its episodes anew."""
+    """Outer steps on each meta-batch, at least 1. Steps after the first reuse its episodes with
+    importance weights."""
     target_kl: float | None = 0.05
-    """Take no further step on a meta-batch once the mean divergence from the policies that played
-    it exceeds this, in nats a step, above 0; none never stops."""
+    """Take no further step on a meta-batch once the mean KL divergence from the policies that
+    collected exceeds this, in nats per step, above 0. `none`: never stop early."""
     curvature_stride: int = 1
-    """Take the divergence's curvature on one of so many steps of every rollout, at least 1; 1 uses
-    all. Inner gradients of fewer steps are noisier, which makes steps somewhat shorter."""
+    """Stride of the time steps that the divergence's curvature is computed on, at least 1; 1 uses
+    all. With fewer steps, inner gradients are noisier and outer steps become somewhat shorter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

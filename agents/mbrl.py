@@ -41,35 +41,36 @@ class Config(PlannerConfig, OnlineModelConfig):
     """GrBAL and ReBAL: planning by a model that adapts online (Nagabandi et al. 2019, Alg. 1-2)."""
 
     episodes_per_trial: int = 2
-    """Episodes that what is known of a task lasts for, at least 1; then comes another task."""
+    """Episodes of a trial, at least 1. The model's knowledge of a task lasts for one trial."""
     action_std: float = 0.1
-    """Standard deviation of the actions around the planned ones, in half ranges, above 0."""
+    """Standard deviation of actions around the planned ones, above 0. The unit is half of an
+    action's range."""
     training_std: float = 0.5
-    """In training, tasks' deviations are spread evenly, on a logarithmic scale, from action_std to
-    this, at least action_std: some trials explore far, others act as in an evaluation. A single
-    task's is drawn between them."""
+    """Largest standard deviation of actions in training, at least action_std. The tasks of a
+    meta-batch get values evenly spaced on a log scale from action_std to this. So some trials
+    explore far, and others act as in an evaluation. A single task draws its value at random."""
     initial_std: float = 1.0
-    """Deviation around the middle of the range before the first meta-update, when there is no model
-    to plan by, above 0."""
+    """Standard deviation of actions before the first meta-update, above 0. There is no model to
+    plan with yet, so actions are drawn around the middle of their range."""
     future_steps: int = 16
-    """Later transitions that the model, adapted to a moment, must predict (K), at least 1."""
+    """Transitions that the adapted model must predict (K), at least 1."""
     future: Literal["next", "trial"] = "next"
-    """Which ones: the next K, as in the paper, or any K of the rest of the trial. The latter is for
-    tasks that stay the same: what was found out must hold in places that the agent has yet to see.
-    """
+    """Transitions to predict: the `next` K, as in the paper, or any K of the rest of the `trial`.
+    Use `trial` for tasks that stay the same: what the model has learned must then hold for states
+    that the agent has yet to visit."""
     outer_lr: float = 1e-3
     """Step size of the model's Adam, above 0."""
     max_gradient_norm: float = 1.0
-    """Longer gradients are scaled down to this norm, above 0."""
+    """Largest norm of a gradient, above 0. Longer gradients are scaled down to it."""
     gradient_steps: int = 200
     """Gradient steps of each meta-update, at least 1."""
     update_trials: int = 16
     """Trials that a gradient step draws from the replay, at least 1."""
     moments_per_trial: int = 16
-    """Moments of each drawn trial, at random, at which the model adapts and predicts what follows,
-    at least 1."""
+    """Random moments of each drawn trial, at least 1. At each, the model adapts to the past and
+    predicts the future."""
     buffer_trials: int = 5000
-    """Trials to keep in the replay, the last ones, at least 1."""
+    """Size of the replay in trials, at least 1. The oldest trials are dropped."""
 
     def __post_init__(self) -> None:
         PlannerConfig.__post_init__(self)

@@ -28,20 +28,21 @@ class Config(PolicyGradientConfig):
     gae_lambda: float = 0.95
     """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     learn_gamma: bool = True
-    """Learn gamma, from where it is set."""
+    """Learn the discount, starting from gamma."""
     learn_lambda: bool = True
-    """Learn gae_lambda, from where it is set."""
+    """Learn the weight of longer backups, starting from gae_lambda."""
     learn_step_size: bool = False
-    """Learn inner_lr, from where it is set."""
+    """Learn the step size of adaptation, starting from inner_lr."""
     outer_gamma: float = 0.99
-    """Discount of the objective that judges them, in [0, 1]."""
+    """Discount of the outer objective, which judges the learned settings, in [0, 1]."""
     outer_lambda: float = 1.0
-    """Weight of longer backups in that objective's advantages, in [0, 1]."""
+    """Weight of longer backups in the outer objective's advantages, in [0, 1]; 1 is Monte Carlo."""
     outer_lr: float = 1e-2
-    """Step size of Adam on the logits of gamma and gae_lambda and the log of inner_lr (β), above
-    0."""
+    """Step size of Adam for the learned settings (β), above 0. It moves the logits of gamma and
+    gae_lambda and the log of inner_lr."""
     trace_decay: float = 0.0
-    """How much of their influence on earlier updates is still counted (μ), in [0, 1]."""
+    """Decay of the trace that sums the learned settings' influence on past updates (μ), in [0, 1].
+    0 counts only the last update."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,13 +27,13 @@ class Config(TaskInferenceConfig):
     encoder_updates: int = 20
     """Gradient steps of the encoder in each meta-update, at least 1."""
     encoder_trials: int = 50
-    """Trials that each gradient step of the encoder contrasts, at least 2: all trials of as many
-    tasks as make up so many, but always of two tasks."""
+    """Trials that each gradient step of the encoder contrasts, at least 2. They are all copies of a
+    few tasks: encoder_trials / copies tasks, but at least two."""
     temperature: float = 0.1
-    """Temperature of the contrastive loss (τ), above 0. The lower it is, the more the nearest other
-    tasks count."""
+    """Temperature of the contrastive loss (τ), above 0. Lower values weigh the nearest other tasks
+    more."""
     embeddings_per_trial: int = 4
-    """Steps of each trial, drawn at random, whose embeddings are contrasted, at least 1."""
+    """Steps of each trial whose embeddings are contrasted, at least 1. They are drawn at random."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

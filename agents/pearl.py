@@ -26,27 +26,30 @@ class Config(SACConfig):
     """PEARL: soft actor-critic on a posterior of the task (Rakelly et al. 2019, Alg. 1 and 2)."""
 
     prior_episodes: int = 2
-    """Episodes of each copy with z from the prior, before the first adaptation, at least 1; each
-    draws its own z."""
+    """Episodes that each copy plays before the first adaptation, at least 1. Each draws its own z
+    from the prior."""
     posterior_episodes: int = 3
-    """Episodes of each copy with z from the posterior, in training, at least 0; adaptation refines
-    the posterior after each."""
+    """Training episodes that each copy plays with z from the posterior, at least 0. Adaptation
+    refines the posterior before each of them."""
     posterior_context: bool = False
-    """Learn to encode episodes with z from the posterior too: each gradient step draws a phase, and
-    the encoder sees the episodes up to it. Otherwise it sees those from the prior alone."""
+    """Also train the encoder on episodes with z from the posterior. Each gradient step then draws a
+    phase, and the encoder sees the episodes up to it. Otherwise the encoder sees only episodes with
+    z from the prior."""
     encode_next_obs: bool = False
-    """Show the encoder also what followed each step: where the dynamics tell tasks apart."""
+    """Also show the encoder the next observation of each step, for tasks that differ in
+    dynamics."""
     latent_size: int = 5
     """Dimensions of the latent task variable z, at least 1."""
     encoder_sizes: tuple[int, ...] = (200, 200, 200)
     """Units of each hidden layer of the context encoder, each at least 1."""
     kl_weight: float = 1.6
-    """Weight of the posterior's KL to the prior beside the critics' loss (β), at least 0; both are
-    means over tasks."""
+    """Weight of the posterior's KL divergence from the prior (β), at least 0, relative to the
+    critics' loss. Both are means over tasks."""
     capacity: int = 1_000_000
-    """Steps of all tasks to keep in the replay, the last ones, at least 1."""
+    """Size of the replay in env steps of all tasks, at least 1. The oldest steps are dropped."""
     initial_steps: int = 0
-    """Steps in the replay before the first gradient step, at least 0 and at most the capacity."""
+    """Env steps in the replay before the first gradient step, at least 0 and at most the
+    capacity."""
     gradient_steps: int = 2000
     """Gradient steps of each meta-update, at least 1."""
     update_tasks: int = 16
@@ -273,7 +276,7 @@ class PEARL(KeepsReplay):
 
 
 STEP = ("obs", "action", "reward", "terminated", "next_obs")
-"""What is learned from of each step."""
+"""Columns of a step that updates learn from."""
 
 
 def drawing(stored: Mapping[str, Tensor], phases: int) -> tuple[list[RowsByTask], RowsByTask]:

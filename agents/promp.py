@@ -22,14 +22,15 @@ class Config(ClippedMAMLConfig):
     """Proximal meta-policy search (Rothfuss et al. 2019, Alg. 1)."""
 
     target_kl: float | None = None
-    """Take no further epoch once the mean divergence exceeds this, in nats a step, above 0; none
-    never stops."""
+    """Start no further epoch once the mean KL divergence from the policies that collected exceeds
+    this, in nats per step, above 0. `none`: never stop early."""
     inner_kl_coefficient: float = 5e-4
-    """Weight at first (η), above 0, of the divergence between the policies that collected before
-    each inner step and those that θ has come to make of them (logged as outer/kl_stage_K)."""
+    """Initial weight of the KL penalty (η), above 0. The penalty holds the policy before each inner
+    step near the one that collected. Its divergences are logged as outer/kl_stage_0,
+    outer/kl_stage_1 and so on."""
     target_inner_kl: float | None = 0.01
-    """Target of that divergence, in nats a step, above 0: η doubles above 1.5 times the target and
-    halves below the target divided by 1.5. none keeps η."""
+    """Target of each divergence in this penalty, in nats per step, above 0. η doubles above 1.5
+    times the target and halves below the target divided by 1.5. `none` keeps η constant."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,16 +19,17 @@ class Config(AdaptationConfig):
     """Reptile with policy-gradient or PPO inner steps (Nichol et al. 2018, batched version)."""
 
     outer_lr: float | None = None
-    """Step size towards the mean of the adapted parameters (ε), or Adam's, above 0. Without it,
-    0.5, or 1e-3 with Adam."""
+    """Step size towards the mean of the adapted parameters (ε), above 0; with outer_optimizer adam,
+    Adam's step size. Without it, 0.5 for sgd and 1e-3 for adam."""
     annealing_updates: int = 0
-    """Meta-updates over which outer_lr falls linearly to 0, after which nothing more is learned, at
-    least 0; 0 keeps it."""
+    """Meta-updates over which outer_lr falls linearly to 0, at least 0. Nothing more is learned
+    after that. 0 keeps outer_lr constant."""
     outer_optimizer: Literal["sgd", "adam"] = "sgd"
-    """Move straight towards that mean, or let Adam take the way there for a gradient."""
+    """`sgd` moves θ straight towards the mean of the adapted parameters. `adam` treats the distance
+    to it as a gradient."""
     inner_epochs: int = 1
-    """Gradient steps on the episodes of each inner step, at least 1; PPO's clip holds all after the
-    first."""
+    """Gradient steps on the episodes of each inner step, at least 1. PPO's clip limits all steps
+    after the first."""
     clip: float = 0.3
     """PPO's clip range within an inner step (ε), above 0: the policy ratio is clipped to
     [1 - ε, 1 + ε]."""

@@ -53,11 +53,11 @@ class Config(EntropyPPOConfig, TrialConfig, MemoryConfig):
     outer_lr: float = 5e-4
     """Step size of Adam, above 0."""
     bptt_steps: int = 250
-    """Most steps that gradients flow back through, at least 1. Trials are cut into pieces of one
-    length, at most this."""
+    """Largest number of steps that gradients flow back through, at least 1. Trials are cut into
+    pieces of equal length, at most this."""
     critic: bool = False
-    """Learn a value head on the memory in place of the linear baseline. The head predicts what the
-    rest of the trial earns; the baseline is fitted to each task's own episodes."""
+    """Learn a value head on the memory, in place of the linear baseline. The head predicts the
+    return of the rest of the trial. The baseline is fitted to each task's own episodes."""
     value_coefficient: float = 0.5
     """Weight of the critic's squared error in the objective, above 0."""
     normalize_inputs: bool = True
@@ -65,12 +65,12 @@ class Config(EntropyPPOConfig, TrialConfig, MemoryConfig):
     encoder_sizes: tuple[int, ...] = (128, 128)
     """Units of each layer before the memory, each at least 1."""
     initial_std: float = 1.0
-    """Standard deviation of the actions at first (σ), in their own unit, between min_std and
-    max_std; it comes to depend on what is remembered."""
+    """Initial standard deviation of continuous actions (σ), in the actions' unit, between min_std
+    and max_std. It then depends on the memory."""
     min_std: float = 0.05
-    """Floor of the standard deviation, in the actions' unit, above 0."""
+    """Smallest standard deviation of continuous actions, in the actions' unit, above 0."""
     max_std: float = 1.5
-    """Ceiling of the standard deviation, in the actions' unit, at least min_std."""
+    """Largest standard deviation of continuous actions, in the actions' unit, at least min_std."""
 
     def __post_init__(self) -> None:
         for part in (EntropyPPOConfig, TrialConfig, MemoryConfig):
@@ -165,7 +165,7 @@ class Trials:
     log_prob: Float[Tensor, "*T B"]
     advantage: Float[Tensor, "*T B"]
     target: Float[Tensor, "*T B"]
-    """What the rest of the trial brings, as the critic scales it; 0 without one."""
+    """Return of the rest of the trial, in the critic's scale; 0 without a critic."""
     valid: Bool[Tensor, "*T B"]
 
     def pieces(self, longest: int) -> "Trials":

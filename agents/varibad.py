@@ -28,31 +28,35 @@ class Config(TaskInferenceConfig):
     """VariBAD: a belief over tasks by variational inference, acted on (Zintgraf et al. 2020)."""
 
     buffer_trials: int = 1000
-    """Past trials that the belief is learned from, at least 2; older ones are forgotten."""
+    """Size of the replay in trials, at least 2. The oldest trials are dropped. The encoder and the
+    decoders learn from it."""
     decoder_sizes: tuple[int, ...] = (64, 32)
     """Units of each hidden layer of the decoders, each at least 1."""
     decode_transitions: bool = False
-    """Predict next observations, too: for families whose tasks differ by their dynamics."""
+    """Also predict next observations, for families whose tasks differ in dynamics."""
     reward_std: float = 0.3
-    """Standard deviation of rewards about the decoder's prediction, above 0. If inputs are
-    normalized, its unit is the rewards' own deviation, or a fifth of their mean if that is more."""
+    """Standard deviation of rewards around the decoder's prediction, above 0. With
+    normalize_inputs, rewards are first divided by their running standard deviation, or by a fifth
+    of their mean if that is larger."""
     transition_std: float = 0.3
-    """Likewise of each number of the next observation, above 0."""
+    """Standard deviation of each number of the next observation around its prediction, above 0."""
     kl_to: Literal["previous", "prior"] = "previous"
-    """What each belief's divergence is measured from: the belief a step before, as in the paper, or
-    N(0, I)."""
+    """Reference of each belief's KL divergence: the belief one step earlier (`previous`), as in the
+    paper, or N(0, I) (`prior`)."""
     elbo_beliefs: int | None = 20
-    """Beliefs of each trial, drawn at random in each gradient step, that predictions are made from,
-    at least 1; none takes all."""
+    """Beliefs of each trial that predictions are made from, at least 1. Each gradient step draws
+    them at random. `none` takes all."""
     elbo_steps: int | None = 50
-    """Steps of each trial, likewise, that are predicted, at least 1; none takes all."""
+    """Steps of each trial that are predicted, at least 1. Each gradient step draws them at random.
+    `none` takes all."""
     exploration_bonus: float = 0.0
-    """Initial weight of HyperX's bonus for new states and beliefs, at least 0; 0 gives none. Its
-    unit is that of rewards: bonuses are divided by their running deviation."""
+    """Initial weight of HyperX's bonus for new states and beliefs, at least 0, in the unit of
+    rewards. The bonus is divided by its running standard deviation. 0 gives none."""
     error_bonus: float = 0.0
-    """Initial weight of HyperX's bonus for steps that the decoder predicts badly, at least 0."""
+    """Initial weight of HyperX's bonus for steps that the decoders predict badly, at least 0. Unit
+    and scaling are those of exploration_bonus."""
     bonus_updates: int = 100
-    """Meta-updates over which both bonuses fade to 0, at least 1."""
+    """Meta-updates over which both bonuses fade linearly to 0, at least 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

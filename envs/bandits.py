@@ -39,7 +39,7 @@ class Config:
     validation_tasks: int = 200
     """Bandits of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0
-    """Seed of the held-out bandits, at least 0, whatever the seed of the run."""
+    """Seed of the held-out bandits, at least 0, independent of the run's seed."""
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "task_seed", where="envs")

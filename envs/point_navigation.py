@@ -28,8 +28,9 @@ class Config:
     """A point in the plane that must find an unseen goal (Finn et al. 2017, §5.3)."""
 
     reward: Literal["distance", "squared", "sparse"] = "distance"
-    """Minus the distance to the goal in metres, or minus its square, or sparse: 1 less the distance
-    within 0.2 m of the goal, and 0 elsewhere."""
+    """Reward of each step: minus the distance to the goal in metres (`distance`), or minus its
+    square (`squared`). `sparse` is 1 minus the distance within 0.2 m of the goal, and 0
+    elsewhere."""
     horizon: int = 100
     """Most steps of one episode (T), at least 1."""
     test_goals: int = 200
@@ -37,7 +38,7 @@ class Config:
     validation_goals: int = 40
     """Goals of the validation split, at least 1, by which the best checkpoint is chosen."""
     goal_seed: int = 0
-    """Seed of the held-out goals, at least 0, whatever the seed of the run."""
+    """Seed of the held-out goals, at least 0, independent of the run's seed."""
 
     def __post_init__(self) -> None:
         if self.reward not in ("distance", "squared", "sparse"):

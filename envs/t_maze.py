@@ -25,7 +25,7 @@ class Config:
     """A sign seen once, a corridor, and a turn that depends on it (Bakker 2001, Ni et al. 2023)."""
 
     horizon: int = 101
-    """Steps of one episode, at least 2: one more than the corridor has (L)."""
+    """Steps of one episode, at least 2. The corridor has one step less (L)."""
 
     def __post_init__(self) -> None:
         check_at_least(2, self, "horizon", where="envs")

@@ -32,15 +32,15 @@ class Config:
     horizon: int = 10
     """Steps of one episode (T), at least 1."""
     tied: float = 0.0
-    """Share of the training MDPs whose states have mean rewards in common, in [0, 1]: in a random
-    number of groups. They are easier to remember, so that there is something to learn from early.
-    Fixed tasks are never tied."""
+    """Share of the training MDPs in which groups of states have the same mean rewards, in [0, 1].
+    The number of groups is random. These MDPs are easier to remember, which helps learning at
+    first. Fixed tasks are never tied."""
     test_tasks: int = 1000
     """MDPs of the test split, at least 1. An evaluation on the train split has as many."""
     validation_tasks: int = 200
     """MDPs of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0
-    """Seed of the held-out MDPs, at least 0, whatever the seed of the run."""
+    """Seed of the held-out MDPs, at least 0, independent of the run's seed."""
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "task_seed", where="envs")

@@ -28,16 +28,17 @@ class Config:
     common: float = 0.8
     """Probability that a choice leads to its own second state, in [0.5, 1]."""
     high: float = 0.9
-    """Probability of a reward in the better second state, in [0.5, 1]; the other has the rest."""
+    """Probability of a reward in the better second state, in [0.5, 1]. In the other one it is 1 -
+    high."""
     swap: float = 0.025
-    """Probability before each trial that the second states swap their rewards, in [0, 1]."""
+    """Probability that the second states swap their rewards before a trial, in [0, 1]."""
     test_tasks: int = 300
-    """Schedules of swaps of the test split, at least 1. An evaluation on the train split has as
+    """Schedules of swaps in the test split, at least 1. An evaluation on the train split has as
     many."""
     validation_tasks: int = 100
     """Schedules of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0
-    """Seed of the held-out schedules, at least 0, whatever the seed of the run."""
+    """Seed of the held-out schedules, at least 0, independent of the run's seed."""
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "task_seed", where="envs")

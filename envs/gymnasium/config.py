@@ -13,37 +13,37 @@ from meta_rl.experiment.plain import Plain
 
 @dataclass(frozen=True)
 class Config:
-    """Any Gymnasium environment; what its tasks differ by is said here."""
+    """Any Gymnasium environment; `vary` says how its tasks differ."""
 
     id: str
-    """Environment: an id that Gymnasium knows, or `package.module:attribute` or
-    `path/to/file.py:attribute`, a class or function that makes one."""
+    """Environment: an id that Gymnasium knows, or a class or function that makes one, as
+    `package.module:attribute` or `path/to/file.py:attribute`."""
     vary: Plain = field(default_factory=list)
-    """What tasks differ by, a list. Each entry has a target (`attribute`, `keyword`, `model` or
-    `seed`) and its values (`uniform`, `log_uniform`, `integers`, `values`, `scale` or `log_scale`);
-    docs/gymnasium.md tells all."""
+    """How tasks differ: a list of entries. Each has a target (`attribute`, `keyword`, `model` or
+    `seed`) and its values (`uniform`, `log_uniform`, `integers`, `values`, `scale` or `log_scale`).
+    See docs/gymnasium.md."""
     keywords: Plain = field(default_factory=dict)
-    """Keywords that the environment is made with, in all tasks alike."""
+    """Keyword arguments that make the environment, the same for all tasks."""
     wrappers: Plain = field(default_factory=list)
-    """Wrappers that it is put into, the innermost first: each `package.module:Class`, or that with
-    its keywords, `{package.module:Class: {keyword: value}}`."""
+    """Wrappers around the environment, the innermost first. Each is `package.module:Class`, or
+    `{package.module:Class: {keyword: value}}` with keywords."""
     horizon: int | None = None
-    """Steps after which an episode is truncated (T), at least 1. Without it, as the id is
-    registered."""
+    """Steps after which an episode is truncated (T), at least 1. Without it, the limit that the id
+    is registered with."""
     success: Plain = None
     """What counts as success: `terminated`, `survived` (to the horizon), `{info: KEY}` (above 0 on
-    any step) or `{episode_return: NUMBER}` (at least that). Without it, episodes have a return
-    alone."""
+    any step) or `{episode_return: NUMBER}` (at least that). Without it, only returns are
+    measured."""
     train_tasks: int = 0
     """Training tasks, at least 0; 0 draws new ones for every meta-batch."""
     validation_tasks: int = 20
-    """Validation tasks, at least 1: at most so many, where there are only few."""
+    """Validation tasks, at least 1. If fewer exist, all of them."""
     test_tasks: int = 40
-    """Test tasks, at least 1: at most so many, where there are only few."""
+    """Test tasks, at least 1. If fewer exist, all of them."""
     extrapolate: bool = False
-    """Hold out the ends of ranges instead of parts within them."""
+    """Hold out the ends of ranges for testing, instead of parts within them."""
     task_seed: int = 0
-    """Seed of the fixed tasks, at least 0, whatever the seed of the run."""
+    """Seed of the fixed tasks, at least 0, independent of the run's seed."""
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "train_tasks", "task_seed", where="envs")

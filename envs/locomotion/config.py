@@ -14,21 +14,22 @@ class Config:
     """Locomotion: MuJoCo robots whose task is not shown to them (Finn et al. 2017, §5.3)."""
 
     task: str = "half_cheetah_velocity"
-    """half_cheetah_direction, half_cheetah_velocity, half_cheetah_dynamics, ant_direction,
-    ant_velocity, ant_goal, humanoid_direction, walker2d_dynamics or hopper_dynamics."""
+    """Robot and task: half_cheetah_direction, half_cheetah_velocity, half_cheetah_dynamics,
+    ant_direction, ant_velocity, ant_goal, humanoid_direction, walker2d_dynamics or
+    hopper_dynamics."""
     horizon: int = 200
     """Environment steps after which an episode is truncated (T), at least 1; 200 in the papers."""
     test_tasks: int = 40
-    """Tasks of the test split, at least 1. An evaluation on the train split has as many. Tasks of
-    two directions have no other: both are in every split."""
+    """Tasks of the test split, at least 1. An evaluation on the train split has as many. Families
+    of two directions have only these two tasks, in every split."""
     validation_tasks: int = 20
     """Tasks of the validation split, at least 1, by which the best checkpoint is chosen."""
     task_seed: int = 0
-    """Seed of the held-out tasks, at least 0, whatever the seed of the run."""
+    """Seed of the held-out tasks, at least 0, independent of the run's seed."""
     simulator: str = "native"
-    """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is Gymnasium's
-    own environments in worker processes: the reference, equal bit for bit and slower. warp steps
-    MuJoCo Warp on the GPU that --device names; it needs the extra `gpu`."""
+    """`native` steps MuJoCo's C library on threads, with compiled rewards. `gymnasium` steps
+    Gymnasium's own environments in worker processes: the reference, equal bit for bit and slower.
+    `warp` steps MuJoCo Warp on the GPU that --device names (needs the extra `gpu`)."""
 
     def __post_init__(self) -> None:
         for name, known in (("task", tuple(TASKS)), ("simulator", SIMULATORS)):

@@ -85,24 +85,25 @@ class Config:
     """Meta-World: a robot arm, and goals that it cannot see (Yu et al. 2020)."""
 
     benchmark: str = "ML1"
-    """ML1 varies the goal of one task; ML10, ML25 and ML45 train on that many and hold out 5.
-    metaworld's ML25 trains on one of its 5, basketball-v3, with other goals. CW10 has the ten tasks
-    of Continual World in order, and holds out goals of each."""
+    """`ML1` varies the goal of one task. `ML10`, `ML25` and `ML45` train on that many tasks and
+    hold out 5. metaworld's ML25 also trains on one of its 5, basketball-v3, with other goals.
+    `CW10` has the ten tasks of Continual World in order, and holds out goals of each."""
     task: str = "reach-v3"
-    """The one task of ML1, any of Meta-World's 50; the other benchmarks ignore it."""
+    """Task of ML1, one of Meta-World's 50. The other benchmarks ignore it."""
     reward_version: str = "v2"
-    """Which of Meta-World's reward functions to use: v1 or v2."""
+    """Version of Meta-World's reward functions: v1 or v2."""
     horizon: int = MAX_HORIZON
     """Environment steps after which an episode is truncated (T), between 1 and 500."""
     goal_seed: int = 0
-    """Seed of the train and test goals, and of one apart for validation goals, at least 0."""
+    """Seed of the train and test goals, at least 0. Validation goals have a seed derived from
+    it."""
     train_goal_sets: int = 1
-    """Train on so many sets of Meta-World's 50 goals a class, at least 1, drawn with seeds
-    goal_seed, goal_seed + 2, ...; the test goals stay the same. The benchmarks have one."""
+    """Sets of 50 train goals for each task name, at least 1. They are drawn with seeds goal_seed,
+    goal_seed + 2 and so on. The test goals stay the same. The benchmarks have one set."""
     simulator: str = "native"
-    """native steps MuJoCo's C library on threads, with rewards compiled; gymnasium is metaworld's
-    own code in worker processes: the reference, and several times slower. warp steps MuJoCo Warp on
-    the GPU that --device names; it needs the extra `gpu`."""
+    """`native` steps MuJoCo's C library on threads, with compiled rewards. `gymnasium` runs
+    metaworld's own code in worker processes: the reference, and several times slower. `warp` steps
+    MuJoCo Warp on the GPU that --device names (needs the extra `gpu`)."""
 
     def __post_init__(self) -> None:
         _check_name("benchmark", self.benchmark, BENCHMARKS)

@@ -24,15 +24,15 @@ class ChangeConfig:
     """Tasks that change while an agent learns them."""
 
     every: str = NEVER
-    """How often a task changes: `never`; `5 episodes` or `200 steps` of its life, regularly; at
-    each step with a chance, `geometric 0.01`. With `sequence` also `20 iterations`: training then
-    goes through the task names, so many meta-iterations on each."""
+    """How often a task changes: `never`, after every `5 episodes` or `200 steps`, or with a
+    probability at each step, `geometric 0.01`. `20 iterations` (with `sequence`) trains on one task
+    name after the other, 20 meta-iterations on each."""
     how: Literal["redraw", "drift", "sequence"] = "redraw"
     """What a task changes into: another one of its split (`redraw`), a task on the way to
     another one (`drift`), or the split's next, one task name after the other (`sequence`)."""
     drift: float = 0.1
-    """With `drift`: share of the way to another task that one change covers, in (0, 1]. It takes a
-    whole number of changes to get there, so 0.3 covers a third."""
+    """With `drift`: share of the way to another task that one change covers, in (0, 1]. The number
+    of changes on the way is rounded, so 0.3 covers a third."""
 
     def __post_init__(self) -> None:
         if not 0 < self.drift <= 1:

@@ -27,7 +27,7 @@ TrackingMode: TypeAlias = Literal["auto", "online", "offline", "off"]
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """What records the run beside its own files: Weights & Biases, TensorBoard."""
+    """Records of the run besides its own files: Weights & Biases and TensorBoard."""
 
     mode: TrackingMode = "auto"
     """How W&B records the run: `online` uploads while training, `offline` writes files for a later
@@ -43,7 +43,7 @@ class TrackingConfig:
     tags: tuple[str, ...] = ()
     """W&B tags of the run."""
     tensorboard: bool = False
-    """Whether to also write TensorBoard event files, to `tensorboard/` in the run folder."""
+    """Also write TensorBoard event files, to `tensorboard/` in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class EvaluationConfig:
     """How adaptation to held-out tasks is measured."""
 
     every: int = 0
-    """Meta-iterations between evaluations during training, at least 0; 0 evaluates at the end
-    only."""
+    """Meta-iterations between evaluations during training, at least 0. 0 evaluates only at the
+    end."""
     choose_on: Literal["train", "validation", "test"] = "validation"
     """Split that evaluations during training measure: train, validation or test. best.pt is the
     checkpoint with the best result on it."""
@@ -60,7 +60,7 @@ class EvaluationConfig:
     """Split that `meta-rl evaluate` measures by default: train, validation or test. Training always
     ends with an evaluation of the test split."""
     goals: int | None = None
-    """Goals to measure of each task name, at least 1, in the split's order. Without it, all."""
+    """Goals to measure for each task name, at least 1, in the split's order. Without it, all."""
     adaptation_steps: int = 1
     """Number of times the agent adapts to each task, at least 0. Every stage is measured: before
     adaptation, and after each step."""
@@ -70,16 +70,16 @@ class EvaluationConfig:
     """Actions while measuring: `sampled` from the policy, or `deterministic`, its mode. Adaptation
     always samples."""
     evaluation_episodes: int | None = None
-    """Episodes that measure each stage of a task, at least 1, and that nothing is learned from.
-    Without it, sampled actions are measured on the episodes that the agent adapts from."""
+    """Episodes that only measure each stage of a task, at least 1; the agent does not learn from
+    them. Without it, sampled actions are measured on the episodes that the agent adapts from."""
     changes: int = 4
-    """Where tasks change: changes that each task is followed through, at least 1."""
+    """With tasks that change: number of changes that each task is followed through, at least 1."""
     relearn: Literal["after_a_drop", "always"] = "after_a_drop"
-    """Where tasks change, for agents that learn by gradients. `after_a_drop`: learn from
-    adaptation_steps rounds, then only play, until the return drops; then begin anew with what
-    meta-training made. `always`: go on learning from every round."""
+    """With tasks that change, for agents that adapt by gradients. `after_a_drop`: learn from
+    adaptation_steps rounds, then only play. When the return drops, start again from the
+    meta-trained parameters. `always`: learn from every round."""
     seed: int = 0
-    """Seed of the evaluation's action noise, at least 0; independent of the run's seed."""
+    """Seed of the evaluation's action noise, at least 0. It is independent of the run's seed."""
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every", self.every, 0)
@@ -98,29 +98,29 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class RolloutsConfig:
-    """Where training plays: in its own process, or in workers on a Ray cluster."""
+    """Where training rollouts are played: in the training process, or on a Ray cluster."""
 
     backend: Literal["local", "ray"] = "local"
-    """Where rollouts are played: `local`, by the training process's own simulator, or `ray`, by
-    workers on a Ray cluster, which share out the tasks (needs the extra `cluster`)."""
+    """Where rollouts are played: `local`, in the training process's own simulator, or `ray`, by
+    workers on a Ray cluster that share the tasks (needs the extra `cluster`)."""
     workers: int = 0
     """Ray workers (W), at least 0; 0 means as many as the cluster's CPU cores allow. Each reserves
-    as many cores as the field `workers` gives it threads or processes."""
+    as many cores as `--workers` gives it threads or processes."""
     device: Literal["same", "cpu"] = "same"
-    """Where `local` rollouts have their worlds and their policy: on the run's device, or on the CPU
-    while updates are on a GPU. Few worlds let a GPU wait at every step."""
+    """Device of the worlds and of the acting policy in `local` rollouts: `same` as the run's, or
+    `cpu` while updates use a GPU. With few worlds, a GPU mostly waits."""
     cuda_graph: bool = False
-    """Record the policy's step once a rollout, for the GPU to replay as one CUDA graph, so that it
-    need not wait for Python at each operation (with `device: cuda`, and both devices the same)."""
+    """Record the policy's step as a CUDA graph once per rollout, and replay it. The GPU then need
+    not wait for Python at each operation. Needs `device: cuda` and rollouts.device `same`."""
     gpus_per_worker: float = 0.0
     """GPUs that each Ray worker reserves, at least 0. Above 0, its simulator and its copy of the
-    policy are on that GPU (with `device: cuda`); a fraction lets workers share one."""
+    policy are on that GPU (needs `device: cuda`). A fraction lets workers share a GPU."""
     address: str = ""
     """Ray cluster to join: HOST:PORT of its head, or `auto` for the one on this machine. Without
-    it, RAY_ADDRESS counts; without that, the run starts a Ray of its own on this machine."""
+    it, RAY_ADDRESS counts. Without that, the run starts its own Ray on this machine."""
     deadline_s: float = 600.0
-    """Seconds that a Ray worker may take to begin, or to play a phase, above 0. Then it is ended,
-    and its tasks are played elsewhere."""
+    """Seconds that a Ray worker may take to start, or to play a phase, above 0. After that it is
+    ended, and its tasks are played elsewhere."""
 
     def __post_init__(self) -> None:
         _at_least("rollouts.workers", self.workers, 0)
@@ -137,9 +137,9 @@ class Experiment(Generic[AgentT, EnvsT]):
     """One training run: an agent, a task distribution and a budget."""
 
     agent_name: Annotated[str, tyro.conf.Suppress]
-    """Name of the agent's module in the catalog; configs say it as `agent: {name: ...}`."""
+    """Name of the agent's module in the catalog. Configs write it as `agent: {name: ...}`."""
     envs_name: Annotated[str, tyro.conf.Suppress]
-    """Name of the family's module in the catalog; configs say it as `envs: {name: ...}`."""
+    """Name of the family's module in the catalog. Configs write it as `envs: {name: ...}`."""
     agent: AgentT
     """The learning algorithm."""
     envs: EnvsT
@@ -147,49 +147,52 @@ class Experiment(Generic[AgentT, EnvsT]):
     meta_iterations: int = 100
     """Meta-updates of the whole run, at least 1."""
     meta_batch_size: int = 20
-    """Tasks that are drawn for each meta-batch, at least 1."""
+    """Tasks drawn for each meta-batch, at least 1."""
     train_tasks: int | None = None
-    """Tasks that meta-batches are drawn from, fixed by the run's seed, at least meta_batch_size.
-    Without it, each meta-batch is drawn from all of the family's, which may never come again."""
+    """Number of fixed training tasks that meta-batches are drawn from, at least meta_batch_size.
+    The run's seed draws them. Without it, meta-batches are drawn from all tasks of the family, and
+    a task may never come again."""
     trials: int = 1
-    """How often each drawn task is in the meta-batch, at least 1, to adapt by itself from copies of
-    its own: M is meta_batch_size times this. More than one is for a GPU's many worlds, where more
-    copies would let training adapt from more episodes than evaluation does."""
+    """Times that each drawn task is in the meta-batch, at least 1; M is meta_batch_size times this.
+    Each time, it adapts on its own, from its own copies. Values above 1 fill a GPU with worlds.
+    More copies would do so too, but training would then adapt from more episodes than
+    evaluation."""
     copies: int = 10
-    """Copies of each task's environment that step together (N), at least 1."""
+    """Copies of each task's environment that are stepped together (N), at least 1."""
     seed: int = 0
     """Seed of all randomness in the run, at least 0. Held-out goals do not depend on it."""
     device: str = "cpu"
     """Device of the policy and its updates: cpu, cuda or cuda:N."""
     gpu_arithmetic: Literal["plain", "repeatable", "tf32"] = "plain"
-    """Arithmetic on a GPU: `plain`; `repeatable`, which is slower and gives the same bits each
-    time, so that a resumed run equals one that never stopped; or `tf32`, which is faster and rounds
-    the factors of matrix products to 10 bits. On the CPU it has no effect."""
+    """Arithmetic on a GPU; it has no effect on the CPU. `plain`: single precision. `repeatable`:
+    slower, but the same bits each time, so a resumed run equals one that never stopped. `tf32`:
+    faster, but rounds the factors of matrix products to 10 bits."""
     threads: int = 0
-    """CPU threads of torch, at least 0; 0 means torch's default, capped at the cores that the
+    """CPU threads of torch, at least 0. 0 means torch's default, but at most the cores that the
     process may use."""
     workers: int = 0
-    """Processes, or threads of the native simulator, that step environments, at least 0; 0 means
-    one for each CPU core that the process may use. Each Ray worker has so many, and 0 means 1."""
+    """Threads (native simulator) or processes (Gymnasium) that step environments, at least 0. 0
+    means one for each CPU core that the process may use. Each Ray worker has this many; for it, 0
+    means 1."""
     checkpoint_every: int = 10
-    """Meta-iterations between checkpoints, at least 1; a kill loses at most these."""
+    """Meta-iterations between checkpoints, at least 1. A killed run loses at most these."""
     max_rejected: int = 3
-    """Rejected meta-updates in a row that abort the run, at least 0; 0 and 1 abort at the first."""
+    """Abort the run after this many rejected meta-updates in a row, at least 0. 0 acts like 1."""
     name: str = ""
     """Name of the run and of its folder. Without it, the config's name and the seed."""
     runs: str = "runs"
-    """Folder of the run folders."""
+    """Folder that holds the run folders."""
     start_from: str = ""
-    """Run whose trained agent this one begins with, for training also `--from`; its env steps are
-    not counted. Without it, the agent begins with its initial parameters."""
+    """Run whose trained agent this one starts from (short: `--from`). That run's env steps are not
+    counted. Without it, the agent starts from its initial parameters."""
     change: ChangeConfig = field(default_factory=ChangeConfig)
-    """How tasks change under the policy; without it, they stay."""
+    """How tasks change while the policy acts. By default they do not."""
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
-    """Where training plays."""
+    """Where training rollouts are played."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How adaptation to a split's tasks is measured."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """Weights & Biases and TensorBoard, beside the run's own files."""
+    """Weights & Biases and TensorBoard, besides the run's own files."""
     version: int = VERSION
     """Version of the config format."""
 

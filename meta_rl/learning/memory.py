@@ -45,10 +45,10 @@ class MemoryConfig:
     """Layers of a transformer or of fast weights, at least 1."""
     heads: int = 4
     """Heads of each layer of a transformer or of fast weights, at least 1. memory_size must be a
-    multiple of their number, for a transformer of twice their number."""
+    multiple of heads; for a transformer, of twice that."""
     context_steps: int = 1500
-    """Latest steps that a transformer attends to (W), at least 1. It keeps room for these, or for
-    the whole trial if that is shorter."""
+    """Latest steps that a transformer attends to (W), at least 1. Its memory has room for these, or
+    for the whole trial if that is shorter."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "memory_size", "layers", "heads", "context_steps")

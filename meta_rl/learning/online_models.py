@@ -29,18 +29,18 @@ class OnlineModelConfig(MemoryConfig):
     """A model of dynamics and rewards, and how it adapts. A memory is for recurrence alone."""
 
     adaptation: Literal["gradient", "recurrence"] = "gradient"
-    """How the model adapts: GrBAL's gradient steps on the last transitions, or ReBAL's memory of
-    the whole trial."""
+    """How the model adapts: by gradient steps on the latest transitions (`gradient`, GrBAL), or by
+    a memory of the whole trial (`recurrence`, ReBAL)."""
     past_steps: int = 16
-    """Last transitions that gradient adaptation learns from (M), at least 1."""
+    """Latest transitions that gradient adaptation learns from (M), at least 1."""
     adaptation_steps: int = 1
-    """Gradient steps on them, at least 1."""
+    """Gradient steps on these transitions, at least 1."""
     inner_lr: float = 0.01
-    """Step size of gradient adaptation at first (ψ), above 0; one for the weights and one for the
-    biases of each layer are learned."""
+    """Initial step size of gradient adaptation (ψ), above 0. Each layer learns two: one for its
+    weights and one for its biases."""
     reward_weight: float = 1.0
-    """Weight of the reward's squared error beside the mean squared error of the observation's
-    change, above 0; both are scaled to variance 1."""
+    """Weight of the reward's squared error, above 0, relative to the mean squared error of the
+    observation's change. Both are scaled to variance 1."""
     hidden_sizes: tuple[int, ...] = (512, 512)
     """Units of each hidden layer of the model, each at least 1."""
     activation: Literal["tanh", "relu"] = "relu"

@@ -18,26 +18,26 @@ class PlannerConfig:
     """How actions are planned."""
 
     planner: Literal["mppi", "cem"] = "mppi"
-    """MPPI weighs all candidates by their returns; CEM keeps the best and samples around them."""
+    """`mppi` averages all candidates, weighted by their returns. `cem` averages the best ones."""
     planning_horizon: int = 10
     """Steps that a plan looks ahead (H), at least 1."""
     candidates: int = 1000
-    """Action sequences that each iteration tries out in every world, at least 2."""
+    """Action sequences that each iteration tries in every world, at least 2."""
     planning_iterations: int = 2
-    """Iterations of every step, at least 1; each begins with the plan of the one before."""
+    """Iterations at every step, at least 1. Each starts from the plan of the one before."""
     plan_std: float = 0.5
-    """Standard deviation of the candidates around the plan, in half ranges of the actions, above
-    0."""
+    """Standard deviation of the candidates around the plan, above 0. The unit is half of an
+    action's range."""
     plan_smoothness: float = 0.5
-    """Correlation of a candidate's deviation with that of the step before, in [0, 1]; 0 draws each
-    step by itself."""
+    """Correlation between a candidate's deviations at consecutive steps, in [0, 1]. 0 draws each
+    step independently."""
     plan_temperature: float = 0.05
-    """MPPI's temperature (λ), in standard deviations of the candidates' returns, above 0; smaller
-    ones follow the best candidate alone."""
+    """MPPI's temperature (λ), in standard deviations of the candidates' returns, above 0. Smaller
+    values give more weight to the best candidate."""
     elites: int = 50
-    """Candidates that CEM keeps, at least 2 and at most all of them."""
+    """Candidates that CEM averages, at least 2 and at most all of them."""
     gamma: float = 1.0
-    """Discount of imagined rewards per step (γ), in [0, 1]."""
+    """Discount per step of predicted rewards (γ), in [0, 1]."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "planning_horizon", "planning_iterations")

@@ -125,10 +125,10 @@ class MLPPolicyConfig:
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the policy's hidden layers."""
     initial_std: float = 1.0
-    """Standard deviation of continuous actions at first (σ), in their own unit, at least min_std;
-    one for each dimension is learned."""
+    """Initial standard deviation of continuous actions (σ), in the actions' unit, at least min_std.
+    One value is learned for each dimension."""
     min_std: float = 1e-6
-    """Floor of the standard deviation, in the actions' unit, above 0."""
+    """Smallest standard deviation of continuous actions, in the actions' unit, above 0."""
 
     def __post_init__(self) -> None:
         check_layers(self, "hidden_sizes")

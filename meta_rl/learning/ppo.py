@@ -28,10 +28,10 @@ class PPOConfig:
     clip: float = 0.2
     """PPO's clip range (ε), above 0: the policy ratio is clipped to [1 - ε, 1 + ε]."""
     target_kl: float | None = 0.03
-    """Take no further epoch once the mean divergence exceeds this, in nats a step, above 0; none
-    never stops."""
+    """Start no further epoch once the mean KL divergence from the policy that collected exceeds
+    this, in nats per step, above 0. `none`: never stop early."""
     minibatches: int = 4
-    """Parts that each pass is split into, at least 1; one Adam step each."""
+    """Minibatches that each pass is split into, at least 1; one Adam step each."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "epochs", "minibatches")
@@ -45,7 +45,7 @@ class EntropyPPOConfig(PPOConfig):
     entropy_coefficient: float = 5e-3
     """Weight of the policy's entropy in the objective, at least 0."""
     max_gradient_norm: float = 1.0
-    """Longer gradients are scaled down to this norm, above 0."""
+    """Largest norm of a gradient, above 0. Longer gradients are scaled down to it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,9 +58,10 @@ class OuterEpochsConfig(PPOConfig):
     """Settings of PPO's epochs whose samples are tasks."""
 
     minibatches: int = 1
-    """Parts that the tasks of each pass are split into, at least 1; one Adam step each."""
+    """Minibatches that the tasks of each pass are split into, at least 1; one Adam step each."""
     max_gradient_norm: float | None = None
-    """Longer gradients are scaled down to this norm, above 0. Without it, none is."""
+    """Largest norm of a gradient, above 0. Longer gradients are scaled down to it. Without it, no
+    limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ from meta_rl.core.types import EnvSpec, Metrics
 from meta_rl.learning.networks import mlp
 
 LOG_STD_BOUNDS = (-20.0, 2.0)
-"""Of the Gaussian before it is squashed, as in the authors' code."""
+"""Bounds of the Gaussian's log standard deviation before squashing, as in the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class ActorCriticConfig:
     outer_lr: float = 3e-4
     """Step size of Adam for all networks, above 0."""
     polyak: float = 0.005
-    """How far the target critics follow the critics with each gradient step (τ), in [0, 1]."""
+    """Step size with which the target critics follow the critics after each gradient step (τ), in
+    [0, 1]."""
     temperature: float = 1.0
-    """Weight of the policy's entropy beside the scaled rewards (α), above 0; if it is learned, its
-    first value."""
+    """Weight of the policy's entropy (α), above 0, relative to the scaled rewards. With
+    learn_temperature, this is the initial weight."""
     learn_temperature: bool = False
-    """Adjust the temperature so that the policy's entropy comes to target_entropy."""
+    """Adjust the temperature so that the policy's entropy approaches target_entropy."""
     target_entropy: float | None = None
-    """Entropy that a learned temperature keeps, in nats, of actions scaled to [-1, 1]: at most 0.69
-    (log 2) for each action dimension. Without it, -1 for each."""
+    """Target entropy of the learned temperature, in nats, for actions scaled to [-1, 1]; at most
+    0.69 (log 2) for each action dimension. Without it, -1 for each dimension."""
     hidden_sizes: tuple[int, ...] = (300, 300, 300)
     """Units of each hidden layer of the actor and of each critic, each at least 1."""
 
@@ -62,10 +63,11 @@ class SACConfig(ActorCriticConfig):
     """Soft actor-critic of one discount."""
 
     gamma: float = 0.99
-    """Discount per environment step (γ), in [0, 1): values go on beyond an episode's last step."""
+    """Discount per environment step (γ), in [0, 1). 1 is excluded, because values continue beyond
+    the horizon."""
     reward_scale: float = 5.0
-    """Rewards are multiplied by this for the critics, above 0. The larger, the less entropy counts
-    beside them."""
+    """Factor of rewards in the critics' targets, above 0. With a larger factor, entropy counts
+    less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,8 +23,8 @@ class AdvantageConfig:
     gae_lambda: float = 1.0
     """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     bootstrap_at_horizon: bool = False
-    """Add the baseline's value at the horizon, where the return otherwise stops. It changes little:
-    the baseline knows the time, and is itself fitted to returns that stop there."""
+    """Add the baseline's value at the horizon; otherwise returns stop there. The effect is small,
+    because the baseline knows the time and is fitted to returns that stop there."""
     normalize_advantage: bool = True
     """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
 

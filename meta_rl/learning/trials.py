@@ -29,7 +29,7 @@ class TrialLength:
     """How long a trial is."""
 
     episodes_per_trial: int = 2
-    """Episodes that the memory lasts for, at least 1; after them comes another task."""
+    """Episodes of a trial, at least 1. The memory lasts for one trial."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "episodes_per_trial")
@@ -49,8 +49,8 @@ class TrialConfig(TrialLength):
     gae_lambda: float = 0.95
     """Weight of longer backups in the advantages (λ), in [0, 1]; 1 is Monte Carlo."""
     bootstrap_at_horizon: bool = False
-    """Add the baseline's value at the end of a trial, where the return otherwise stops. It changes
-    little: the baseline knows the time, and is itself fitted to returns that stop there."""
+    """Add the baseline's value at the end of a trial; otherwise returns stop there. The effect is
+    small, because the baseline knows the time and is fitted to returns that stop there."""
     normalize_advantage: bool = True
     """Shift and scale each task's advantages to mean 0 and standard deviation 1."""
 

@@ -61,13 +61,15 @@ class TrustRegionConfig:
     """How far and how carefully an outer step goes (TRPO)."""
 
     max_kl: float = 0.01
-    """Trust region of the outer step (δ), in nats a step, averaged over tasks; above 0."""
+    """Trust region of the outer step (δ), above 0: the largest mean KL divergence over tasks, in
+    nats per step."""
     cg_iterations: int = 10
     """Conjugate-gradient iterations for the step's direction, at least 1."""
     damping: float = 1e-5
-    """Added to the curvature's diagonal, at least 0."""
+    """Constant added to the diagonal of the curvature matrix, at least 0."""
     backtracks: int = 15
-    """Most lengths that the line search tries, at least 1; the first is the full step."""
+    """Largest number of step lengths that the line search tries, at least 1. The first is the full
+    step."""
     backtrack_ratio: float = 0.8
     """Factor by which the line search shrinks the step, between 0 and 1."""
 
