@@ -1,4 +1,4 @@
-"""MAML whose outer step is epochs of clipped gradient steps, as MAML-PPO and ProMP take it."""
+"""MAML with clipped gradient steps outside: the common base of MAML-PPO and ProMP."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class ClippedMAML(MAML):
     """Moves θ by several clipped gradient steps through the adaptation.
 
     Args:
-        loss: What an inner step descends.
+        loss: The loss of an inner step.
     """
 
     config: ClippedMAMLConfig
@@ -51,11 +51,11 @@ class ClippedMAML(MAML):
         self.generator = make_generator(seed, "update")
 
     def outer_loss(self, stages: Stages) -> TaskLoss:
-        """What the epochs descend: minus the objective, as a function of θ and some tasks."""
+        """Return the loss of the epochs: minus the objective, as a function of θ and tasks."""
         raise NotImplementedError(f"{type(self).__name__} must say what its epochs descend")
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Several epochs on the objective of one meta-batch."""
+        """Take several epochs of steps on the objective of one meta-batch."""
         stages = self.stages(batch)
         metrics = descend_epochs(
             self.outer_loss(stages),

@@ -1,4 +1,4 @@
-"""One policy for all tasks by PPO, as multi-task PPO keeps it and fine-tuning begins with it."""
+"""One policy for all tasks by PPO: the common base of `multitask_ppo` and `fine_tune`."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class JointPPOConfig(PolicyConfig, PPOConfig):
 
 
 class JointPPO(PolicyAgent):
-    """Moves θ to where it does best on all tasks at once."""
+    """Trains one θ on all tasks at once."""
 
     config: JointPPOConfig
     descent: Descent
@@ -48,7 +48,7 @@ class JointPPO(PolicyAgent):
         self.generator = make_generator(seed, "update")
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs of clipped policy gradients on minibatches."""
+        """Take epochs of clipped policy-gradient steps on minibatches."""
         (rollout,) = batch.rollouts
         samples = self.samples(rollout)
         metrics = run_epochs(
@@ -73,9 +73,9 @@ class JointPPO(PolicyAgent):
         return metrics | {"outer/gradient_norm": ravel(gradient).norm()}
 
     def loss(self, theta: Params, samples: Samples) -> tuple[Tensor, Metrics]:
-        """Minus PPO's objective, a mean over the steps, and what tells how far the policy moved.
+        """Return minus PPO's objective, a mean over steps, and how far the policy has moved.
 
-        Of each, this rank's part of the mean: all ranks take the same steps of their own tasks.
+        Both are this rank's part of the mean. All ranks take the same steps of their own tasks.
         """
         policy = self.policy.in_pieces(for_each_task(theta, len(samples.obs)), samples.obs)
         total = sum_over_ranks(samples.weight.sum())

@@ -1,4 +1,4 @@
-"""What MAML's relatives are put together from: settings, inner loop, and an outer step's view."""
+"""The common base of MAML and its relatives: settings, inner loop, and data of an outer step."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,7 +73,7 @@ class AdaptationConfig(PolicyGradientConfig):
 
 @dataclass(frozen=True)
 class MAMLConfig(AdaptationConfig):
-    """Adaptation whose outcome is differentiated: MAML and what others have added to it."""
+    """Settings of MAML and its extensions, whose outer step differentiates the adaptation."""
 
     first_order: bool = False
     """Drop the second derivatives from the meta-gradient (FOMAML)."""
@@ -104,7 +104,8 @@ class MAMLConfig(AdaptationConfig):
         if self.step_sizes != "fixed" and self.adaptation_steps == 1 and self.later_inner_lr:
             raise UserError(
                 "agent.later_inner_lr has no effect where the size of a single inner step is "
-                "learned: later steps take it, too; leave it out, or raise adaptation_steps"
+                "learned, since later steps take it, too; leave it out, or raise "
+                "agent.adaptation_steps"
             )
         if self.multi_step_updates and self.adaptation_steps == 1:
             raise UserError(
@@ -113,10 +114,10 @@ class MAMLConfig(AdaptationConfig):
             )
 
     def inner_loop(self, policy: MLPPolicy, loss: InnerLoss) -> InnerLoop:
-        """Put together the inner loop that these settings describe.
+        """Make the inner loop of these settings.
 
-        If only the head adapts (ANIL, Raghu et al. 2020), log_std does, too: it is to the deviation
-        what the last layer's bias is to the mean.
+        If only the head adapts (ANIL, Raghu et al. 2020), log_std adapts, too: it is for the
+        deviation what the last layer's bias is for the mean.
         """
         moving = policy.head if self.adapt == "head" else ("",)
         return InnerLoop(
@@ -127,7 +128,7 @@ class MAMLConfig(AdaptationConfig):
         )
 
     def learned_step_sizes(self, theta: Params, inner: InnerLoop) -> Params:
-        """What θ also holds if the step sizes are learned."""
+        """Return the step sizes that are a part of θ; none if they are fixed."""
         if self.step_sizes == "fixed":
             return {}
         device = next(iter(theta.values())).device
@@ -136,13 +137,14 @@ class MAMLConfig(AdaptationConfig):
         return initial_step_sizes(theta, alpha, inner.adapts, each_parameter)
 
     def is_first_order(self, meta_updates: int) -> bool:
-        """Whether the next meta-update takes the inner gradients for constants."""
+        """Return whether the next meta-update takes the inner gradients for constants."""
         return self.first_order or meta_updates < self.first_order_updates
 
     def stage_weights(self, meta_updates: int) -> dict[int, float]:
-        """Which stages the objective counts, by their inner steps, and how much.
+        """Return the weight of each stage that the objective counts.
 
-        Multi-step loss (Antoniou et al. 2019, §4): all stages alike at first, in the end the last.
+        Multi-step loss (Antoniou et al. 2019, §4): at first all stages count alike, in the end the
+        last one alone.
         """
         last, fading = self.adaptation_steps, self.multi_step_updates
         spread = max(0.0, 1 - meta_updates / fading) if fading else 0.0
@@ -160,7 +162,7 @@ STEPS_AT_ONCE = 25_000
 
 @dataclass(frozen=True)
 class Stages:
-    """A meta-batch as an outer step sees it: the policies that θ becomes, on what they played."""
+    """A meta-batch as an outer step sees it: the episodes and policies of each stage."""
 
     inner: InnerLoop
     episodes: list[Samples]
@@ -177,7 +179,7 @@ class Stages:
     credit_weight: float = 0.0
 
     def of(self, which: Part | None) -> "Stages":
-        """Return what some of the tasks played; None is all of them."""
+        """Return the stages of some of the tasks; None is all of them."""
         if which is None:
             return self
         chosen = which.rows.to(self.episodes[0].obs.device)
@@ -186,9 +188,9 @@ class Stages:
         return replace(self, episodes=episodes, share=which.share, credit=credit)
 
     def parts(self) -> list["Stages"]:
-        """Cut into some tasks at a time, whose results add up to those of all.
+        """Split into parts of some tasks each; results of the parts add up to the whole.
 
-        What a derivative keeps is many times the experience; so it is kept of a part alone.
+        A derivative takes many times the memory of its experience, so it is made part by part.
         """
         obs = self.episodes[0].obs
         tasks = len(obs)
@@ -200,7 +202,7 @@ class Stages:
 
     @property
     def counted(self) -> dict[int, float]:
-        """Which stages' policies an outer step moves on purpose, and the share of each."""
+        """The stages whose policies the outer step is meant to move, and the share of each."""
         if not self.credit:
             return self.weights
         both = self.weights.keys() | self.credit.keys()
@@ -211,14 +213,14 @@ class Stages:
 
     @property
     def total(self) -> float:
-        """What the weights of all gains come to, which is 1 without E-MAML's term."""
+        """The sum of the weights of all gains, which is 1 without E-MAML's term."""
         return 1.0 + self.credit_weight * len(self.credit)
 
     def gains(self) -> Iterator[tuple[int, float, Float[Tensor, "M B"]]]:
-        """Yield stages with what their steps brought, and how much that counts.
+        """Yield each stage with the weight and the gain of its steps.
 
-        That is their advantage and, for E-MAML (Stadie et al. 2018), what came of it after
-        adaptation: θ also decides which episodes the inner steps learn from.
+        The gain is the advantage and, for E-MAML (Stadie et al. 2018), also the credit for the
+        return after adaptation: θ also decides which episodes the inner steps learn from.
         """
         for k, weight in self.weights.items():
             yield k, weight, self.episodes[k].advantage
@@ -233,7 +235,7 @@ class Stages:
     def policies(
         self, theta: Params, stages: Collection[int] | None = None
     ) -> dict[int, Distribution]:
-        """The policies after so many inner steps, each on its own episodes, as functions of θ."""
+        """Return each stage's policies on its own episodes, as functions of θ."""
         *supports, _ = self.episodes
         trajectory = self.inner.trajectory(theta, supports, self.first_order)
         return {
@@ -246,13 +248,13 @@ class Stages:
     def acting_policies(
         self, theta: Params, stages: Collection[int] | None = None
     ) -> dict[int, Distribution]:
-        """The policies that played the episodes, in the episodes' precision."""
+        """Return the policies that played the episodes, in the episodes' precision."""
         dtype = self.episodes[0].obs.dtype
         theta = {name: value.to(dtype) for name, value in theta.items()}
         return self.policies(theta, stages)
 
     def clipped_objective(self, theta: Params, clip: float) -> TaskLoss:
-        """PPO's loss after adaptation; this θ's policies are taken for those that played."""
+        """Return PPO's loss after adaptation, relative to this θ's policies."""
         old = self.acting_policies(theta)
 
         def loss(theta: Params, which: Part | None) -> tuple[Tensor, Metrics]:
@@ -262,7 +264,7 @@ class Stages:
         return loss
 
     def importance_loss(self, new: Mapping[int, Distribution]) -> Float[Tensor, ""]:
-        """Minus the return after adaptation, by importance sampling."""
+        """Return minus the return after adaptation, by importance sampling."""
         losses = []
         for k, share, gain in self.gains():
             ratio = self.episodes[k].log_ratio(new[k]).exp()
@@ -273,7 +275,7 @@ class Stages:
     def clipped_loss(
         self, old: Mapping[int, Distribution], new: Mapping[int, Distribution], clip: float
     ) -> tuple[Float[Tensor, ""], Metrics]:
-        """Minus PPO's objective after adaptation, and what tells how far the policies moved."""
+        """Return minus PPO's objective after adaptation, and how far the policies moved."""
         losses, clipped_shares = [], []
         for k, share, gain in self.gains():
             samples = self.episodes[k]
@@ -289,14 +291,14 @@ class Stages:
     def divergence(
         self, old: Mapping[int, Distribution], new: Mapping[int, Distribution]
     ) -> Float[Tensor, ""]:
-        """How far the policies that the objective counts have moved on average, in nats a step."""
+        """Return the mean KL divergence of the counted stages' policies, in nats per step."""
         shares = [share * self.moved(old, new, k) for k, share in self.counted.items()]
         return torch.stack(shares).sum()
 
     def moved(
         self, old: Mapping[int, Distribution], new: Mapping[int, Distribution], stage: int
     ) -> Float[Tensor, ""]:
-        """How far the policies of one stage have moved, in nats a step."""
+        """Return the mean KL divergence of one stage's policies, in nats per step."""
         return self.share * self.episodes[stage].mean_over_tasks(old[stage].kl(new[stage]))
 
 
@@ -311,13 +313,13 @@ def of_tasks(
 
 
 class MAML(PolicyAgent):
-    """Learns the θ from which adaptation leads furthest, by the gradient through the inner steps.
+    """Learns the θ that is best after adaptation, by the gradient through the inner steps.
 
-    θ holds the policy's parameters and, if they are learned, the inner steps' sizes: they are part
-    of the same outer step, and of the context.
+    θ holds the policy's parameters and the step sizes of the inner steps, if these are learned.
+    Both are part of the same outer step, and of the context.
 
     Args:
-        loss: What an inner step descends.
+        loss: The loss of an inner step.
     """
 
     config: MAMLConfig
@@ -335,7 +337,7 @@ class MAML(PolicyAgent):
         self.theta |= config.learned_step_sizes(self.theta, self.inner)
 
     def stages(self, batch: MetaBatch) -> Stages:
-        """See a meta-batch as the next outer step does."""
+        """Return a meta-batch as the next outer step sees it."""
         return Stages(
             self.inner,
             [self.samples(rollout) for rollout in batch.rollouts],
@@ -347,7 +349,7 @@ class MAML(PolicyAgent):
         )
 
     def credit(self, rollouts: Sequence[Rollout]) -> Mapping[int, Float[Tensor, "M"]]:
-        """Return what steps before adaptation are credited with; nothing without E-MAML's term."""
+        """Return the credit of steps before adaptation; empty without E-MAML's term."""
         config = self.config
         if config.exploration_weight == 0:
             return {}

@@ -1,4 +1,4 @@
-"""What agents stand on that know the task by their memory of the trial."""
+"""The common base of agents that adapt by a memory of the trial."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -17,25 +17,25 @@ from meta_rl.learning.trials import memory_inputs
 
 @runtime_checkable
 class Remembers(Protocol):
-    """A network that knows at each step what it makes of all that it remembers."""
+    """A network with a memory, whose output at each step depends on all steps so far."""
 
     @property
     def memory(self) -> Memory:
-        """What remembers the trial."""
+        """The memory of the trial."""
         ...
 
     def step(
         self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B S"], State]:
-        """Return what is known after one step, and the state with it; see `Memory.step`."""
+        """Return the output after one step, and the memory's new state; see `Memory.step`."""
         ...
 
 
 class MemoryAgent:
-    """Adapts by what it remembers. It says what remembers, and what policy follows from that.
+    """Adapts by a memory. An agent adds `remembering`, its network, and `policy_of`.
 
-    The context is the memory's state, of a GRU (M, N, H): every copy is a trial of its own.
-    Parameters are shared by all tasks, so (M, N) is folded into one batch axis.
+    The context is the memory's state; a GRU's has the shape (M, N, H). Every copy is a trial of its
+    own. Parameters are shared by all tasks, so (M, N) is folded into one batch axis.
 
     Args:
         normalize_inputs: Scale observations and remembered rewards by their running moments.
@@ -52,11 +52,11 @@ class MemoryAgent:
 
     @property
     def remembering(self) -> Remembers:
-        """What remembers the trial."""
+        """The network with the memory of the trial."""
         raise NotImplementedError(f"{type(self).__name__} must say what remembers")
 
     def policy_of(self, known: Float[Tensor, "M N S"], timestep: TimeStep) -> Distribution:
-        """Return the policy that follows from what is known after a step."""
+        """Return the policy, given the network's output after a step."""
         raise NotImplementedError(f"{type(self).__name__} must say how it acts")
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> State:
@@ -73,12 +73,12 @@ class MemoryAgent:
         return action, policy.log_prob(action), context
 
     def distribution(self, context: State, timestep: TimeStep) -> tuple[Distribution, State]:
-        """Return the policy of the step, and the memory of it."""
+        """Return the policy of the step, and the new context."""
         known, context = self.remember(context, timestep)
         return self.policy_of(known, timestep), context
 
     def remember(self, context: State, timestep: TimeStep) -> tuple[Float[Tensor, "M N S"], State]:
-        """Return what is known after a step, and the memory of it; padding is not remembered."""
+        """Return the output after a step, and the new context; padding is not remembered."""
         worlds = timestep.first.shape
         inputs, valid = self.inputs(timestep).flatten(0, 1), timestep.valid.flatten()
         known, state = self.remembering.step(inputs, in_a_row(context), valid)
@@ -89,12 +89,12 @@ class MemoryAgent:
         return context
 
     def inputs(self, timestep: TimeStep) -> Float[Tensor, "*T M N I"]:
-        """What the memory sees: observation, last action, last reward, start of an episode."""
+        """Return the inputs: observation, last action, last reward, start of an episode."""
         moments = (self.obs_moments, self.reward_moments) if self.normalize_inputs else (None, None)
         return memory_inputs(timestep, *moments)
 
     def see(self, rollout: Rollout) -> None:
-        """Let the running moments know a rollout."""
+        """Update the running moments with a rollout."""
         if self.normalize_inputs:
             self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
             self.reward_moments = self.reward_moments.merge(rollout.reward, rollout.valid)

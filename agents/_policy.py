@@ -1,4 +1,4 @@
-"""What agents with one policy are put together on: it acts, may adapt, and is saved."""
+"""The common base of agents with one policy: acting, adapting and saving."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from meta_rl.learning.trust_region import ravel
 
 @dataclass(frozen=True)
 class PolicyConfig(MLPPolicyConfig, AdvantageConfig):
-    """A policy, and how advantages are made of its rollouts."""
+    """Settings of a policy and of its advantages."""
 
     episodes_per_phase: int = 1
     """Episodes that each copy plays in one phase, at least 1. A phase is the rollout before
@@ -49,16 +49,16 @@ class PolicyAgent:
     `"steps": adaptations so far (M,)`. An agent adds `meta_update`, which moves θ.
 
     Args:
-        policy: What acts; its initial parameters are θ.
-        inner: What a task's own experience does to its parameters; without one, nothing.
+        policy: The policy that acts; its initial parameters are θ.
+        inner: How the parameters adapt to a task's own experience; without it, they do not.
     """
 
     copies_share_experience = True
     learns_over_ranks = True
     descent: Descent | None = None
-    """What moves θ by gradients, if the agent has such a part; its state is saved with θ."""
+    """The optimizer of θ, if the agent has one; its state is saved with θ."""
     generator: torch.Generator | None = None
-    """What shuffles samples, if the agent shuffles any; likewise."""
+    """Shuffles samples, if the agent shuffles any; its state is saved with θ."""
 
     def __init__(
         self,
@@ -99,19 +99,19 @@ class PolicyAgent:
         return self.policy.batched(context["policy"], self.shown(timestep.obs)), context
 
     def shown(self, obs: Float[Tensor, "*B O"]) -> Float[Tensor, "*B O"]:
-        """What the policy sees of observations."""
+        """Return observations as the policy sees them."""
         return self.obs_moments.normalize(obs) if self.config.normalize_observations else obs
 
     def adapt(self, context: dict[str, Any], rollout: Rollout) -> dict[str, Any]:
         """Take one inner step on each task's own episodes; without an inner loop, learn nothing."""
         if self.inner is None:
             return context
-        with torch.no_grad():  # acting needs the values alone
+        with torch.no_grad():  # acting needs no gradients
             phi = self.inner.step(context["policy"], self.support(rollout), context["steps"])
         return {"policy": phi, "steps": context["steps"] + 1}
 
     def support(self, rollout: Rollout) -> Samples:
-        """A rollout as an inner step learns from it."""
+        """Return the samples that an inner step learns from."""
         return self.samples(rollout)
 
     def samples(
@@ -120,12 +120,12 @@ class PolicyAgent:
         gamma: float | Float[Tensor, ""] | None = None,
         lambda_: float | Float[Tensor, ""] | None = None,
     ) -> Samples:
-        """A rollout as an update learns from it, by the config's γ and λ or by others."""
+        """Return the samples that an update learns from, with the config's γ and λ or the given."""
         samples = prepare(rollout, self.config, gamma, lambda_)
         return replace(samples, obs=self.shown(samples.obs))
 
     def count(self, batch: MetaBatch) -> None:
-        """End a meta-update. The moments change only now: the batch was played with the old."""
+        """End a meta-update. Moments change only now: the batch was played with the old ones."""
         self.meta_updates += 1
         self.policy.keep_floor(self.theta)
         if self.config.normalize_observations:
@@ -133,23 +133,23 @@ class PolicyAgent:
                 self.obs_moments = self.obs_moments.merge(rollout.obs, rollout.valid)
 
     def diagnostics(self, gradient: Params, support: Samples) -> Metrics:
-        """How large the inner and the outer step are, and how far the first one moves θ.
+        """Measure the inner and the outer gradient, and how far an inner step moves the policy.
 
         Args:
-            gradient: Of the mean over all ranks' tasks.
+            gradient: The outer gradient, a mean over the tasks of all ranks.
         """
         inner = self.inner.diagnostics(self.theta, support) if self.inner else {}
         inner = mean_over_ranks(inner)
         return inner | {"outer/gradient_norm": ravel(gradient).norm(), **self.spread()}
 
     def spread(self) -> Metrics:
-        """How widely the policy explores, for the log; nothing if its actions are choices."""
+        """Return the policy's standard deviation, for the log; nothing for discrete actions."""
         if "log_std" not in self.theta:
             return {}
         return {"policy/std": self.theta["log_std"].exp().mean()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ, how many updates made it, and the state of the parts that move it."""
+        """Return θ, the number of meta-updates, and the states of the optimizer and the rest."""
         state: dict[str, Any] = {"theta": self.theta, "meta_updates": self.meta_updates}
         if self.descent is not None:
             state["optimizer"] = self.descent.state_dict()

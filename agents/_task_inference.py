@@ -1,7 +1,7 @@
-"""What agents that infer the task stand on: a memory tells the task, and a policy acts on that.
+"""The common base of agents that infer the task: a memory infers it, and a policy acts on that.
 
-The memory learns by a loss of its own. The policy learns by PPO over whole trials, and takes what
-the memory tells for a part of the state: no gradient of it reaches the memory.
+The memory learns by a loss of its own. The policy learns by PPO over whole trials. The inferred
+task is a part of its state, and no gradient of the policy reaches the memory.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ from meta_rl.learning.trials import (
 
 @dataclass(frozen=True)
 class TaskInferenceConfig(EntropyPPOConfig, MLPPolicyConfig, TrialConfig, MemoryConfig):
-    """A memory that infers the task, and a policy on the state and what was inferred, by PPO."""
+    """Settings of a memory that infers the task, and of a PPO policy on state and inferred task."""
 
     outer_lr: float = 7e-4
     """Step size of the policy's Adam, above 0."""
@@ -73,13 +73,13 @@ class TaskInferenceConfig(EntropyPPOConfig, MLPPolicyConfig, TrialConfig, Memory
 
 
 class TaskInference(MemoryAgent):
-    """Infers the task, and acts on the state and what it has inferred.
+    """Infers the task, and acts on the state and the inferred task.
 
-    The context is the encoder's `memory`, and its `output` (M, N, V) after what it remembers. An
-    agent adds `improve_encoder`, and what its task variable is.
+    The context is the encoder's `memory`, and its latest `output` (M, N, V). An agent adds
+    `improve_encoder`, and `variable` if its task variable is not the output itself.
 
     Args:
-        outputs: Numbers that the encoder puts out.
+        outputs: Numbers in the encoder's output (V).
     """
 
     config: TaskInferenceConfig
@@ -106,30 +106,30 @@ class TaskInference(MemoryAgent):
         self.variable_moments = RunningMoments.empty((outputs,), device)
 
     def make_inference(self, outputs: int) -> dict[str, nn.Module]:
-        """Make the modules that learn by the encoder's loss, the encoder among them."""
+        """Make the modules that learn by the encoder's loss, including the encoder."""
         config, spec = self.config, self.spec
         inputs = spec.observation_size + spec.action_size + 2
-        steps = config.episodes_per_trial * spec.horizon + 1  # what the last one has led to
+        steps = config.episodes_per_trial * spec.horizon + 1  # and after the last one
         return {"encoder": TaskEncoder(config, inputs, config.encoder_sizes, outputs, steps)}
 
     @property
     def encoder(self) -> TaskEncoder:
-        """What tells the task."""
+        """The encoder, which infers the task."""
         encoder = self.inference["encoder"]
         assert isinstance(encoder, TaskEncoder)
         return encoder
 
     def variable(self, output: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
-        """Return the task variable that an output of the encoder's head means."""
+        """Return the task variable of an output of the encoder."""
         return output
 
     @property
     def remembering(self) -> TaskEncoder:
-        """What remembers the trial."""
+        """The network with the memory of the trial."""
         return self.encoder
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Any]:
-        """Start with an empty memory, and what is known without one."""
+        """Start with an empty memory, and the encoder's output for it."""
         nothing = torch.zeros(len(tasks), copies, self.config.memory_size, device=self.device)
         memory = super().begin(tasks, copies, training)
         return {"memory": memory, "output": self.encoder.head(nothing).detach()}
@@ -137,7 +137,7 @@ class TaskInference(MemoryAgent):
     def remember(
         self, context: dict[str, Any], timestep: TimeStep
     ) -> tuple[Float[Tensor, "M N V"], dict[str, Any]]:
-        """Return the encoder's output after a step, and the memory of it."""
+        """Return the encoder's output after a step, and the new context."""
         output, memory = super().remember(context["memory"], timestep)
         kept = torch.where(timestep.valid.unsqueeze(-1), output, context["output"])
         return output, {"memory": memory, "output": kept}
@@ -150,14 +150,14 @@ class TaskInference(MemoryAgent):
     def shown(
         self, obs: Float[Tensor, "*B O"], variable: Float[Tensor, "*B V"]
     ) -> Float[Tensor, "*B OV"]:
-        """What the policy sees: the state, and the task variable as a part of it."""
+        """Return the policy's input: the state and the task variable."""
         if self.config.normalize_inputs:
             obs = self.obs_moments.normalize(obs)
             variable = self.variable_moments.normalize(variable)
         return torch.cat([obs, variable.to(obs.dtype)], dim=-1)
 
     def outputs(self, history: History) -> Float[Tensor, "T1 B V"]:
-        """What the encoder puts out before each step of trials, and after the last."""
+        """Return the encoder's outputs before each step of trials, and after the last."""
         inputs = self.inputs(history.seen()).flatten(1, 2).to(self.encoder.head.weight.dtype)
         output: Tensor = self.encoder(inputs, self.encoder.memory.empty(inputs.shape[1]))[0]
         return output
@@ -185,14 +185,14 @@ class TaskInference(MemoryAgent):
         raise NotImplementedError(f"{type(self).__name__} must say how its encoder learns")
 
     def rewarded(self, rollout: Rollout) -> Rollout:
-        """Return packed trials with the rewards that the policy learns from: their own."""
+        """Return packed trials with the rewards that the policy learns from: here, unchanged."""
         return rollout
 
     def improve_policy(self, rollout: Rollout, variable: Float[Tensor, "T M N V"]) -> Metrics:
-        """Epochs of clipped policy gradients on the steps of whole trials.
+        """Take epochs of clipped policy-gradient steps on the steps of whole trials.
 
-        A minibatch holds the same steps as in a single process, where those of all worlds at one
-        time stand side by side; each rank differentiates those that it has played.
+        A minibatch holds the same steps as in a single process. Each rank differentiates the steps
+        that it has played.
         """
         valid = rollout.valid
         state = self.shown(rollout.obs, variable)[valid]

@@ -1,4 +1,4 @@
-"""One policy for all tasks, which each new task tunes: transfer without learning to learn."""
+"""One policy for all tasks, fine-tuned on each new task: transfer without meta-learning."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Config(PolicyGradientConfig, JointPPOConfig):
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> JointPPO:
-    """Put MAML's inner loop on a θ that is good at once and was not made for being adapted."""
+    """Make multi-task PPO with MAML's inner loop: its θ is not trained for adaptation."""
     policy = config.policy(spec)
     inner = InnerLoop(policy, score_function_loss, scheduled(config.step_size))
     return JointPPO(config, policy, device, seed, inner)

@@ -1,4 +1,4 @@
-"""In-context soft actor-critic: a memory of the trial, learned off-policy from whole trials."""
+"""In-context soft actor-critic: a memory of the trial, learned off-policy from stored trials."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -64,15 +64,19 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
         check_at_least(1, self, *counts)
         check_above_zero(self, "max_gradient_norm")
         if not self.gammas or not all(0 <= gamma < 1 for gamma in self.gammas):
-            raise UserError(f"agent.gammas must be one or more in [0, 1), got {self.gammas}")
+            raise UserError(
+                f"agent.gammas must be one or more numbers in [0, 1), got {self.gammas}"
+            )
         for name in ("hidden_sizes", "encoder_sizes"):
             sizes = getattr(self, name)
             if not sizes or any(size < 1 for size in sizes):
-                raise UserError(f"agent.{name} must be one or more of at least 1, got {sizes}")
+                raise UserError(
+                    f"agent.{name} must be one or more numbers of at least 1, got {sizes}"
+                )
 
 
 class TrialNetwork(nn.Module):
-    """Encoder, memory, and the actor and critics on what is remembered beside what is seen.
+    """Encoder, memory, and an actor and critics on the memory's output and the inputs.
 
     One memory learns by the losses of actor and critics together, as in AMAGO.
     """
@@ -87,9 +91,9 @@ class TrialNetwork(nn.Module):
         self.heads = DiscountedActorCritic(config, state_size, config.gammas, spec)
 
     def states(self, inputs: Float[Tensor, "T B I"], start: int) -> Float[Tensor, "P B S"]:
-        """Return the states of trials from a step on, remembering all before it.
+        """Return the states of trials from `start` on; the steps before it only set the memory.
 
-        No gradient flows into what was before.
+        No gradient flows into the steps before.
         """
         memory = self.memory.empty(inputs.shape[1])
         if start:
@@ -107,17 +111,16 @@ class TrialNetwork(nn.Module):
 
 
 class InContextSAC(MemoryAgent, KeepsReplay):
-    """Remembers what a task has taught it, and learns to from all trials that it has kept.
+    """Adapts by a memory of the trial, and learns from all trials in its replay.
 
-    What the memory sees, and what a trial's return counts, are RL²'s: rewards of all episodes from
-    now on, so that to explore is worth what later episodes make of it: values run on across
-    episodes. After the last step of a trial nothing follows a failure; beyond a truncation the
-    values go on.
+    The memory's inputs and the returns are RL²'s. A return counts the rewards of all episodes from
+    now on, so exploration is worth its effect on later episodes. After the last step of a trial,
+    the value of a failure is 0; beyond a truncation the values go on.
 
-    The replay holds whole trials, and a gradient step learns from a piece of each that it draws.
-    The memory at the piece's beginning is recomputed from the trial's first step by the present
-    weights. A stored one would be that of weights long gone, which a burn-in of some steps only
-    eases (Kapturowski et al. 2019). To recompute it takes no gradient and so a third of the time.
+    The replay holds whole trials. A gradient step learns from a piece of each drawn trial. The
+    memory at the piece's start is recomputed from the trial's first step with the present weights.
+    A stored memory would come from old weights, and some steps of burn-in only ease that
+    (Kapturowski et al. 2019). Recomputing needs no gradient, so it takes a third of the time.
     """
 
     learns_over_ranks = True
@@ -137,7 +140,7 @@ class InContextSAC(MemoryAgent, KeepsReplay):
 
     @property
     def remembering(self) -> TrialNetwork:
-        """What remembers the trial."""
+        """The network with the memory of the trial."""
         return self.network
 
     def policy_of(self, known: Float[Tensor, "M N S"], timestep: TimeStep) -> TanhGaussian:
@@ -159,10 +162,10 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         return mean_of(taken) | {"replay/trials": torch.tensor(float(len(self.replay)))}
 
     def piece(self, valid: Bool[Tensor, "T B"]) -> slice:
-        """Draw a piece of some trials, the likelier the more of their steps are in it.
+        """Draw a piece of some trials, with a probability proportional to the steps in it.
 
-        A gradient step learns from the mean over those, so each step counts the same, at the ends
-        of a trial as in the middle, and in a long trial as in short ones.
+        A gradient step learns from the mean over these steps. So each step counts the same: at the
+        ends of a trial and in the middle, in long trials and in short ones.
         """
         steps = len(valid)
         longest = min(self.config.piece_steps, steps)
@@ -172,12 +175,12 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         return slice(max(start, 0), min(start + longest, steps))
 
     def gradient_step(self, history: History, failed: Bool[Tensor, "B"], piece: slice) -> Metrics:
-        """One step on the losses of critics and actor in a piece of some trials.
+        """Take one step on the losses of critics and actor in a piece of some trials.
 
         Every rank has all of the trials, and differentiates its share of them.
 
         Args:
-            failed: Whether a trial's last step was a failure, after which there is nothing.
+            failed: Whether a trial's last step was a failure, so that the value after it is 0.
         """
         count, steps = len(failed), history.valid[piece].sum()
         part, heads = dealt(count), self.network.heads
@@ -200,7 +203,7 @@ class InContextSAC(MemoryAgent, KeepsReplay):
             clipped=self.all_but_temperatures,
         )
         heads.follow()
-        # The error is half the square, of one of two critics.
+        # critic/error is half the squared error of one critic, and two were added up.
         summed = {"policy/entropy": entropy, "critic/error": critic_loss.detach() / 4}
         return sum_over_ranks(summed) | {
             "outer/gradient_norm": norm,
@@ -211,12 +214,12 @@ class InContextSAC(MemoryAgent, KeepsReplay):
 
     @property
     def all_but_temperatures(self) -> list[nn.Parameter]:
-        """The parameters that the limit of the gradient's norm is for: not the temperatures."""
+        """The parameters that `max_gradient_norm` is for: all but the temperatures."""
         temperature = self.network.heads.log_temperature
         return [each for each in self.network.parameters() if each is not temperature]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the network, the moments of Adam and of the inputs, and the drawing's state."""
+        """Return the network, the moments of Adam and of the inputs, and the generator's state."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

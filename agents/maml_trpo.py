@@ -49,7 +49,7 @@ class Config(MAMLConfig):
 
 
 def outer_loss(theta: Params, stages: Stages) -> tuple[Tensor, dict[int, Distribution]]:
-    """Minus the return after adaptation, this rank's part of the mean, and the adapted policies."""
+    """Return minus the return after adaptation (this rank's part), and the adapted policies."""
     policies = stages.policies(theta)
     return stages.importance_loss(policies), policies
 
@@ -57,8 +57,8 @@ def outer_loss(theta: Params, stages: Stages) -> tuple[Tensor, dict[int, Distrib
 class MAMLTRPO(MAML):
     """Moves θ to where one adaptation helps most, within a trust region.
 
-    Step sizes that are learned join θ in that step: the region bounds how far the policies after
-    adaptation move, and those depend on the step sizes as they do on the initial parameters.
+    Learned step sizes are a part of θ here, too. The region bounds how far the policies after
+    adaptation move, and these depend on the step sizes as on the initial parameters.
     """
 
     config: Config
@@ -67,7 +67,7 @@ class MAMLTRPO(MAML):
         super().__init__(config, config.policy(spec), score_function_loss, device, seed)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """TRPO steps on the return after adaptation (Finn et al. 2017, Alg. 3, line 10).
+        """Take TRPO steps on the return after adaptation (Finn et al. 2017, Alg. 3, line 10).
 
         Steps after the first go on from where the policies are now, with the same episodes.
         """
@@ -92,7 +92,7 @@ class MAMLTRPO(MAML):
         return metrics | {"outer/steps": torch.tensor(float(steps))}
 
     def outer_gradient(self, stages: Stages) -> tuple[Params, Tensor, dict[int, Distribution]]:
-        """The outer loss's gradient, the loss, and this rank's policies after adaptation."""
+        """Return the outer loss's gradient, the loss, and this rank's policies after adaptation."""
         found = [
             grad_and_value(partial(outer_loss, stages=part), self.theta) for part in stages.parts()
         ]
@@ -104,19 +104,19 @@ class MAMLTRPO(MAML):
         return gradient, loss, pytree.tree_map(lambda *each: torch.cat(each), *policies)
 
     def too_far(self, divergence: Tensor) -> bool:
-        """Whether the policies have left those that played by more than they may."""
+        """Return whether the policies have moved more than `target_kl` from those that played."""
         limit = self.config.target_kl
         return limit is not None and bool(divergence > limit)
 
     @torch.no_grad()
     def moved(self, stages: Stages, acting: dict[int, Distribution]) -> Tensor:
-        """How far the policies have come from those that played, in nats a step."""
+        """Return the mean KL divergence from the policies that played, in nats per step."""
         return sum_over_ranks(stages.divergence(acting, stages.policies(self.theta)))
 
     def take_step(
         self, stages: Stages, gradient: Params, loss: Tensor, old: dict[int, Distribution]
     ) -> Metrics:
-        """Move θ within the trust region around the policies that it makes now."""
+        """Move θ within the trust region around the present policies."""
 
         @torch.no_grad()
         def loss_and_kl(theta: Params) -> tuple[Tensor, Tensor]:
@@ -139,10 +139,10 @@ class MAMLTRPO(MAML):
         return self.open_surrogate(batch, stages, lambda theta: outer_loss(theta, stages)[0])
 
     def divergence_curvature(self, stages: Stages) -> Product:
-        """The Hessian at θ of the mean divergence between the policies after adaptation.
+        """Return products with the Hessian at θ of the mean divergence after adaptation.
 
-        `curvature_stride` thins the experience that it is taken on, before and after adaptation
-        alike; the gradient and the line search always use all of it.
+        `curvature_stride` thins its experience, before and after adaptation alike. The gradient
+        and the line search always use all of it.
         """
         stride = self.config.curvature_stride
         thinned = [thin(each, stride) for each in stages.episodes]

@@ -1,4 +1,4 @@
-"""Model-based meta-RL: plans by a model that adapts at every step to what just happened."""
+"""Model-based meta-RL: plans with a model that adapts to the task at every step."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -38,7 +38,7 @@ from meta_rl.learning.windows import Moments, Window
 
 @dataclass(frozen=True)
 class Config(PlannerConfig, OnlineModelConfig):
-    """GrBAL and ReBAL: planning by a model that adapts online (Nagabandi et al. 2019, Alg. 1-2)."""
+    """GrBAL and ReBAL: plans with a model that adapts online (Nagabandi et al. 2019, Alg. 1-2)."""
 
     episodes_per_trial: int = 2
     """Episodes of a trial, at least 1. The model's knowledge of a task lasts for one trial."""
@@ -86,14 +86,15 @@ class Config(PlannerConfig, OnlineModelConfig):
 
 
 class MBRL(KeepsReplay):
-    """Acts by the first step of a plan, which a model of the world at hand has tried out.
+    """Takes the first action of a plan that it has tried out in a model of the present world.
 
-    The context is what the model remembers of each world (`online_models`), each world's `plan`,
-    (M, N, H, A), and the deviation of its actions, `std` (M, N): every copy is a trial of its own.
+    The context is the model's memory of each world (`known`, see `online_models`), each world's
+    `plan` (M, N, H, A), and the deviation of its actions, `std` (M, N). Every copy is a trial of
+    its own.
 
     Differs from the paper: the reward is learned as well, as one more number that the model
-    predicts and adapts. The paper's is a known function of the transition; here it is not given,
-    and it is what most families' tasks differ by. Plans begin with what is left of the plan before.
+    predicts and adapts. The paper's reward is a known function of the transition. Here it is not
+    given, and in most families tasks differ by it. A plan starts from the rest of the plan before.
     """
 
     copies_share_experience = False
@@ -113,7 +114,7 @@ class MBRL(KeepsReplay):
         self.generator = make_generator(seed, "update")
         self.meta_updates = 0
         self.has_model = False
-        """Whether the model has learned anything, in this run or in the one that it began from."""
+        """Whether the model has learned anything, in this run or in the one it started from."""
         self.replay = Replay(config.buffer_trials, History.none(spec).rows(self.trial_steps))
 
     def _plan_by(self, seed: int) -> None:
@@ -131,7 +132,7 @@ class MBRL(KeepsReplay):
             count = len(tasks) * world().size
             shuffling = make_generator(self.planner_seed, f"spread/{self.meta_updates}")
             spread = torch.linspace(log(least), log(most), count).exp()
-            if count == 1:  # spread over meta-iterations, then
+            if count == 1:  # a single task: spread over meta-iterations
                 spread = least * (most / least) ** torch.rand(1, generator=shuffling)
             order = torch.randperm(count, generator=shuffling)
             std = spread[order][world().share(count)].to(self.device)
@@ -166,7 +167,7 @@ class MBRL(KeepsReplay):
     def planned(
         self, plan: Float[Tensor, "M N H A"], obs: Float[Tensor, "M N O"], known: Any
     ) -> Float[Tensor, "M N H A"]:
-        """Improve plans by what the adapted model predicts of them."""
+        """Improve plans by the returns that the adapted model predicts."""
         knowledge = self.model.knowledge(known, self.scale)
 
         def step(state: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +186,7 @@ class MBRL(KeepsReplay):
         return context
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Store the trials, and let the model learn to adapt to any moment of stored ones."""
+        """Store the trials, and train the model to adapt at random moments of stored trials."""
         own = History.played(packed(Rollout.concatenate(batch.rollouts)).masked())
         of_all = History.from_rows(self.keep(own.rows(self.trial_steps)), self.device)
         metrics = self.errors(of_all) if self.has_model else {}
@@ -200,7 +201,7 @@ class MBRL(KeepsReplay):
         return metrics | mean_of(found)
 
     def gradient_step(self, history: History) -> Metrics:
-        """One step on what the model, adapted to the past, predicts of the future (eq. 3).
+        """Take one step on the error of the future that the adapted model predicts (eq. 3).
 
         Every rank has all of the trials, and differentiates its share of them.
         """
@@ -224,11 +225,11 @@ class MBRL(KeepsReplay):
         future: Window,
         known: Callable[[History, Moments, TransitionScale], Any],
     ) -> Float[Tensor, ""]:
-        """Return the mean error of predicted transitions; of several ranks, a part of it.
+        """Return this rank's part of the mean error of predicted transitions.
 
         Args:
-            future: What comes after the moments.
-            known: What the model knows at moments of trials.
+            future: The transitions after the moments.
+            known: Returns the model's knowledge at moments of trials.
         """
         count, part = future.counted.sum(), dealt(history.valid.shape[1])
         trials = part.rows.to(self.device)
@@ -238,13 +239,13 @@ class MBRL(KeepsReplay):
         x = self.scale.inputs(future.obs, self.scale.unit(future.action))
         target = self.scale.targets(future.obs, future.reward, future.next_obs)
         error = self.model.error(self.model.predict(x, knowledge), target)
-        # A rank without any trial takes one for nothing.
+        # A rank without trials has one of weight 0.
         counted = future.counted & (part.share > 0)
         return torch.where(counted, error, 0.0).sum() / count
 
     @torch.no_grad()
     def errors(self, history: History) -> Metrics:
-        """Return the error of predictions in trials that nothing was learned from yet.
+        """Return the error of predictions in new trials, which nothing was learned from yet.
 
         Before adaptation the model knows nothing of the task; after it, what it knew when acting.
         """
@@ -257,7 +258,7 @@ class MBRL(KeepsReplay):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the model, its scale, Adam's moments, and what is drawn by."""
+        """Return the model, its scale, Adam's moments and the state of all chance."""
         return {
             "model": self.model.state_dict(),
             "scale": self.scale.state_dict(),
@@ -271,7 +272,7 @@ class MBRL(KeepsReplay):
         """Restore what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.scale = self.scale.loaded(state["scale"])
-        self._plan_by(state.get("planner_seed", self.planner_seed))  # older runs do not tell it
+        self._plan_by(state.get("planner_seed", self.planner_seed))  # older runs did not save it
         self.meta_updates = state["meta_updates"]
         self.has_model = bool(self.scale.reward.count > 0)
         if "optimizer" in state:  # a trimmed state is not trained on

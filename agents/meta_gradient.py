@@ -1,4 +1,4 @@
-"""Meta-gradient reinforcement learning: the return itself is learned while the policy is."""
+"""Meta-gradient reinforcement learning: learns the return's settings along with the policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Config(PolicyGradientConfig):
             if learns and not 0 < getattr(self, name) < 1:
                 raise UserError(
                     f"agent.{name} must lie between 0 and 1 to be learned, got "
-                    f"{getattr(self, name)}; choose another, or leave it as it is with "
+                    f"{getattr(self, name)}; choose another, or keep it fixed with "
                     f"learn_{name.removeprefix('gae_')}: false"
                 )
         if not (self.learn_gamma or self.learn_lambda or self.learn_step_size):
@@ -63,12 +63,12 @@ class Config(PolicyGradientConfig):
 
 
 class MetaGradient(PolicyAgent):
-    """Learns one policy θ for all its tasks, and the return η that makes it learn best.
+    """Learns one policy θ for all its tasks, and the settings η of the return to learn from.
 
     θ takes one policy-gradient step a meta-batch. The critic is the linear baseline, refitted in
-    closed form, so it belongs to the γ of the moment and needs no γ for an input, as the paper's
-    does. Where else it differs from the paper, docs/agents.md tells. On a new task the policy goes
-    on learning, alone, by the same step.
+    closed form. So it belongs to the present γ; the paper's critic needs γ as an input. For other
+    differences from the paper, see docs/agents.md. On a new task the policy goes on learning by
+    the same step, while η stays as it is.
     """
 
     config: Config
@@ -86,7 +86,7 @@ class MetaGradient(PolicyAgent):
         }
 
     def initial_eta(self) -> Params:
-        """What is learned of the return and the step, unbounded."""
+        """Return η at first: the logits of γ and λ and the log of α, as far as they are learned."""
         config = self.config
         gamma, lambda_, inner_lr = torch.tensor(
             [config.gamma, config.gae_lambda, config.inner_lr], device=self.device
@@ -101,22 +101,22 @@ class MetaGradient(PolicyAgent):
         return eta
 
     def setting(self, eta: Params, name: str) -> Float[Tensor, ""]:
-        """γ, λ or α under η, or as configured."""
+        """Return γ, λ or α under η, or as configured."""
         if name not in eta:
             return torch.tensor(getattr(self.config, name), device=self.device)
         return eta[name].exp() if name == "inner_lr" else eta[name].sigmoid()
 
     def support(self, rollout: Rollout) -> Samples:
-        """A rollout with the advantages of the learned return."""
+        """Return samples with the advantages of the learned return."""
         return self.estimate(rollout, self.eta)
 
     def estimate(self, rollout: Rollout, eta: Params) -> Samples:
-        """A rollout with the advantages of the return η, differentiable in η."""
+        """Return samples with the advantages of the return η, differentiable in η."""
         gamma, lambda_ = self.setting(eta, "gamma"), self.setting(eta, "gae_lambda")
         return self.samples(rollout, gamma, lambda_)
 
     def learned_step_size(self, steps: Int[Tensor, "M"]) -> Float[Tensor, "M"]:
-        """The learned α, whatever a task's step."""
+        """Return the learned α, the same for every inner step."""
         return self.setting(self.eta, "inner_lr").expand(len(steps))
 
     def shared_loss(self, theta: Params, samples: Samples) -> Float[Tensor, ""]:
@@ -126,7 +126,7 @@ class MetaGradient(PolicyAgent):
         return self.inner.loss(policy, samples) / tasks
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Improve η by what the last step did for this batch, and take the next (§1)."""
+        """Improve η by the effect of the last step on this batch, and take the next step (§1)."""
         (rollout,) = batch.rollouts
 
         # Δη = -β ∂J'(τ', θ', η')/∂θ' dθ'/dη
@@ -138,7 +138,7 @@ class MetaGradient(PolicyAgent):
             ).sum()
             for each in self.eta
         }
-        if self.meta_updates:  # before the first there is no step to judge
+        if self.meta_updates:  # the first has no step to judge
             self.optimizer.step(self.eta, gradient)
 
         # θ' = θ + f(τ, θ, η), and the trace z' = μ z + ∂f/∂η

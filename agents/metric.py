@@ -1,4 +1,4 @@
-"""Metric-based meta-RL: tasks are told apart in a learned metric space, and acted on there."""
+"""Metric-based meta-RL: acts on an embedding of the task, learned by contrast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Config(TaskInferenceConfig):
 
 
 class Metric(TaskInference):
-    """Embeds a trial so far in the unit sphere, near other trials of its task alone.
+    """Embeds a trial so far on the unit sphere, near trials of its own task and far from others.
 
     The task variable is the embedding, L numbers.
     """
@@ -50,7 +50,7 @@ class Metric(TaskInference):
     config: Config
     learns_by_task = True
     learns_over_ranks = True
-    least: ClassVar = {"meta_batch_size": 2, "copies": 2}  # a trial is held against others
+    least: ClassVar = {"meta_batch_size": 2, "copies": 2}  # trials are compared with others
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed, outputs=config.task_size)
@@ -64,9 +64,9 @@ class Metric(TaskInference):
         return Belief(self.variable(context["output"]), None)
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
-        """Descend the contrast of the trials that were played just now, some tasks at a time.
+        """Take steps on the contrastive loss of the newest trials, some tasks at a time.
 
-        They are drawn among those of all ranks.
+        The tasks are drawn from those of all ranks.
         """
         copies = history.valid.shape[1] // len(tasks)
         keys = torch.cat(gathered(task_keys(tasks)))
@@ -89,11 +89,11 @@ class Metric(TaskInference):
     ) -> Float[Tensor, ""]:
         """Return the contrastive loss of some trials' embeddings at a few random times each.
 
-        Every rank embeds those that it has played, and its gradient is that in them.
+        Every rank embeds the trials that it has played; its gradient flows through these alone.
 
         Args:
             which: Places among the trials of all ranks.
-            task: The tasks of these.
+            task: The task of each trial of all ranks.
         """
         times, own = self.config.embeddings_per_trial, history.valid.shape[1]
         chance = torch.rand(times, len(which), generator=self.generator)
@@ -113,7 +113,7 @@ class Metric(TaskInference):
 
 
 def of_all_ranks(own: Float[Tensor, "K B E"]) -> Float[Tensor, "K R E"]:
-    """Return what all ranks have, one rank's after the other's; slopes reach the own alone."""
+    """Join the tensors of all ranks in their order; gradients reach this rank's own alone."""
     if world().size == 1:
         return own
     parts = [part.to(own.device) for part in gathered(own.detach())]
@@ -122,7 +122,7 @@ def of_all_ranks(own: Float[Tensor, "K B E"]) -> Float[Tensor, "K R E"]:
 
 
 def at(columns: Float[Tensor, "T B E"], time: Int[Tensor, "K B"]) -> Float[Tensor, "K B E"]:
-    """Return what columns hold at times of their own."""
+    """Return each column's values at its own times."""
     return columns.gather(0, time.unsqueeze(-1).expand(-1, -1, columns.shape[-1]))
 
 

@@ -1,4 +1,4 @@
-"""One policy for all tasks, trained by PPO: what can be had without adaptation."""
+"""One policy for all tasks, trained by PPO: a control without adaptation."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from meta_rl.core.types import EnvSpec
 
 @dataclass(frozen=True)
 class Config(JointPPOConfig):
-    """Control: one policy for all tasks by PPO (Schulman et al. 2017), which never adapts."""
+    """Control: one policy for all tasks by PPO (Schulman et al. 2017); it never adapts."""
 
 
 def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> JointPPO:

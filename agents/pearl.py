@@ -1,4 +1,4 @@
-"""PEARL: a policy that acts by what it supposes of its task, learned off-policy."""
+"""PEARL: a policy that acts on a posterior of its task, learned off-policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from meta_rl.learning.task_posterior import ContextEncoder, gaussian, prior
 
 @dataclass(frozen=True)
 class Config(SACConfig):
-    """PEARL: soft actor-critic on a posterior of the task (Rakelly et al. 2019, Alg. 1 and 2)."""
+    """PEARL: soft actor-critic with a posterior of the task (Rakelly et al. 2019, Alg. 1 and 2)."""
 
     prior_episodes: int = 2
     """Episodes that each copy plays before the first adaptation, at least 1. Each draws its own z
@@ -78,16 +78,16 @@ class Config(SACConfig):
 
 
 class PEARL(KeepsReplay):
-    """Acts by a draw of z for each episode, from what it supposes of the task.
+    """Draws the task variable z for each episode from its posterior, and acts on state and z.
 
-    The context is `natural`, the posterior's natural parameters (M, 2, Z), and `z` (M, N, Z), what
-    each copy acts by. All copies of a task are experience of the same task.
+    The context is `natural`, the posterior's natural parameters (M, 2, Z), and `z` (M, N, Z), each
+    copy's draw. All copies of a task are experience of the same task.
 
-    The replay knows tasks by their names and indices. The paper has 100 fixed training tasks, whose
-    experience grows and whose context is replaced whenever they are played again. The setting
-    `train_tasks` fixes as many of a family that would draw new ones for each meta-batch. Otherwise
-    each is played once, and the critics learn from little more than the episodes that z is inferred
-    from: z need not tell what would happen elsewhere.
+    The replay knows tasks by their names and indices. The paper has 100 fixed training tasks. When
+    one is played again, its experience grows and its context is replaced. For families that draw
+    new tasks for each meta-batch, the setting `train_tasks` fixes that many. Otherwise each task is
+    played once. Then the critics learn from little more than the episodes that z is inferred from,
+    and z need not tell what would happen elsewhere.
 
     Differs from the authors' code (katerakelly/oyster): the critics have targets themselves, in
     place of a network for the state's value (Haarnoja et al. 2019), and the policy's outputs are
@@ -126,7 +126,7 @@ class PEARL(KeepsReplay):
         )
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Tensor]:
-        """Suppose the prior of every task."""
+        """Start every task from the prior."""
         natural = prior(len(tasks), self.config.latent_size, self.device)
         return self.supposing(natural, copies)
 
@@ -138,7 +138,7 @@ class PEARL(KeepsReplay):
     def act(
         self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
-        """Draw z where an episode begins, and actions by it."""
+        """Draw z where an episode begins, and then actions given z."""
         policy, context = self.acting(context, timestep, noise)
         action = policy.sample(noise)
         return action, policy.log_prob(action), context
@@ -146,13 +146,13 @@ class PEARL(KeepsReplay):
     def distribution(
         self, context: dict[str, Tensor], timestep: TimeStep
     ) -> tuple[TanhGaussian, dict[str, Tensor]]:
-        """Return the policy by the most likely z."""
+        """Return the policy given the most likely z."""
         return self.acting(context, timestep, None)
 
     def acting(
         self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[TanhGaussian, dict[str, Tensor]]:
-        """Return the policy by z, drawn anew where an episode begins; without noise, its mean."""
+        """Return the policy given z, which is drawn (without noise, the mean) at each start."""
         posterior, z = gaussian(context["natural"]), context["z"]
         drawn = posterior.mean.unsqueeze(1).expand_as(z)
         if noise is not None:
@@ -164,7 +164,7 @@ class PEARL(KeepsReplay):
 
     @torch.no_grad()
     def adapt(self, context: dict[str, Tensor], rollout: Rollout) -> dict[str, Tensor]:
-        """Sharpen each task's posterior by the steps of all its copies (Alg. 2)."""
+        """Update each task's posterior with the steps of all its copies (Alg. 2)."""
         seen = rollout.masked()
         columns = {name: by_task(getattr(seen, name)) for name in STEP}
         natural = context["natural"] + self.encoded(columns, by_task(seen.valid))
@@ -214,7 +214,7 @@ class PEARL(KeepsReplay):
         Args:
             context: What the encoder sees of each task, columns (M, C, ...).
             steps: What the actor and the critics learn from, columns (M, B, ...).
-            own: Which of the update's tasks these are.
+            own: The update's tasks that are this rank's.
         """
         noise = SharedOutNoise(
             self.generator, own.rows, self.config.update_tasks, device=self.device
@@ -256,7 +256,7 @@ class PEARL(KeepsReplay):
         return {name: stored[name][rows].to(self.device) for name in STEP}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the networks, Adam's moments, the drawing's state and how many updates made it."""
+        """Return the networks, Adam's moments, the generator's state and the meta-update count."""
         return {
             "encoder": self.encoder.state_dict(),
             "sac": self.sac.state_dict(),
@@ -280,10 +280,10 @@ STEP = ("obs", "action", "reward", "terminated", "next_obs")
 
 
 def drawing(stored: Mapping[str, Tensor], phases: int) -> tuple[list[RowsByTask], RowsByTask]:
-    """Return what draws the stored tasks' steps: of context up to each phase, and of all there are.
+    """Return samplers of the stored steps: of the context up to each phase, and of all steps.
 
-    A task's context is of the last meta-batch that it was in, since it must tell of the present
-    policy. Tasks that have lost the first phase of that are left out.
+    A task's context comes from its last meta-batch, so that it fits the present policy. Tasks that
+    have lost the first phase of it are left out.
     """
     key, phase = stored["task"], stored["phase"]
     tasks, whose = torch.unique(key, return_inverse=True)

@@ -1,4 +1,4 @@
-"""ProMP: meta-gradients of low variance, by several clipped steps that stay near their samples."""
+"""ProMP: a meta-gradient of low variance, in several clipped steps near the acting policies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,18 +38,19 @@ class Config(ClippedMAMLConfig):
 
 
 class ProMP(ClippedMAML):
-    """Learns also what to do before adaptation, and stays near the policies that did it."""
+    """Also credits steps before adaptation, and stays near the policies that took them."""
 
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
-        # Its curvature credits what is done before adaptation. E-MAML's term does that by itself.
+        # The likelihood ratio's curvature credits steps before adaptation. With E-MAML's term they
+        # would be credited twice.
         loss = score_function_loss if config.exploration_weight else likelihood_ratio_loss
         super().__init__(config, spec, device, seed, loss)
         self.eta = torch.full((config.adaptation_steps,), config.inner_kl_coefficient).to(device)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs on J^ProMP (Alg. 1), then the next η."""
+        """Take epochs of steps on J^ProMP (Alg. 1), then adapt η."""
         metrics = super().meta_update(batch)
         inner_kl = [metrics[f"outer/kl_stage_{k}"] for k in range(self.config.adaptation_steps)]
         metrics["outer/kl_coefficient"] = self.eta.mean()
@@ -57,7 +58,7 @@ class ProMP(ClippedMAML):
         return metrics
 
     def outer_loss(self, stages: Stages) -> TaskLoss:
-        """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), the latter for each inner step's policy."""
+        """-J^ProMP(θ) = -J^CLIP(θ') + η KL(π_θo, π_θ), with one KL for each inner step."""
         acting = stages.acting_policies(self.theta, stages.all)
 
         def loss(theta: Params, which: Part | None) -> tuple[Tensor, Metrics]:
@@ -71,7 +72,7 @@ class ProMP(ClippedMAML):
         return loss
 
     def adapted_eta(self, inner_kl: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
-        """η of the next meta-update, as in PPO's adaptive penalty and the authors' code."""
+        """Return η of the next meta-update, as in PPO's adaptive penalty and the authors' code."""
         target = self.config.target_inner_kl
         if target is None:
             return self.eta

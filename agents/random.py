@@ -1,4 +1,4 @@
-"""Actions from nowhere: the floor."""
+"""Control: uniform random actions: the floor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from meta_rl.learning.policy import choice_of
 
 @dataclass(frozen=True)
 class Config:
-    """Control: actions uniform within their bounds, whatever is observed: the floor."""
+    """Control, the floor: random actions, uniform within their bounds."""
 
 
 class Random:
-    """Draws each action uniformly; has nothing to learn."""
+    """Draws each action uniformly, and learns nothing."""
 
     copies_share_experience = True
     learns_over_ranks = True
@@ -33,7 +33,7 @@ class Random:
         self.low, self.high = torch.tensor(spec.action_bounds, device=device)
         widths = torch.tensor(self.choices, dtype=torch.float32, device=device)
         self.entropy = (widths if self.choices else self.high - self.low).log().sum()
-        """Of an action, in nats: minus the logarithm of every one's probability or density."""
+        """Entropy of an action, in nats: minus the log-probability or log-density of each."""
 
     def begin(self, tasks: Tasks, copies: int, training: bool) -> dict[str, Tensor]:
         """Know nothing."""
@@ -42,13 +42,13 @@ class Random:
     def act(
         self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
-        """Draw actions; every one is a mode, of which the middle or the first is taken."""
+        """Draw actions; without noise, take the middle of the range or the first choice."""
         middle = torch.zeros_like(timestep.prev_action)
         if self.choices:
             action = choice_of(middle, self.choices).sample(noise)
         else:
             drawn = middle if noise is None else noise.normal(middle.shape)
-            # A variable's own distribution function makes it uniform in [0, 1].
+            # The normal distribution function makes normal noise uniform in [0, 1].
             action = self.low + (self.high - self.low) * torch.special.ndtr(drawn)
         return action, -self.entropy.expand(action.shape[:-1]), context
 

@@ -1,4 +1,4 @@
-"""Reptile: towards where many inner steps lead, without differentiating through them."""
+"""Reptile: moves θ towards the adapted parameters, without differentiating the adaptation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,16 +42,16 @@ class Config(AdaptationConfig):
 
     @property
     def epsilon(self) -> float:
-        """outer_lr, or what it is by default."""
+        """outer_lr, or the default of the optimizer."""
         return self.outer_lr or {"sgd": 0.5, "adam": 1e-3}[self.outer_optimizer]
 
 
 class Reptile(PolicyAgent):
-    """Moves θ to where every task is near.
+    """Moves θ to where the adapted parameters of every task are near.
 
-    Every rollout gives an inner step, also the one played by the adapted policies: their gradient
-    is the first that differs from joint training, so with one adaptation the outer step has two
-    inner ones.
+    Every rollout gives an inner step, also the one played by the adapted policies. So with one
+    adaptation the outer step has two inner steps. With a single inner step, Reptile would be joint
+    training.
     """
 
     config: Config
@@ -85,7 +85,7 @@ class Reptile(PolicyAgent):
         return metrics | {"outer/step_size": torch.tensor(epsilon)}
 
     def outer_step_size(self) -> float:
-        """ε of this meta-update."""
+        """Return ε of this meta-update."""
         span = self.config.annealing_updates
         left = max(0.0, 1 - self.meta_updates / span) if span else 1.0
         return self.config.epsilon * left

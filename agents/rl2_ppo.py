@@ -97,7 +97,7 @@ STEPS_AT_ONCE = 2**13
 class RecurrentPolicy(nn.Module):
     """Encoder, memory, and a head: a Gaussian's mean and deviation, or the logits of choices.
 
-    With a critic, a second head predicts what the rest of the trial brings.
+    With a critic, a second head predicts the return of the rest of the trial.
     """
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
@@ -117,14 +117,14 @@ class RecurrentPolicy(nn.Module):
 
     @staticmethod
     def unbounded(log_std: float, config: Config) -> float:
-        """Return what `bounded` makes a log deviation of; at a bound, what comes near it."""
+        """Return the input for which `bounded` gives this log deviation, or nearly, at a bound."""
         low, high = log(config.min_std), log(config.max_std)
         if low == high:
             return 0.0
         return atanh(min(max(2 * (log_std - low) / (high - low) - 1, -0.999), 0.999))
 
     def bounded(self, raw: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-        """Log deviations within their bounds, smoothly: beyond a hard bound nothing is learned."""
+        """Bound log deviations smoothly: beyond a hard bound, nothing is learned."""
         low, high = self.log_std_bounds
         return low + (high - low) / 2 * (1 + raw.tanh())
 
@@ -142,11 +142,11 @@ class RecurrentPolicy(nn.Module):
     def step(
         self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B H"], State]:
-        """Return what is remembered at one step, and the state with it; see `Memory.step`."""
+        """Return the memory's output at one step, and its new state; see `Memory.step`."""
         return self.memory.step(self.encoder(inputs), state, valid)
 
     def distribution(self, remembered: Float[Tensor, "*B H"]) -> Distribution:
-        """Return the distributions of the actions that follow from what is remembered."""
+        """Return the distributions of actions, given the memory's output."""
         if self.choices:
             return choice_of(self.head(remembered), self.choices)
         mean, log_std = self.head(remembered).chunk(2, dim=-1)
@@ -169,7 +169,7 @@ class Trials:
     valid: Bool[Tensor, "*T B"]
 
     def pieces(self, longest: int) -> "Trials":
-        """Cut the trials into as few pieces of one length as have at most so many steps."""
+        """Cut the trials into as few pieces of equal length as have at most `longest` steps."""
         return map_tensors(lambda column: cut(column, longest), self)
 
     def of(self, which: Int[Tensor, "D"]) -> "Trials":
@@ -178,7 +178,7 @@ class Trials:
 
 
 class RL2PPO(MemoryAgent):
-    """Remembers what a task has taught it, and learns by PPO to remember what helps."""
+    """Adapts by a memory of the trial, which it trains by PPO."""
 
     learns_over_ranks = True
 
@@ -193,19 +193,19 @@ class RL2PPO(MemoryAgent):
 
     @property
     def remembering(self) -> RecurrentPolicy:
-        """What remembers the trial."""
+        """The network with the memory of the trial."""
         return self.policy
 
     def policy_of(self, known: Float[Tensor, "M N H"], timestep: TimeStep) -> Distribution:
-        """Return the policy that follows from what is remembered."""
+        """Return the policy, given the memory's output."""
         return self.policy.distribution(known)
 
     def meta_update(self, batch: MetaBatch) -> Metrics:
-        """Epochs of clipped policy gradients on whole trials, their memory recomputed.
+        """Take epochs of clipped policy-gradient steps on whole trials, with memories recomputed.
 
         Trials are cut into pieces that are played side by side, because a long trial of few
-        columns keeps no processor busy. A piece begins with what the one before ended with when it
-        was last played: in the first epoch by the policy that collected, later an epoch ago.
+        columns keeps no processor busy. A piece starts from the last memory of the piece before it.
+        In the first epoch that is from the policy that collected, later from the epoch before.
 
         A minibatch holds the same trials as in a single process; each rank differentiates those
         that it has played.
@@ -237,14 +237,14 @@ class RL2PPO(MemoryAgent):
         return metrics
 
     def step(self, trials: Trials, memory: State) -> tuple[Metrics, State]:
-        """One Adam step on a minibatch of trials; return the memories to begin with the next time.
+        """Take one Adam step on a minibatch of trials; return the memories for the next epoch.
 
-        Pieces do not wait for one another, so on a CPU a few of them are differentiated at a time,
-        several such lots side by side: backpropagation keeps kilobytes of every step, and a GRU's
-        own operations are too small to be shared out.
+        Pieces do not wait for one another. So on a CPU they are differentiated in lots of a few,
+        several lots side by side. Backpropagation keeps kilobytes of every step, and a GRU's own
+        operations are too small to be shared out.
 
         Args:
-            memory: What each piece begins with, (C, B, ...).
+            memory: The memory at the start of each piece, (C, B, ...).
         """
         parameters = list(self.policy.parameters())
         flat = map_tensors(lambda column: column.flatten(1, 2), trials)  # (L, C * B)
@@ -280,7 +280,7 @@ class RL2PPO(MemoryAgent):
 
     @torch.no_grad()
     def memories(self, trials: Trials, policy: RecurrentPolicy) -> State:
-        """Return what a policy remembers at the start of each piece, (C, B, ...)."""
+        """Return a policy's memory at the start of each piece, (C, B, ...)."""
         memory = [policy.memory.empty(trials.valid.shape[-1])]
         for inputs in trials.inputs.unbind(1)[:-1]:
             memory.append(policy(inputs, memory[-1])[2])
@@ -294,7 +294,7 @@ class RL2PPO(MemoryAgent):
     ) -> tuple[Distribution, Float[Tensor, "L C B"] | None, State]:
         """Play all pieces at once, each from its memory.
 
-        Returns the policy and the values in them, and the memories to begin with the next time.
+        Returns the policy and the values in them, and the memories for the next time.
         """
         shape = trials.valid.shape[1:]
         acting, value, last = policy(trials.inputs.flatten(1, 2), in_a_row(memory))
@@ -309,7 +309,7 @@ class RL2PPO(MemoryAgent):
         value: Float[Tensor, "*T B"] | None,
         steps: Int[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Metrics]:
-        """What these trials add to the mean loss over so many steps, and what is logged of it."""
+        """Return these trials' part of the mean loss over `steps` steps, and its metrics."""
         weight = trials.valid / steps
         log_ratio = policy.log_prob(trials.action) - trials.log_prob
         loss, metrics = clipped_loss_with_entropy(
@@ -324,8 +324,8 @@ class RL2PPO(MemoryAgent):
     def surrogate(self, batch: MetaBatch) -> Surrogate:
         """Open the objective of the first epoch, on all trials at once, for inspection."""
         rollout = packed(Rollout.concatenate(batch.rollouts))
-        # A copy, for a GRU keeps hold of the last parameters that it was called with, and in the
-        # precision of the meta-batch.
+        # A copy in the precision of the meta-batch, because a GRU keeps the parameters of its last
+        # call.
         policy = deepcopy(self.policy).to(rollout.reward.dtype)
         self.scale_critic(rollout, policy)
         trials = self.prepare(rollout, policy)
@@ -357,7 +357,7 @@ class RL2PPO(MemoryAgent):
         """Compute advantages across the trial and close the gaps that padding left.
 
         Args:
-            policy: The one that has collected; its critic judges, if it has any.
+            policy: The policy that collected; its critic gives the values, if it has one.
         """
         rollout = packed(rollout).masked()
         with torch.no_grad():
@@ -375,7 +375,7 @@ class RL2PPO(MemoryAgent):
 
     @torch.no_grad()
     def values(self, trials: Trials, policy: RecurrentPolicy) -> Float[Tensor, "T B"]:
-        """Return what a policy's critic predicts at each step of whole trials, scaled."""
+        """Return the scaled values of a policy's critic at each step of whole trials."""
         memory, values = policy.memory.empty(trials.valid.shape[-1]), []
         for inputs in cut(trials.inputs, self.config.bptt_steps).unbind(1):
             _, value, memory = policy(inputs, memory)
@@ -383,7 +383,7 @@ class RL2PPO(MemoryAgent):
         return torch.cat(values)[: len(trials.valid)]
 
     def scale_critic(self, rollout: Rollout, policy: RecurrentPolicy) -> None:
-        """Let a policy's critic, if it has any, know the size of the returns to go."""
+        """Update the scale of a policy's critic, if it has one, with the returns to go."""
         if policy.critic is not None:
             rollout = packed(rollout).masked()
             policy.critic.rescale(to_go(rollout, self.config.gamma), rollout.valid)
@@ -402,8 +402,9 @@ class RL2PPO(MemoryAgent):
         """Restore what `state_dict` returned."""
         if "log_std" not in state:
             raise UserError(
-                "the checkpoint is of an RL2 whose deviation was clipped at its bounds, which "
-                "this one bounds smoothly, so the numbers mean something else: train anew"
+                "the checkpoint is of an earlier rl2_ppo, which clipped the standard deviation at "
+                "its bounds. This one bounds it smoothly, so the parameters mean something else: "
+                "train a new run"
             )
         self.policy.load_state_dict(state["policy"])
         if "optimizer" in state:  # a trimmed state is not trained on

@@ -1,4 +1,4 @@
-"""The family's own experts, who see the goal: the ceiling."""
+"""Control: the family's own expert, which is shown each task: the ceiling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from meta_rl.experiment import catalog
 
 @dataclass(frozen=True)
 class Config:
-    """Oracle control: the family's own experts, who are shown each task: the ceiling."""
+    """Control, the ceiling: the family's own expert, which is shown each task."""
 
 
 class Scripted:
-    """Does what the expert does; has nothing to learn."""
+    """Acts as the expert does, and learns nothing."""
 
     copies_share_experience = True
     learns_over_ranks = True
@@ -38,7 +38,7 @@ class Scripted:
     def act(
         self, context: dict[str, Tensor], timestep: TimeStep, noise: Noise | None
     ) -> tuple[Float[Tensor, "M N A"], Float[Tensor, "M N"], dict[str, Tensor]]:
-        """Act as the expert; there is no noise, so the log-probability says nothing."""
+        """Act as the expert, without noise; the log-probability is 0 and means nothing."""
         action = self.expert.act(context["knowledge"], timestep.obs)
         return action, torch.zeros_like(timestep.prev_reward), context
 

@@ -1,4 +1,4 @@
-"""VariBAD: a belief over tasks, inferred by a recurrent variational autoencoder, is acted on."""
+"""VariBAD: acts on a belief over tasks, inferred by a recurrent variational autoencoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from meta_rl.learning.trials import History
 
 @dataclass(frozen=True)
 class Config(TaskInferenceConfig):
-    """VariBAD: a belief over tasks by variational inference, acted on (Zintgraf et al. 2020)."""
+    """VariBAD: acts on a belief over tasks, from variational inference (Zintgraf et al. 2020)."""
 
     buffer_trials: int = 1000
     """Size of the replay in trials, at least 2. The oldest trials are dropped. The encoder and the
@@ -71,10 +71,10 @@ class Config(TaskInferenceConfig):
 
 
 class Decoder(nn.Module):
-    """Predicts something of each step for each belief's sample of the task.
+    """Predicts a part of each step, given each belief's sample of the task.
 
-    The first layer sees steps and tasks apart and adds them up: every task meets every step, so
-    that their inputs side by side would be as many rows as both multiplied.
+    The first layer has separate weights for steps and tasks, and adds up their outputs. Every task
+    meets every step, so joint inputs would take one row for each pair.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class VariBAD(KeepsReplay, TaskInference):
             for name, weight in (("new", config.exploration_bonus), ("error", config.error_bonus))
             if weight > 0
         }
-        # With bonuses, each process would judge by its own tasks alone what is new.
+        # With bonuses, each process would judge novelty by its own tasks alone.
         self.learns_over_ranks = not self.bonuses
         self.bonus_moments = {name: RunningMoments.empty((), device) for name in self.bonuses}
         self.meta_updates = 0
@@ -135,14 +135,14 @@ class VariBAD(KeepsReplay, TaskInference):
         return made
 
     def belief(self, context: Mapping[str, Any]) -> Belief:
-        """Return what is believed of each copy's task."""
+        """Return the belief over each copy's task."""
         mean, log_std = context["output"].chunk(2, dim=-1)
         return Belief(mean, log_std.exp())
 
     def improve_encoder(self, history: History, tasks: Tasks) -> Metrics:
-        """Ascend the ELBO of trials drawn from the buffer of past ones.
+        """Take steps on the ELBO of trials drawn from the replay.
 
-        Every rank keeps the trials of all, and differentiates its share of those that are drawn.
+        Every rank keeps the trials of all ranks, and differentiates its share of the drawn ones.
         """
         explored = self.get_used_to(history)
         self.keep(history.rows(self.config.episodes_per_trial * self.spec.horizon))
@@ -151,7 +151,7 @@ class VariBAD(KeepsReplay, TaskInference):
             drawn = self.replay.sample(self.config.encoder_trials, self.generator)
             trials = History.from_rows(drawn, self.device)
             elbo, metrics = self.elbo(trials)
-            # A step's share of it, lest the gradient grows with the square of the trial's length.
+            # Per step: otherwise the gradient would grow with the square of the trial's length.
             loss = -elbo / trials.valid.sum(0).float().mean()
             norm = self.descend("encoder", loss)
             found.append(sum_over_ranks(metrics) | {"encoder/gradient_norm": norm})
@@ -165,7 +165,7 @@ class VariBAD(KeepsReplay, TaskInference):
     def rewarded(self, rollout: Rollout) -> Rollout:
         """Return packed trials with bonuses added to the rewards (HyperX, Zintgraf et al. 2021).
 
-        Only the policy's update sees them: the encoder, and what is reported, have the rewards.
+        Only the policy's update sees the bonuses. The encoder and all reports have the rewards.
         """
         if not self.bonuses or self.bonus_left == 0:
             return rollout
@@ -196,7 +196,7 @@ class VariBAD(KeepsReplay, TaskInference):
 
     @property
     def most_likely(self) -> float:
-        """What `log_likelihood` is where predictions are right."""
+        """The `log_likelihood` of exact predictions."""
         config = self.config
         spreads = [config.reward_std]
         if config.decode_transitions:
@@ -204,7 +204,7 @@ class VariBAD(KeepsReplay, TaskInference):
         return -sum(log(std) + log(2 * pi) / 2 for std in spreads)
 
     def get_used_to(self, history: History) -> Metrics:
-        """Let the bonuses' networks learn what the policy has had; return the mean bonuses."""
+        """Train the bonuses' networks on the newest trials; return the mean bonuses."""
         self.meta_updates += 1
         if not self.bonuses or self.meta_updates > self.config.bonus_updates:
             return {}
@@ -221,23 +221,23 @@ class VariBAD(KeepsReplay, TaskInference):
         return {f"bonus/{name}": bonus[history.valid].mean() for name, bonus in found.items()}
 
     def elbo(self, history: History) -> tuple[Float[Tensor, ""], Metrics]:
-        """Return the ELBO of each belief (Zintgraf et al. 2020, eq. 7 to 9), mean over them.
+        """Return the ELBO (Zintgraf et al. 2020, eq. 7 to 9), the mean over beliefs.
 
         The belief at t has seen what came before step t; it predicts the rewards of all steps of
         the trial, past and future:
 
             ELBO_t = E_{m ~ q_t} [Σ_i log p(r_i | s_i, a_i, s_{i+1}, m)] - KL(q_t || q_{t-1})
 
-        with N(0, I) in place of the belief before the first. Predictions are of some beliefs and
-        some steps, drawn at random, scaled up to all: an unbiased estimate.
+        N(0, I) takes the place of the belief before the first. Only some beliefs and steps are
+        drawn, and their sum is scaled up to all: an unbiased estimate.
 
-        Of several ranks, each returns what its share of the trials adds.
+        Each rank returns its part of the mean.
         """
         count = history.valid.shape[1]
         beliefs = history.valid.sum() + count
         steps = history.valid.sum(0).float().mean()
         part = dealt(count)
-        share = float(part.share > 0)  # a rank without any trial counts one for nothing
+        share = float(part.share > 0)  # a rank without trials has one of weight 0
         history = history.of(part.rows.to(self.device))
 
         belief = Gaussian(*self.outputs(history).chunk(2, dim=-1))  # (T + 1, B, L)
@@ -263,7 +263,7 @@ class VariBAD(KeepsReplay, TaskInference):
         }
 
     def held_to(self, belief: Gaussian) -> Gaussian:
-        """Return what each belief's divergence is taken from."""
+        """Return the reference of each belief's divergence."""
         nothing = torch.zeros_like(belief.mean)
         if self.config.kl_to == "prior":
             return Gaussian(nothing, nothing)
@@ -271,7 +271,7 @@ class VariBAD(KeepsReplay, TaskInference):
         return Gaussian(*before)
 
     def some(self, count: int, wanted: int | None) -> Int[Tensor, "K"]:
-        """Draw some of so many places."""
+        """Draw `wanted` of `count` places, or return all."""
         if wanted is None or wanted >= count:
             return torch.arange(count, device=self.device)
         return torch.randperm(count, generator=self.generator)[:wanted].to(self.device)
@@ -299,12 +299,12 @@ class VariBAD(KeepsReplay, TaskInference):
     def density(
         self, mean: Float[Tensor, "K J B O"], value: Float[Tensor, "J B O"], std: float
     ) -> Float[Tensor, "K J B"]:
-        """Return the log-density of a value about predictions of it."""
+        """Return the log-density of a value under Gaussians around its predictions."""
         spread = Gaussian(mean, torch.full_like(mean[:1, :1, :1], log(std)))
         return spread.log_prob(value.expand_as(mean))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `TaskInference` has, and with bonuses how far they are."""
+        """Return the state of `TaskInference`, and that of the bonuses if there are any."""
         state = super().state_dict()
         if self.bonuses:
             moments = {name: vars(moments) for name, moments in self.bonus_moments.items()}
