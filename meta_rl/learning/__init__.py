@@ -1,1 +1,1 @@
-"""The maths that agents are put together from: returns, baselines, trust region, PPO, policies."""
+"""The maths of agents: returns, baselines, trust regions, PPO, policies, memories and more."""

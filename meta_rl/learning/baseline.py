@@ -23,8 +23,8 @@ def fit(
 ) -> Float[Tensor, "M F"]:
     """Ridge regression of the returns on the features, one solve for all tasks.
 
-    A task with no more valid steps than features, such as a bandit's, would be interpolated, which
-    leaves no advantage: its baseline is the mean return.
+    With no more valid steps than features, as for a bandit, the fit would interpolate and leave no
+    advantage. Then the baseline is the task's mean return.
     """
     phi = torch.where(valid.unsqueeze(-1), phi, 0.0)  # padding may hold anything
     target = torch.where(valid, target.to(phi.dtype), 0.0)
@@ -41,7 +41,7 @@ def fit(
 
 
 def predict(phi: Float[Tensor, "M B F"], weights: Float[Tensor, "M F"]) -> Float[Tensor, "M B"]:
-    """The fitted values, in single precision."""
+    """Return the fitted values, in single precision."""
     return (phi @ weights.unsqueeze(-1)).squeeze(-1).float()
 
 
@@ -61,7 +61,7 @@ def baseline_advantage(
     lambda_: float | Float[Tensor, ""],
     bootstrap_at_horizon: bool,
 ) -> Float[Tensor, "T M N"]:
-    """Advantages over a baseline fitted to these very steps, each task on its own.
+    """Return advantages over a baseline that is fitted to these same steps, task by task.
 
     Args:
         step: Steps since the episode (or trial) began: the baseline's clock.
@@ -75,7 +75,7 @@ def baseline_advantage(
     at_once = max(1, AT_ONCE // columns[0].shape[1])
     parts = zip(*(torch.split(each, at_once) for each in columns), strict=True)
     values, futures = [], []
-    # A few tasks at a time, for their features take twice as much memory as the whole rollout.
+    # A few tasks at a time: the features of all take twice the memory of the rollout.
     for seen, after, clock, target, kept in parts:
         phi = features(seen, clock)
         weights = fit(phi, target, kept)
@@ -95,7 +95,7 @@ def baseline_advantage(
 
 
 ROUNDING = 1e-6
-"""Relative spread of float32 numbers below which they are taken for equal."""
+"""Relative spread below which float32 numbers count as equal."""
 
 
 def returns_vary(
@@ -104,11 +104,12 @@ def returns_vary(
     step: Int[Tensor, "T M N"],
     valid: Bool[Tensor, "T M N"],
 ) -> Bool[Tensor, "1 M 1"]:
-    """Return for which tasks what was done has made a difference to the return.
+    """Return for which tasks the returns vary.
 
-    It has not if the returns from each step of the clock on are the same in all episodes, up to
-    rounding: what a baseline leaves of them is noise, and must not be scaled up to a signal. Of a
-    single episode only the rewards can tell. What is not finite varies, so that it is noticed.
+    They do not if, from each step of the clock on, all episodes have the same return, up to
+    rounding. A baseline then leaves only noise, which must not be scaled up to a signal. With a
+    single episode, its rewards decide. Returns that are not finite count as varying, so that they
+    are noticed.
     """
     tasks, clock = valid.shape[1], by_task(step).clamp(max=len(step) - 1)
     kept, values = by_task(valid), by_task(to_go)
@@ -144,6 +145,6 @@ def normalize_by_task(
     mean = torch.where(valid, advantage, 0.0).sum((0, 2), keepdim=True) / count
     centred = torch.where(valid, advantage - mean, 0.0)
     variance = (centred**2).sum((0, 2), keepdim=True) / count
-    # Where all are equal they become 0, and the root must not have an infinite slope.
+    # Where all are equal they become 0, and the square root must not have an infinite slope.
     std = torch.where(variance > 0, variance, 1.0).sqrt()
     return centred / (std + 1e-8)

@@ -1,4 +1,4 @@
-"""Telling tasks apart in a metric space: a contrastive loss, and how well it is done."""
+"""A contrastive loss that tells tasks apart in a metric space, and a measure of its success."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ def info_nce(
 
     Args:
         embedding: Of length 1.
-        trial: Numbers of trials, each of one task; a trial is no positive of itself.
+        trial: Number of the trial. Embeddings of one trial are no positives of each other.
     """
     similarity = embedding @ embedding.T / temperature
     same = task.unsqueeze(0) == task.unsqueeze(1)
@@ -34,8 +34,8 @@ def info_nce(
 def nearest_task(embedding: Float[Tensor, "B E"], task: Int[Tensor, "B"]) -> Bool[Tensor, "B"]:
     """Return whether each embedding lies nearest to the other embeddings of its own task.
 
-    Nearest is the task whose mean embedding is, without the one in question. An embedding that is
-    its task's only one counts as wrong.
+    The distance to a task is that to its mean embedding, for its own task without itself. The only
+    embedding of a task counts as wrong.
     """
     labels, task = torch.unique(task, return_inverse=True)
     member = torch.nn.functional.one_hot(task, len(labels)).to(embedding.dtype)  # (B, K)

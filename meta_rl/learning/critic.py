@@ -1,4 +1,4 @@
-"""Values of any size that are learned scaled by their running moments, and a head that has them."""
+"""Values of any size, learned in units of their running moments, and a value head."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +14,8 @@ from meta_rl.learning.normalization import RunningMoments
 class PopArt(nn.Module):
     """Heads that predict returns as if their mean were 0 and their variance 1 (PopArt).
 
-    When the moments of the returns move, the heads' weights move against them, so that what they
-    predict stays (van Hasselt et al. 2016, eq. 9).
+    When the moments of the returns change, the heads' weights change with them, so that predictions
+    stay the same (van Hasselt et al. 2016, eq. 9).
 
     The moments are buffers: they are saved with the weights, and no optimizer moves them.
     """
@@ -24,7 +24,7 @@ class PopArt(nn.Module):
     mean: Tensor
     variance: Tensor
     returns_remembered: float = inf
-    """Returns over which the moments are taken."""
+    """Largest count of the moments, so that they follow about this many of the latest returns."""
 
     def begin_moments(self, size: tuple[int, ...]) -> None:
         """Register the moments of no returns."""
@@ -33,25 +33,25 @@ class PopArt(nn.Module):
 
     @property
     def scaled_heads(self) -> Sequence[nn.Linear]:
-        """What predicts the scaled returns."""
+        """The layers that predict scaled returns."""
         raise NotImplementedError(f"{type(self).__name__} must say what predicts")
 
     @property
     def moments(self) -> RunningMoments:
-        """Of all returns so far: of each output, or one for all."""
+        """The moments of the returns so far: of each output, or one for all."""
         return RunningMoments(self.count, self.mean, self.variance)
 
     def scaled(self, returns: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-        """Return in standard deviations from the mean what is given in the returns' own unit."""
+        """Return returns in standard deviations from their mean."""
         return (returns - self.mean) / self.moments.std
 
     def unscaled(self, value: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-        """Return predicted returns in their own unit."""
+        """Return scaled predictions in the unit of returns."""
         return self.mean + self.moments.std * value
 
     @torch.no_grad()
     def rescale(self, returns: Float[Tensor, "*B"], valid: Bool[Tensor, "*C"]) -> None:
-        """Merge all ranks' returns into the moments; predictions stay, if there were any."""
+        """Merge all ranks' returns into the moments; keep the predictions, if there were any."""
         before, merged = self.moments, self.moments.merge(returns, valid)
         after = replace(merged, count=merged.count.clamp(max=self.returns_remembered))
         if before.count > 0:
@@ -63,7 +63,7 @@ class PopArt(nn.Module):
 
 
 class ValueHead(PopArt, nn.Linear):
-    """A linear critic of returns, which predicts the first ones' mean once it knows them."""
+    """A linear critic of returns; after the first returns, it predicts their mean."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, 1)

@@ -52,7 +52,7 @@ class Descent:
 
 
 def shortened(gradient: Params, longest: float | None) -> Params:
-    """Scale a gradient down to a norm that it may have at most."""
+    """Scale a gradient down to a norm of at most `longest`."""
     if longest is None:
         return gradient
     norm = torch.stack([value.square().sum() for value in gradient.values()]).sum().sqrt()
@@ -66,13 +66,13 @@ def descend(
     max_gradient_norm: float,
     clipped: Sequence[nn.Parameter] | None = None,
 ) -> Float[Tensor, ""]:
-    """Take a step of an optimizer against a loss; return the norm that its gradient had.
+    """Take an optimizer's step on a loss; return the gradient's norm before clipping.
 
-    Gradients are added up over ranks, each of which differentiates what it has played.
+    Gradients are added up over ranks. Each rank differentiates what it has played.
 
     Args:
         max_gradient_norm: Longer gradients are scaled down to this norm.
-        clipped: Parameters whose gradient this is about; without it, all that the optimizer moves.
+        clipped: Parameters whose gradient is scaled down; without it, all of the optimizer's.
     """
     parameters = optimizer.param_groups[0]["params"]
     optimizer.zero_grad()

@@ -1,13 +1,11 @@
 """An actor and critics of several discounts at once (Grigsby et al. 2024, §3 and App. A).
 
-A state is whatever an agent makes of its observations: here, of a trial. Long discounts are what
-one wants and short ones are learned sooner; what they have in common is the state. Each discount
-has its own policy and its own values, as heads of the same networks, and the last one's policy
-acts.
+A state is whatever an agent makes of its observations: here, of a trial. Long discounts are the
+aim, and short ones are learned sooner; all share the state. Each discount has its own policy and
+its own values, as heads of the same networks. The policy of the last one acts.
 
-Values of each discount are learned as if their mean were 0 and their variance 1 (PopArt, van
-Hasselt et al. 2016), so that discounts count alike, whatever the rewards are, and a temperature
-means the same for all of them.
+The values of each discount are scaled to mean 0 and variance 1 (PopArt, van Hasselt et al. 2016).
+So discounts count alike, whatever the rewards are, and a temperature means the same for all.
 """
 
 from collections.abc import Sequence
@@ -35,8 +33,8 @@ from meta_rl.learning.sac import (
 class DiscountedCritic(nn.Module):
     """Q(s, a) for G discounts: one body, a head for each.
 
-    The first layer sees state and action apart and adds them up: one state meets an action of each
-    discount's policy.
+    The first layer has separate weights for state and action, and adds up their outputs, because
+    one state meets an action of each discount's policy.
     """
 
     def __init__(
@@ -67,9 +65,9 @@ class DiscountedCritic(nn.Module):
 class DiscountedActorCritic(PopArt):
     """Policies of G discounts, twin critics with targets, and temperatures; callers take steps.
 
-    Differs from soft actor-critic (`learning.sac`): entropy counts for the actor alone and not for
-    the values, as AMAGO has none at all and Ball et al. (2023, §4) advise. Over a trial's hundreds
-    of steps it would add up to more than the task brings, and values' moments would follow it.
+    Differs from soft actor-critic (`learning.sac`): entropy counts for the actor alone, and not for
+    the values, as Ball et al. (2023, §4) advise; AMAGO has none at all. Over a trial's hundreds of
+    steps it would outweigh the rewards, and the moments of the values would follow it.
 
     Args:
         state_size: Numbers of a state (S).
@@ -83,8 +81,8 @@ class DiscountedActorCritic(PopArt):
     high: Tensor
     gamma: Tensor
     returns_remembered = 1e6
-    """Values' moments are those of about so many sampled steps: policies improve, and values move.
-    """
+    """The moments follow about this many of the latest sampled steps: policies improve, and values
+    move."""
 
     def __init__(
         self, config: ActorCriticConfig, state_size: int, gammas: Sequence[float], spec: EnvSpec

@@ -1,4 +1,4 @@
-"""What a model of the dynamics sees and predicts, and a network that many worlds adapt at once."""
+"""The inputs and targets of a dynamics model, and a network that many worlds adapt at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from meta_rl.learning.normalization import RunningMoments
 
 @dataclass(frozen=True)
 class TransitionScale:
-    """Scales transitions by what was seen so far, so that every number counts alike.
+    """Scales transitions by their running moments, so that every number counts alike.
 
     A model predicts the change of the observation and the reward, O + 1 numbers of mean 0 and
     variance 1 (Nagabandi et al. 2018, §IV-A). Actions are scaled to [-1, 1] by their bounds.
@@ -37,7 +37,7 @@ class TransitionScale:
 
     @classmethod
     def empty(cls, spec: EnvSpec, device: torch.device) -> "TransitionScale":
-        """Nothing seen yet.
+        """Return the scale before any transition.
 
         Raises:
             UserError: Actions are choices, or have no bounds.
@@ -86,7 +86,7 @@ class TransitionScale:
     def inputs(
         self, obs: Float[Tensor, "*B O"], unit_action: Float[Tensor, "*B A"]
     ) -> Float[Tensor, "*B OA"]:
-        """What a model sees of a transition."""
+        """Return a model's inputs for a transition."""
         return torch.cat([self.obs.normalize(obs), unit_action], dim=-1)
 
     def targets(
@@ -95,14 +95,14 @@ class TransitionScale:
         reward: Float[Tensor, "*B"],
         next_obs: Float[Tensor, "*B O"],
     ) -> Float[Tensor, "*B O1"]:
-        """What a model should predict of it."""
+        """Return the targets of a model for a transition."""
         change = self.change.normalize(next_obs - obs)
         return torch.cat([change, self.reward.normalize(reward).unsqueeze(-1)], dim=-1)
 
     def outcome(
         self, obs: Float[Tensor, "*B O"], output: Float[Tensor, "*B O1"]
     ) -> tuple[Float[Tensor, "*B O"], Float[Tensor, "*B"]]:
-        """Return the next observation and the reward that a prediction means."""
+        """Return the next observation and the reward of a prediction."""
         change, reward = output[..., :-1], output[..., -1]
         next_obs = obs + self.change.mean + self.change.std * change
         return next_obs, self.reward.mean + self.reward.std * reward
@@ -121,8 +121,8 @@ class TransitionScale:
 MOMENTS = ("obs", "change", "reward")
 
 Steps: TypeAlias = list[tuple[Tensor, Tensor]]
-"""Gradient steps of B worlds: what each layer saw (B, S, in), and the loss's slope in what it put
-out (B, S, out)."""
+"""Gradient steps of B worlds: the inputs of each layer (B, S, in), and the loss's slope in its
+outputs (B, S, out)."""
 
 
 class AdaptiveMLP(nn.Module):
@@ -132,17 +132,16 @@ class AdaptiveMLP(nn.Module):
 
         W' = W - α Σ_s δ_s x_sᵀ,    b' = b - β Σ_s δ_s,
 
-    x_s being what the layer saw and δ_s the loss's slope in what it put out. So a world's own
-    parameters are never made. They are kept as (x, δ), S · (in + out) numbers, and a row goes
-    through them as W x - Σ_s (α x·x_s + β) δ_s: the first product is one for all worlds, and the
-    second costs 2 S in place of the width. It is differentiable throughout, the inner step
-    included.
+    where x_s is the layer's input and δ_s the loss's slope in its output. So a world's own
+    parameters are never made. They are kept as (x, δ), S · (in + out) numbers. A row goes through
+    them as W x - Σ_s (α x·x_s + β) δ_s. The first product is one for all worlds, and the second
+    costs 2 S in place of the width. All of it is differentiable, including the inner step.
 
-    The step sizes α and β of each layer are learned (Li et al. 2017; Nagabandi et al. 2019, §4
-    leave ψ to be learned).
+    The step sizes α and β of each layer are learned (Li et al. 2017; ψ in Nagabandi et al. 2019,
+    §4).
 
     Args:
-        inner_lr: The step sizes at first.
+        inner_lr: The initial step sizes.
     """
 
     def __init__(
@@ -162,7 +161,7 @@ class AdaptiveMLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "B R I"], steps: Steps | None = None
     ) -> Float[Tensor, "B R O"]:
-        """Return what the networks put out after the worlds' steps; without any, before them."""
+        """Return the networks' outputs after the worlds' steps; without `steps`, before them."""
         return self.seen(x, steps)[-1]
 
     def adapted(
@@ -172,7 +171,7 @@ class AdaptiveMLP(nn.Module):
         weight: Float[Tensor, "B S O"],
         steps: Steps | None = None,
     ) -> Steps:
-        """Return the steps with one more, against Σ weight (f(x) - target)² of each world."""
+        """Return the steps and one more, on Σ weight (f(x) - target)² of each world."""
         seen = self.seen(x, steps)
         slope = 2 * weight * (seen[-1] - target)
         taken: Steps = []
@@ -189,7 +188,7 @@ class AdaptiveMLP(nn.Module):
         ]
 
     def seen(self, x: Tensor, steps: Steps | None) -> list[Tensor]:
-        """Return what each layer sees, and then the output."""
+        """Return the inputs of each layer, and then the output."""
         seen, last = [x], len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             y = layer(seen[-1])
@@ -201,7 +200,7 @@ class AdaptiveMLP(nn.Module):
         return seen
 
     def pulled(self, i: int, slope: Tensor, steps: Steps | None) -> Tensor:
-        """Return δ W': the slope in what a layer sees, of that in what it puts out."""
+        """Return δ W': the slope in a layer's inputs, from the slope δ in its outputs."""
         layer = self.layers[i]
         assert isinstance(layer, nn.Linear)
         pulled = slope @ layer.weight

@@ -1,4 +1,4 @@
-"""What is done before adaptation, credited with what comes of it after adaptation."""
+"""E-MAML's credit: steps before adaptation get credit for the return after it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,21 +15,21 @@ from meta_rl.learning.baseline import ROUNDING
 def credit_before_adaptation(
     rollouts: Sequence[Rollout], weights: Mapping[int, float], gamma: float, normalized: bool
 ) -> dict[int, Float[Tensor, "M"]]:
-    """Return what each step of a stage's episodes is credited with for the stages after it.
+    """Return the credit of each stage's steps for the returns of the stages after it.
 
     The episodes of stage j decide the policies of all later stages k. So the gradient of the
-    return J_k also holds E[∇ log p(τ_j) (G_k - b)], with log p the sum over all steps of all of a
-    task's episodes, G_k what it earned, and b a baseline (E-MAML, Stadie et al. 2018).
+    return J_k also holds E[∇ log p(τ_j) (G_k - b)] (E-MAML, Stadie et al. 2018). Here log p is the
+    sum over all steps of all of a task's episodes, G_k its return, and b a baseline.
 
-    Objectives are means over steps, so the gradient of J_k stands in them divided by the mean
-    length of an episode. The credit is scaled such that its mean over the steps of stage j is the
-    same part of that term: it is exact. Normalized credits, as the advantages beside them, have a
-    deviation of 1 over all tasks instead; so has the term in the released code of ProMP (Rothfuss
-    et al. 2019), which compares with E-MAML.
+    Objectives are means over steps, so they hold the gradient of J_k divided by the mean length of
+    an episode. The credit is scaled so that its mean over the steps of stage j is divided by the
+    same: it is exact. Normalized credits have a deviation of 1 over all tasks instead, like the
+    advantages. So has the term in the released code of ProMP (Rothfuss et al. 2019), which compares
+    with E-MAML.
 
     Args:
-        rollouts: Of stage 0 ... K.
-        weights: Which stages the objective counts, and how much.
+        rollouts: Rollouts of stage 0 ... K.
+        weights: Weight of each stage that the objective counts.
         gamma: Discount per environment step (γ).
     """
     steps = [rollout.valid.sum((0, 2)) for rollout in rollouts]
@@ -54,11 +54,11 @@ def mean_return(rollout: Rollout, gamma: float) -> Float[Tensor, "M"]:
 
 
 def beyond_other_tasks(gain: Float[Tensor, "M"], normalized: bool) -> Float[Tensor, "M"]:
-    """Return how much each task earned beyond the mean of all others, those of all ranks.
+    """Return each task's gain beyond the mean of all other tasks, of all ranks.
 
-    What others earned has nothing to do with what was drawn for this task, so as a baseline it
-    leaves the gradient's expectation as it is. A single task has none, and no deviation either.
-    Where all have earned the same, it is 0: rounding must not be scaled up to a signal.
+    The gains of other tasks do not depend on this task's actions. So as a baseline they leave the
+    gradient's expectation as it is. A single task has no baseline and no deviation. If all gains
+    are equal, the result is 0: rounding must not be scaled up to a signal.
     """
     every = torch.cat(gathered(gain)).to(gain)
     count = len(every)

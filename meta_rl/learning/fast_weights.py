@@ -12,34 +12,34 @@ from meta_rl.core.errors import UserError
 from meta_rl.learning.residual import Residual, feed_forward
 
 STEPS_AT_ONCE = 32
-"""Steps of a sequence that are solved for together (C): their matrices are C × C, and what lies
-between them and the next is read from the weights."""
+"""Steps of a sequence that are solved for together (C), with C × C matrices. Later steps see them
+through the weights."""
 STEPS_REMEMBERED = (30.0, 3000.0)
-"""Steps after which a head has forgotten most (1 − 1 / e), at first: from the quickest to the
-slowest. As in Mamba (Gu and Dao 2023), heads differ, and learn for how long to remember."""
+"""Initial memory of the heads, from the shortest to the longest: steps after which a share 1 / e is
+left. As in Mamba (Gu and Dao 2023), heads differ, and learn how long to remember."""
 
 Remembered: TypeAlias = tuple[Float[Tensor, "B heads D D"], Float[Tensor, "B H"]]
-"""What a layer remembers: its weights, and the step before."""
+"""The state of a layer: its weights, and the step before."""
 State: TypeAlias = tuple[Remembered, ...]
 
 
 class FastWeights(nn.Module):
     """Layers of fast weights that the delta rule writes (Schlag et al. 2021; Irie et al. 2021).
 
-    In each head, a step has a key, a value, a rate, a query and a share that is kept. The weights W
-    fade to that share (Yang et al. 2025), are corrected so that the key comes nearer to giving the
-    value, and the query reads what they have become:
+    In each head, a step has a key, a value, a rate, a query and a share that is kept. First the
+    weights W fade to that share (Yang et al. 2025). Then they are corrected, so that the key gives
+    the value more nearly. Then the query reads them:
 
         W ← kept · W,    W ← W + rate · key (value − Wᵀ key)ᵀ,    read = Wᵀ query
 
-    So what followed in the same situation before is recalled at once, however many other
-    situations lay between, which a vector that is rewritten at each step learns slowly. A step
-    costs the same however long the trial is.
+    So one read recalls what followed last time in the same situation, however many others lay
+    between. A vector that is rewritten at each step learns that slowly. A step costs the same
+    however long the trial is.
 
-    The query is of the step alone. The others are of the step and of the one before it, as what an
-    action brought is known only with the next step (the short convolution of Yang et al. 2024, of
-    width two). Keys and queries are positive and sum to one and rates are below one, so a
-    correction never overshoots.
+    The query depends on the step alone. The others depend on the step and the one before it,
+    because the result of an action is known only at the next step (the short convolution of Yang
+    et al. 2024, of width two). Keys and queries are positive and sum to one, and rates are below
+    one, so a correction never overshoots.
 
     The state is, for each layer, its weights and the step before.
 
@@ -100,7 +100,7 @@ class Block(Residual):
         self.key_value_rates = nn.Linear(2 * size, sum(self.sizes))
         self.merge = nn.Linear(size, size)
         for layer in (self.query, self.key_value_rates):
-            # With `nn.Linear`'s own, smaller weights all keys would be alike at first.
+            # `nn.Linear`'s own initial weights are smaller: all keys would be alike at first.
             nn.init.xavier_uniform_(layer.weight)
         shortest, longest = STEPS_REMEMBERED
         steps = torch.logspace(log10(shortest), log10(longest), heads)
@@ -117,9 +117,9 @@ class Block(Residual):
         Float[Tensor, "*B heads"],
         Float[Tensor, "*B heads"],
     ]:
-        """Return each head's query, key, value, rate and log of what is kept.
+        """Return each head's query, key, value, rate and log of the kept share.
 
-        They are of a step and the one before it.
+        They depend on a step and the one before it.
         """
         both = torch.cat([now, before], dim=-1)
         key, value, rate, kept = self.key_value_rates(both).split(self.sizes, dim=-1)
@@ -131,8 +131,8 @@ class Block(Residual):
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
         if f"{prefix}key_value_rate.weight" in state:
             raise UserError(
-                "the checkpoint is of fast weights that forgot nothing; these fade, and learn how "
-                "fast: train anew"
+                "the checkpoint is of earlier fast weights, which did not fade; these fade, and "
+                "learn how fast: train a new run"
             )
         super()._load_from_state_dict(state, prefix, *others)
 
@@ -143,11 +143,11 @@ class Block(Residual):
         before: Float[Tensor, "B H"],
         valid: Bool[Tensor, "B"],
     ) -> tuple[Float[Tensor, "B H"], Remembered]:
-        """Return the layer's output at a step, and what it remembers then."""
+        """Return the layer's output at a step, and its new state."""
         now, valid = self.norm(x), valid.unsqueeze(-1)
         query, key, value, rate, log_kept = self.project(now, before)
         kept = torch.where(valid, log_kept, 0).exp()[..., None, None]
-        # The weights are most of what a step reads, so both are looked up at once.
+        # Reading the weights is most of the cost of a step, so key and query share it.
         recalled, read = (kept * (torch.stack([key, query], dim=-2) @ weights)).unbind(-2)
         added = rate.unsqueeze(-1) * (value - recalled)
         read = read + (key * query).sum(-1, keepdim=True) * added
@@ -161,7 +161,7 @@ class Block(Residual):
         weights: Float[Tensor, "B heads D D"],
         before: Float[Tensor, "B H"],
     ) -> tuple[Float[Tensor, "B T H"], Remembered]:
-        """Return the layer's output along a sequence, and what it remembers after it."""
+        """Return the layer's output along a sequence, and its state after it."""
         now = self.norm(x)
         shifted = torch.cat([before.unsqueeze(1), now[:, :-1]], dim=1)
         columns = [part.transpose(1, 2) for part in self.project(now, shifted)]
@@ -181,14 +181,15 @@ def corrected(
     rate: Float[Tensor, "*B C"],
     log_kept: Float[Tensor, "*B C"],
 ) -> tuple[Float[Tensor, "*B C E"], Float[Tensor, "*B D E"]]:
-    """Return what each of C steps reads, and the weights that they leave, without a loop.
+    """Return the reads of C steps, and the weights after them, without a loop.
 
-    Step i adds keyᵢ uᵢᵀ to the weights. At step i, keptⱼᵢ = keptⱼ₊₁ ⋯ keptᵢ is left of what step j
-    added, and kept₀ᵢ of the weights before all. What a step corrects has those before it in it:
+    Step i adds keyᵢ uᵢᵀ to the weights. At step i, a share keptⱼᵢ = keptⱼ₊₁ ⋯ keptᵢ is left of the
+    addition of step j, and kept₀ᵢ of the weights before all steps. Each correction depends on those
+    before it:
 
         uᵢ = rateᵢ (valueᵢ − kept₀ᵢ Wᵀ keyᵢ − Σ_{j<i} keptⱼᵢ (keyᵢ · keyⱼ) uⱼ)
 
-    which is a triangular system in u (Yang et al. 2024, 2025).
+    This is a triangular system in u (Yang et al. 2024, 2025).
     """
     left = log_kept.cumsum(-1)
     between = (left.unsqueeze(-1) - left.unsqueeze(-2)).tril().exp()

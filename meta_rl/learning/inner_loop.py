@@ -15,7 +15,7 @@ from meta_rl.learning.samples import Samples, thin
 from meta_rl.learning.task_gradient import InnerLoss, task_gradient
 
 StepSizes: TypeAlias = Callable[[Params, str, Tensor], Tensor]
-"""(φ, name of a parameter, adaptations of each task so far (M,)) ↦ its α, to multiply it with."""
+"""(φ, name of a parameter, adaptations of each task so far (M,)) ↦ its step sizes α."""
 
 
 def score_function_loss(policy: Distribution, samples: Samples) -> Float[Tensor, ""]:
@@ -46,7 +46,7 @@ def clipped_ratio_loss(clip: float) -> InnerLoss:
 
 
 def scheduled(alpha: Callable[[Int[Tensor, "M"]], Float[Tensor, "M"]]) -> StepSizes:
-    """Return step sizes that depend on how often a task has adapted, and on nothing else."""
+    """Return step sizes that depend only on how often a task has adapted."""
 
     def step_sizes(phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
         return alpha(steps).view(-1, *[1] * (phi[name].dim() - 1))
@@ -55,11 +55,11 @@ def scheduled(alpha: Callable[[Int[Tensor, "M"]], Float[Tensor, "M"]]) -> StepSi
 
 
 LEARNED = "step_sizes."
-"""How the names begin under which learned step sizes are part of θ, and of every φ."""
+"""Prefix of the names of learned step sizes in θ and in every φ."""
 
 
 def learned(phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M *B"]:
-    """Step sizes that are part of φ; steps beyond those learned take the last one's."""
+    """Return the step sizes in φ; steps beyond the learned ones take the last."""
     alpha = phi[LEARNED + name]
     task = torch.arange(len(steps), device=steps.device)
     return alpha[task, steps.clamp(max=alpha.shape[1] - 1)]
@@ -68,10 +68,10 @@ def learned(phi: Params, name: str, steps: Int[Tensor, "M"]) -> Float[Tensor, "M
 def initial_step_sizes(
     theta: Params, alpha: Float[Tensor, "K"], adapts: Callable[[str], bool], each_parameter: bool
 ) -> Params:
-    """What to add to θ so that the α of K inner steps are learned with it.
+    """Return the part of θ that holds the learned step sizes α of K inner steps.
 
     Returns:
-        One tensor for each that adapts: (K, 1, ...), one α for all of it, or (K, *its shape).
+        One tensor for each parameter that adapts: (K, 1, ...) or (K, *its shape).
     """
     added = {}
     for name, value in theta.items():
@@ -83,7 +83,7 @@ def initial_step_sizes(
 
 
 def everything(name: str) -> bool:
-    """Whether a part of θ adapts, where all do."""
+    """Return True: all parts of θ adapt."""
     return True
 
 
@@ -91,8 +91,8 @@ class InnerLoop:
     """φ' = φ - α ∇L(φ), task by task (Finn et al. 2017, Alg. 3, lines 6-7).
 
     Args:
-        adapts: Which parts of θ the steps move, by their names.
-        epochs: Steps that are taken on each rollout's episodes.
+        adapts: Tells by its name whether a part of θ adapts.
+        epochs: Gradient steps on each rollout's episodes.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class InnerLoop:
         }
 
     def gradient(self, phi: Params, samples: Samples, first_order: bool = False) -> Params:
-        """∇L(φ) of each task with respect to what adapts; differentiable in φ, once."""
+        """Return each task's ∇L(φ) for the parameters that adapt; differentiable in φ, once."""
         if first_order:
             phi = {name: value.detach() for name, value in phi.items()}
         whole = task_gradient(self.policy, self.loss, phi, samples)
@@ -139,7 +139,7 @@ class InnerLoop:
     def trajectory(
         self, theta: Params, supports: Sequence[Samples], first_order: bool = False
     ) -> Iterator[Params]:
-        """φ of each task before the inner steps on the recorded episodes, and after each one."""
+        """Yield each task's φ before the inner steps on the recorded episodes, and after each."""
         tasks, device = len(supports[0].obs), supports[0].obs.device
         phi = for_each_task(theta, tasks)
         steps = torch.zeros(tasks, dtype=torch.long, device=device)
@@ -151,12 +151,12 @@ class InnerLoop:
     def adapted(
         self, theta: Params, supports: Sequence[Samples], first_order: bool = False
     ) -> Params:
-        """φ of each task after all inner steps, as a function of θ."""
+        """Return each task's φ after all inner steps, as a function of θ."""
         *_, phi = self.trajectory(theta, supports, first_order)
         return phi
 
     def diagnostics(self, theta: Params, samples: Samples) -> Metrics:
-        """How large the first inner step is, and how far it moves the policy."""
+        """Measure the first gradient of the inner step, and how far the step moves the policy."""
         tasks, device = len(samples.obs), samples.obs.device
         before = after = for_each_task(theta, tasks)
         steps = torch.zeros(tasks, dtype=torch.long, device=device)
@@ -165,7 +165,7 @@ class InnerLoop:
             gradients.append(self.gradient(after, samples))
             after = self.moved(after, gradients[-1], steps)
         inner = [value.flatten(1) for value in gradients[0].values()]
-        some = thin(samples, 5)  # the step is of all samples; a mean over states needs no more
+        some = thin(samples, 5)  # enough for a mean over states
         divergence = self.policy.batched(before, some.obs).kl(self.policy.batched(after, some.obs))
         metrics = {
             "inner/gradient_norm": torch.cat(inner, dim=1).norm(dim=1).mean(),

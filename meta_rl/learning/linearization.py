@@ -1,7 +1,7 @@
-"""Adaptation and policies as linear functions near where they are: products with their Jacobians.
+"""Adaptation and policies, linearized: products with their Jacobians.
 
-A `push` takes a change of what goes in to the change of what comes out, a `pull` takes slopes the
-other way: it is the transpose.
+A `push` maps a change of the inputs to the change of the outputs (J u). A `pull` maps slopes the
+other way: it is the transpose (Jᵀ s).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +40,11 @@ class LinearStep:
         self.after = self.move(*self.before)
 
     def adapting(self, params: Params) -> Params:
-        """Those that adapt."""
+        """Return the parameters that adapt."""
         return {name: value for name, value in params.items() if self.adapts(name)}
 
     def push(self, tangent: Params) -> Params:
-        """The change of φ' along one of φ: through φ itself, its step sizes and ∇L(φ)."""
+        """Return the change of φ' for a change of φ: through φ, its step sizes and ∇L(φ)."""
         turned = {name: torch.zeros_like(value) for name, value in self.before[1].items()}
         if not self.first_order:
             turned = self.adapting(self.slope.product(tangent))
@@ -52,7 +52,7 @@ class LinearStep:
         return moved
 
     def pull(self, cotangent: Params) -> Params:
-        """The transpose of `push`, whose Hessian is its own."""
+        """Return the transpose of `push`; the Hessian in it is its own transpose."""
         on_phi: Params
         on_phi, on_gradient = vjp(self.move, *self.before)[1](cotangent)
         if self.first_order:
@@ -63,7 +63,7 @@ class LinearStep:
 
 
 class Linearization:
-    """φ of each task before the inner steps and after each, as a linear function of θ near it.
+    """Each task's φ before the inner steps and after each, as a linear function near θ.
 
     Args:
         supports: The episodes of each inner step.
@@ -90,7 +90,7 @@ class Linearization:
             self.stages.append(phi)
 
     def push(self, tangent: Params) -> list[Params]:
-        """How each stage's φ changes along a change of θ."""
+        """Return the change of each stage's φ for a change of θ."""
         moved = [for_each_task(tangent, self.tasks)]
         for between in self.steps:
             along = moved[-1]
@@ -100,7 +100,7 @@ class Linearization:
         return moved
 
     def pull(self, cotangents: Mapping[int, Params]) -> Params:
-        """The gradient in θ of what has these in some stages' φ; there must be some of the last."""
+        """Return the gradient in θ, from gradients in some stages' φ, among them the last."""
         last = len(self.steps)
         total = {name: torch.zeros_like(value) for name, value in self.stages[last].items()}
         total |= cotangents[last]
@@ -113,7 +113,7 @@ class Linearization:
 
 
 class LinearPolicy:
-    """The policies of many tasks on whole rollouts, and what small changes of φ do to them."""
+    """The policies of many tasks on whole rollouts, as linear functions near φ."""
 
     def __init__(self, policy: MLPPolicy, phi: Params, obs: Float[Tensor, "M B O"]) -> None:
         depth = len(policy.layers)
@@ -124,12 +124,12 @@ class LinearPolicy:
         self.distribution = policy.acting(*self.output)
 
     def push(self, tangent: Params) -> Distribution:
-        """The change of the distributions' parameters along one of φ."""
+        """Return the change of the distributions' parameters for a change of φ."""
         along = (self.passes.push(tangent), *(tangent[name] for name in self.rest))
         change: Distribution = jvp(self.acting, self.output, along)[1]
         return change
 
     def pull(self, cotangent: Distribution) -> Params:
-        """The transpose of `push`."""
+        """Return the transpose of `push`."""
         on_output, *on_rest = vjp(self.acting, *self.output)[1](cotangent)
         return self.passes.pull(on_output) | dict(zip(self.rest, on_rest, strict=True))

@@ -2,12 +2,12 @@
 
 A memory has two forms that compute the same, which a test holds equal:
 
-- `step` acts: it takes one step of B worlds and what they remember. Padding moves nothing.
+- `step` acts: it takes one step of B worlds and their state. Padding leaves the state as it is.
 - `sequence` trains: it takes T steps of B worlds at once, and gradients flow back through them.
 
-What is remembered is the *state*: a pytree of tensors with a leading axis B. It can so be an
-agent's context, be cut and put together along B, and be handed from one piece of a trial to the
-next. Both forms go on from any state, whichever of them has made it. No gradient flows through it.
+What is remembered is the *state*: a pytree of tensors with a leading axis B. So it can be an
+agent's context, can be split and joined along B, and can be handed from one piece of a trial to the
+next. Both forms go on from any state, made by either of them. No gradient flows through it.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from meta_rl.learning.fast_weights import FastWeights
 from meta_rl.learning.transformer import Transformer
 
 State: TypeAlias = Any
-"""What B worlds remember: a pytree of tensors with a leading axis B."""
+"""The memory of B worlds: a pytree of tensors with a leading axis B."""
 
 Kind: TypeAlias = Literal["gru", "lstm", "transformer", "fast_weights"]
 
@@ -33,7 +33,7 @@ Kind: TypeAlias = Literal["gru", "lstm", "transformer", "fast_weights"]
 class MemoryConfig:
     """Settings of a memory.
 
-    `layers` and `heads` are of transformers and fast weights, `context_steps` of transformers.
+    `layers` and `heads` are for transformers and fast weights, `context_steps` for transformers.
     """
 
     memory: Kind = "gru"
@@ -54,8 +54,8 @@ class MemoryConfig:
         check_at_least(1, self, "memory_size", "layers", "heads", "context_steps")
         if self.memory == "transformer" and self.memory_size % (2 * self.heads):
             raise UserError(
-                f"agent.memory_size must be a multiple of {2 * self.heads}, twice agent.heads, so "
-                f"that positions can turn pairs of numbers; got {self.memory_size}"
+                f"agent.memory_size must be a multiple of {2 * self.heads}, twice agent.heads, "
+                f"because positions turn pairs of numbers; got {self.memory_size}"
             )
         if self.memory == "fast_weights" and self.memory_size % self.heads:
             raise UserError(
@@ -66,7 +66,7 @@ class MemoryConfig:
 
 @runtime_checkable
 class Memory(Protocol):
-    """What remembers a trial."""
+    """The memory of a trial."""
 
     def empty(self, worlds: int) -> State:
         """Return the state of worlds that have seen nothing, on the parameters' device."""
@@ -75,22 +75,21 @@ class Memory(Protocol):
     def step(
         self, inputs: Float[Tensor, "B I"], state: State, valid: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B H"], State]:
-        """Return what is remembered at a step, and the state with the step in it.
+        """Return the output at a step, and the state with the step in it.
 
         It may write into the state that it is given.
 
         Args:
-            valid: Where the step is none of padding. Others leave the state as it is.
+            valid: Where the step is not padding. Padding leaves the state as it is.
         """
         ...
 
     def sequence(
         self, inputs: Float[Tensor, "T B I"], state: State
     ) -> tuple[Float[Tensor, "T B H"], State]:
-        """Return what is remembered at each step of a sequence, and the state after the last.
+        """Return the output at each step of a sequence, and the state after the last.
 
-        Padding may stand at the end, where no valid step sees it; the state then counts for
-        nothing.
+        Padding may stand at the end, where no valid step sees it; the state then means nothing.
 
         Args:
             state: Before the first step. It is left as it is.

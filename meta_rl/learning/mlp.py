@@ -34,11 +34,11 @@ ACTIVATIONS = {
 
 
 Layers: TypeAlias = list[tuple[Tensor, Tensor]]
-"""Of each layer the weights (M, out, in) and the biases (M, out), or tangents of them."""
+"""Weights (M, out, in) and biases (M, out) of each layer, or changes of them."""
 
 
 def layer_names(depth: int) -> list[str]:
-    """Return what the parameters of so many layers are called, in the order of `flat`."""
+    """Return the names of the parameters of `depth` layers, in the order of `flat`."""
     return [f"layers.{i}.{kind}" for i in range(depth) for kind in ("weight", "bias")]
 
 
@@ -61,17 +61,17 @@ class Piece:
     steps: slice
 
     def of(self, column: Shaped[Tensor, "M B *rest"]) -> Shaped[Tensor, "m b *rest"]:
-        """Return them of a column."""
+        """Return the piece of a column."""
         return column[self.tasks, self.steps]
 
 
 AT_ONCE = 2**18
-"""Numbers that a piece may have in each layer on a CPU, 1 MB of them: small enough for the cache,
-and large enough that what Python adds to each operation does not count."""
+"""Numbers that a piece may have in each layer on a CPU: 1 MB of them. That is small enough for the
+cache, and large enough that Python's overhead does not count."""
 
 
 def pieces(obs: Float[Tensor, "M B O"], layers: Layers) -> list[Piece]:
-    """Cut the steps of all tasks into pieces; how does not depend on the number of threads."""
+    """Cut the steps of all tasks into pieces, the same for any number of threads."""
     tasks, steps = obs.shape[:2]
     if obs.device.type != "cpu":
         return [Piece(slice(0, tasks), slice(0, steps))]
@@ -86,10 +86,10 @@ def pieces(obs: Float[Tensor, "M B O"], layers: Layers) -> list[Piece]:
 
 
 class Pass:
-    """One piece's way through the network: its output, and derivatives of it.
+    """The forward pass of one piece, and derivatives of its output.
 
     Args:
-        inputs: What the first layer sees.
+        inputs: Inputs of the first layer.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class Pass:
         self.layers = layers
         self.activation = activation
         self.seen = [inputs]
-        """What each layer sees."""
+        """Inputs of each layer."""
         for weight, bias in layers[:-1]:
             self.seen.append(activation.value(affine(weight, bias, self.seen[-1])))
         self.output: Float[Tensor, "m b A"] = affine(*layers[-1], self.seen[-1])
 
     def push(self, tangent: Layers) -> tuple[Float[Tensor, "m b A"], list[Tensor | None]]:
-        """J u for a change u of the layers: that of the output, and of what each layer sees."""
+        """Return the changes of the output and of all inputs for a change u of the layers."""
         moved: list[Tensor | None] = [None]  # the observations stay
         for i, (weight, bias) in enumerate(tangent):
             change = affine(weight, bias, self.seen[i])
@@ -116,10 +116,10 @@ class Pass:
         return change, moved
 
     def pull(self, slope: Float[Tensor, "m b A"]) -> tuple[Layers, list[Tensor]]:
-        """Jᵀ s for the slope s of a loss in the output: its gradient in the layers.
+        """Return Jᵀ s for the slope s of a loss in the output: its gradient in the layers.
 
         Returns:
-            With it, the loss's slopes in what each layer but the first sees.
+            With it, the loss's slopes in the inputs of each layer but the first.
         """
         gradient: Layers = []
         slopes: list[Tensor] = []
@@ -138,12 +138,12 @@ class Pass:
         moved: list[Tensor | None],
         change: Float[Tensor, "m b A"],
     ) -> Layers:
-        """How the gradient of `pull` changes along u: Pearlmutter's (1994) backward pass.
+        """Return the change of `pull`'s gradient along u: Pearlmutter's (1994) backward pass.
 
         Args:
-            slope: What was pulled, and `slopes` what came of it.
-            tangent: u, and `moved` what came of it.
-            change: That of the slope along u.
+            slope: The argument of `pull`; `slopes` is its second result.
+            tangent: u, the argument of `push`; `moved` is its second result.
+            change: Change of the slope along u.
         """
         result: Layers = []
         for i in reversed(range(len(self.layers))):
@@ -170,10 +170,10 @@ def affine(
 
 
 class Passes:
-    """All pieces' ways through the networks of their tasks.
+    """The forward passes of all pieces through the networks of their tasks.
 
     Args:
-        kept: Whether derivatives will be asked for; otherwise the outputs alone are kept.
+        kept: Whether to keep what derivatives need; otherwise only the outputs are kept.
     """
 
     def __init__(
@@ -194,11 +194,11 @@ class Passes:
 
     @property
     def output(self) -> Float[Tensor, "M B A"]:
-        """What the networks put out."""
+        """The networks' outputs."""
         return self.joined([each.output for each in self.each])
 
     def push(self, tangent: Params) -> Float[Tensor, "M B A"]:
-        """J u: how the output changes along u."""
+        """Return J u: the change of the output along u."""
 
         def pushed(i: int) -> Tensor:
             return self.each[i].push(layers_of(tangent, self.depth, self.pieces[i].tasks))[0]
@@ -206,7 +206,7 @@ class Passes:
         return self.joined(side_by_side(pushed, range(len(self.each))))
 
     def pull(self, slope: Float[Tensor, "M B A"]) -> Params:
-        """Jᵀ s: the gradient of a loss whose slope in the output is s."""
+        """Return Jᵀ s: the gradient of a loss whose slope in the output is s."""
 
         def pulled(i: int) -> list[Tensor]:
             return flat(self.each[i].pull(self.pieces[i].of(slope))[0])
@@ -216,7 +216,7 @@ class Passes:
         return dict(zip(layer_names(self.depth), totals, strict=True))
 
     def joined(self, parts: Sequence[Tensor]) -> Float[Tensor, "M B A"]:
-        """Put together what each piece has of its steps."""
+        """Join the steps of all pieces."""
         whole = parts[0].new_empty(*self.shape, *parts[0].shape[2:])
         for piece, part in zip(self.pieces, parts, strict=True):
             whole[piece.tasks, piece.steps] = part
@@ -224,7 +224,7 @@ class Passes:
 
 
 def added(pieces: Sequence[Piece], parts: Sequence[Sequence[Tensor]], tasks: int) -> list[Tensor]:
-    """Add up, always in the same order, what each piece has of its tasks' parameters."""
+    """Add up the pieces' parts of their tasks' parameters, always in the same order."""
     totals = []
     for each in zip(*parts, strict=True):
         total = each[0].new_zeros(tasks, *each[0].shape[1:])

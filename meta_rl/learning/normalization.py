@@ -20,7 +20,7 @@ class RunningMoments:
 
     @classmethod
     def empty(cls, size: tuple[int, ...], device: torch.device) -> "RunningMoments":
-        """Nothing seen yet: normalizes nothing away."""
+        """Return the moments before any value, which leave values unchanged."""
         return cls(
             count=torch.zeros((), device=device),
             mean=torch.zeros(size, device=device),
@@ -65,7 +65,7 @@ class RunningMoments:
         """Scale to variance 1 without a shift, clipped to ±10: 0 stays 0.
 
         A mean above 5 deviations is scaled to 5 instead. Otherwise the clip would hide how values
-        differ: a humanoid earns 5 a step for standing, and what its task is worth varies by 0.5.
+        differ: a humanoid earns 5 a step for standing, and its task varies the reward by 0.5.
         """
         return (values / torch.maximum(self.std, self.mean.abs() / 5)).clamp(-10, 10)
 

@@ -1,4 +1,4 @@
-"""How new something is, told by how badly a network predicts another, random one."""
+"""Novelty, as the error of a network that predicts the output of a random one."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,23 +7,23 @@ from meta_rl.core.seeding import seeded
 from meta_rl.learning.networks import mlp
 
 WEIGHT_SCALE = 3.0
-"""How much larger than PyTorch's own the random network's weights are, so that it bends enough for
-what is learned in one place to tell little of another; chosen from a few."""
+"""Factor of the random network's weights over PyTorch's own. It makes the network bend enough that
+learning in one place tells little of another. Chosen from a few values."""
 HIDDEN_SIZES = (128, 128)
 """Units of each hidden layer of both networks."""
 OUTPUTS = 32
-"""Numbers that both networks put out."""
+"""Outputs of both networks."""
 
 
 class Novelty(nn.Module):
     """Random network distillation (Burda et al. 2019, §2.2).
 
-    A network learns to put out what a random one, which never changes, puts out for the rows that
-    it is shown. Where it has learned its error is small; elsewhere it stays as large as at first.
+    A network learns the outputs of a random network, which never changes, on the rows that it is
+    shown. Its error becomes small on rows like these, and stays as large as at first elsewhere.
 
     Args:
         input_size: Numbers of a row (I).
-        seed: Of both networks' parameters.
+        seed: Seed of both networks' parameters.
     """
 
     def __init__(self, input_size: int, seed: int) -> None:

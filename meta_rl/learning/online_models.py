@@ -1,8 +1,8 @@
-"""Models of dynamics and rewards that adapt to what just happened: by gradients, or by a memory.
+"""Models of dynamics and rewards that adapt to the latest steps: by gradients, or by a memory.
 
-Both remember what acting shows (`remember`), make of it what they know of a world (`knowledge`),
-and predict with that. For training they make the same of recorded trials (`knowledge_at`). What a
-model knows is a pytree whose tensors have a leading axis of worlds.
+Both remember the steps of acting (`remember`), turn them into knowledge of a world (`knowledge`),
+and predict with that. For training they make the same of recorded trials (`knowledge_at`).
+Knowledge is a pytree whose tensors have a leading axis of worlds.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from meta_rl.learning.trials import History, memory_inputs
 from meta_rl.learning.windows import Moments, Window
 
 Remembered: TypeAlias = Any
-"""What M × N worlds remember while they act: a pytree of tensors with leading axes (M, N)."""
+"""The memory of M × N worlds while they act: a pytree of tensors with leading axes (M, N)."""
 
 
 @dataclass(frozen=True)
 class OnlineModelConfig(MemoryConfig):
-    """A model of dynamics and rewards, and how it adapts. A memory is for recurrence alone."""
+    """A model of dynamics and rewards, and how it adapts. Only recurrence has a memory."""
 
     adaptation: Literal["gradient", "recurrence"] = "gradient"
     """How the model adapts: by gradient steps on the latest transitions (`gradient`, GrBAL), or by
@@ -69,11 +69,11 @@ class OnlineModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say what it knows at first")
 
     def remember(self, state: Remembered, timestep: TimeStep, scale: TransitionScale) -> Remembered:
-        """Return the memory with what a step shows; padding is not remembered."""
+        """Return the memory with one more step; padding is not remembered."""
         raise NotImplementedError(f"{type(self).__name__} must say what it remembers")
 
     def knowledge(self, state: Remembered, scale: TransitionScale) -> Any:
-        """Return what is known of B = M × N worlds."""
+        """Return the knowledge of B = M × N worlds."""
         raise NotImplementedError(f"{type(self).__name__} must say what it knows")
 
     def predict(self, x: Float[Tensor, "B R I"], knowledge: Any) -> Float[Tensor, "B R O1"]:
@@ -81,11 +81,11 @@ class OnlineModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say what it predicts")
 
     def knowledge_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
-        """Return what would be known at moments of recorded trials."""
+        """Return the knowledge at moments of recorded trials."""
         raise NotImplementedError(f"{type(self).__name__} must say what it knew")
 
     def ignorance_at(self, history: History, moments: Moments, scale: TransitionScale) -> Any:
-        """Return what would be known there without adaptation."""
+        """Return the knowledge at these moments without adaptation."""
         raise NotImplementedError(f"{type(self).__name__} must say what it knew unadapted")
 
     def error(
@@ -93,7 +93,7 @@ class OnlineModel(nn.Module):
     ) -> Float[Tensor, "B R"]:
         """Return the weighted squared error of predictions.
 
-        It is the negative log-likelihood of a Gaussian of fixed variance, but for constants.
+        Up to constants, it is the negative log-likelihood of a Gaussian of fixed variance.
         """
         return (self.share * (output - target) ** 2).sum(-1)
 
@@ -101,9 +101,9 @@ class OnlineModel(nn.Module):
 class GradientModel(OnlineModel):
     """GrBAL: θ' = θ - ψ ∇L(θ; last M transitions) (Nagabandi et al. 2019, eq. 5 and Alg. 2).
 
-    A world remembers its last observation and its last transitions, `past`,
-    (M, N, past_steps, 2O + A + 1) numbers as they were seen, and which of them there are. θ' comes
-    of them anew at each step.
+    A world remembers its last observation, its last transitions (`past`, unscaled, of shape
+    (M, N, past_steps, 2O + A + 1)), and which of them exist (`known`). θ' is computed from them
+    anew at each step.
     """
 
     def __init__(self, config: OnlineModelConfig, spec: EnvSpec) -> None:
@@ -116,7 +116,7 @@ class GradientModel(OnlineModel):
         )
 
     def nothing(self, worlds: torch.Size) -> dict[str, Tensor]:
-        """No transition, and no observation either."""
+        """Return a memory without transitions and without an observation."""
         steps, like = self.config.past_steps, self.share
         return {
             "obs": like.new_zeros(*worlds, self.parts[0]),
@@ -129,7 +129,7 @@ class GradientModel(OnlineModel):
     ) -> dict[str, Tensor]:
         """Append the transition that ends here; the oldest is forgotten.
 
-        The last transition of an episode is left out: what follows it is not shown.
+        The last transition of an episode is left out, because its next observation is not shown.
         """
         row = torch.cat(
             [
@@ -151,7 +151,7 @@ class GradientModel(OnlineModel):
         }
 
     def knowledge(self, state: dict[str, Tensor], scale: TransitionScale) -> Steps:
-        """Return the gradient steps on what is remembered."""
+        """Return the gradient steps on the remembered transitions."""
         past = state["past"].flatten(0, 1)
         obs, action, reward, next_obs = torch.split(past, list(self.parts), dim=-1)
         known = state["known"].flatten(0, 1)
@@ -172,7 +172,7 @@ class GradientModel(OnlineModel):
     def predict(
         self, x: Float[Tensor, "B R I"], knowledge: Steps | None
     ) -> Float[Tensor, "B R O1"]:
-        """Predict by θ' of each world; by θ if there is none."""
+        """Predict with each world's θ'; without one, with θ."""
         output: Tensor = self.network(x, knowledge)
         return output
 
@@ -181,13 +181,13 @@ class GradientModel(OnlineModel):
         return self.adapted(moments.past(history, self.config.past_steps), scale)
 
     def ignorance_at(self, history: History, moments: Moments, scale: TransitionScale) -> None:
-        """Nothing: θ itself predicts."""
+        """Return nothing: θ itself predicts."""
 
 
 class RecurrentModel(OnlineModel):
     """ReBAL: a memory of the trial is an input of the model (Nagabandi et al. 2019, §4).
 
-    What is remembered stays as it is while a plan is tried out, as θ' does with gradients.
+    The memory stays fixed while a plan is tried out, as θ' does with gradients.
     """
 
     def __init__(self, config: OnlineModelConfig, spec: EnvSpec, trial_steps: int) -> None:
@@ -221,41 +221,41 @@ class RecurrentModel(OnlineModel):
         return {"memory": by_world(memory, worlds), "remembered": kept}
 
     def inputs(self, timestep: TimeStep, scale: TransitionScale) -> Float[Tensor, "*T M N I"]:
-        """What the memory sees of a step."""
+        """Return the memory's inputs of a step."""
         return memory_inputs(timestep, scale.obs, scale.reward)
 
     def knowledge(self, state: dict[str, Any], scale: TransitionScale) -> Float[Tensor, "B H"]:
-        """Return what is remembered of each world."""
+        """Return the memory's output for each world."""
         remembered: Tensor = state["remembered"]
         return remembered.flatten(0, 1)
 
     def predict(
         self, x: Float[Tensor, "B R I"], knowledge: Float[Tensor, "B H"]
     ) -> Float[Tensor, "B R O1"]:
-        """Predict with what is remembered; the first layer sees steps and memories apart."""
+        """Predict with the memory's output; the first layer takes it apart from the step."""
         output: Tensor = self.rest(self.of_step(x) + self.of_memory(knowledge).unsqueeze(1))
         return output
 
     def remembered(self, history: History, scale: TransitionScale) -> Float[Tensor, "T1 B H"]:
-        """Return what is remembered before each step of trials, and after the last."""
+        """Return the memory's outputs before each step of trials, and after the last."""
         inputs = self.inputs(history.seen(), scale).flatten(1, 2)
         return self.memory.sequence(inputs, self.memory.empty(inputs.shape[1]))[0]
 
     def knowledge_at(
         self, history: History, moments: Moments, scale: TransitionScale
     ) -> Float[Tensor, "W H"]:
-        """Return what is remembered at moments of trials, from their beginning on."""
+        """Return the memory's outputs at moments of trials, from their beginning on."""
         return self.remembered(history, scale)[moments.step, moments.trial]
 
     def ignorance_at(
         self, history: History, moments: Moments, scale: TransitionScale
     ) -> Float[Tensor, "W H"]:
-        """Return what is remembered of the trials' first observations alone."""
+        """Return the memory's outputs for the trials' first observations alone."""
         return self.remembered(history, scale)[0, moments.trial]
 
 
 def build_online_model(config: OnlineModelConfig, spec: EnvSpec, trial_steps: int) -> OnlineModel:
-    """Make the model that the settings ask for."""
+    """Make the model of these settings."""
     if config.adaptation == "gradient":
         return GradientModel(config, spec)
     return RecurrentModel(config, spec, trial_steps)

@@ -1,4 +1,4 @@
-"""Planning by sampling: action sequences are tried out in a model, and the good ones averaged."""
+"""Planning by sampling: tries action sequences in a model, and averages the good ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,14 +54,14 @@ class PlannerConfig:
 class Planner:
     """Improves the plans of B worlds at once, by MPPI or CEM.
 
-    Candidates are the plan and normal deviations from it, each with a weight; the plan becomes
-    their weighted mean. MPPI's weights are exp(R / λ) (Williams et al. 2017, Alg. 2), those of CEM
-    are equal for the best candidates and 0 for others (Rubinstein 1999). A further iteration
-    deviates as the weighted candidates do, also with MPPI (as Hansen et al. 2022, eq. 4).
+    Candidates are the plan and normal deviations from it, each with a weight. The plan becomes
+    their weighted mean. MPPI's weights are exp(R / λ) (Williams et al. 2017, Alg. 2). CEM's are
+    equal for the best candidates and 0 for others (Rubinstein 1999). With both, a further iteration
+    has the standard deviation of the weighted candidates (Hansen et al. 2022, eq. 4).
 
-    All worlds and all steps share one set of deviations, drawn once (as Bhardwaj et al. 2021, STORM
-    share theirs). So planning is a function of the model and the observation: it needs no noise,
-    and runs in an exported policy. Candidate 0 is the plan itself.
+    All worlds and all steps share one set of deviations, drawn once (as in STORM, Bhardwaj et al.
+    2021). So planning is a function of the model and the observation: it needs no noise, and runs
+    in an exported policy. Candidate 0 is the plan itself.
 
     Args:
         generator: Draws the deviations.
@@ -88,13 +88,13 @@ class Planner:
         """Return better plans, within [-1, 1].
 
         Args:
-            imagined: What candidates return, by the model.
+            imagined: Returns of candidates, as the model predicts them.
         """
         std: float | Tensor = self.config.plan_std
         for _ in range(self.config.planning_iterations):
             free = plan.unsqueeze(1) + std * self.deviations
             returns = imagined(free.clamp(-1, 1))
-            # Means are taken before clipping: a mean of clipped ones never comes to a bound.
+            # Means are taken before clipping: a mean of clipped actions never reaches a bound.
             share = self.shares(returns)
             mean = torch.einsum("bk,bkha->bha", share, free)
             variance = torch.einsum("bk,bkha->bha", share, (free - mean.unsqueeze(1)) ** 2)
@@ -103,7 +103,7 @@ class Planner:
         return plan
 
     def shares(self, returns: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-        """Return the weight of each candidate; MPPI weighs those that are all alike the same."""
+        """Return the weight of each candidate; if returns are equal, MPPI's weights are, too."""
         if self.config.planner == "cem":
             best = returns.topk(self.config.elites, dim=1).indices
             return torch.zeros_like(returns).scatter(1, best, 1 / self.config.elites)
@@ -113,7 +113,7 @@ class Planner:
 
 
 LEAST_STD = 0.02
-"""Candidates keep some deviation, however much the best of them agree."""
+"""Smallest standard deviation of candidates, however much the best of them agree."""
 
 
 def smoothed(noise: Float[Tensor, "K H A"], correlation: float) -> Float[Tensor, "K H A"]:

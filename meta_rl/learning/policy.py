@@ -20,13 +20,13 @@ from meta_rl.learning.mlp import ACTIVATIONS, Activation, Passes, layer_names
 
 
 class MLPPolicy(nn.Module):
-    """An MLP's mean and a standard deviation that does not depend on the state, or its logits.
+    """An MLP for a Gaussian's mean, with a deviation independent of the state, or for logits.
 
     The module is the definition and the source of initial values. Agents keep parameters as data
     and call `batched`, which gives each task its own.
 
     Args:
-        choices: How many options each choice of a discrete action has; none for a Gaussian.
+        choices: Number of options of each discrete choice; none for a Gaussian.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class MLPPolicy(nn.Module):
 
     @property
     def head(self) -> tuple[str, ...]:
-        """How the names begin of what makes a distribution of the last features."""
+        """Prefixes of the names of the parameters after the last hidden layer."""
         return f"layers.{len(self.layers) - 1}.", "log_std"
 
     @property
     def parameter_names(self) -> list[str]:
-        """Names of its parameters: those of the layers, in their order, and log_std."""
+        """Names of the parameters: those of the layers, in their order, and log_std."""
         return layer_names(len(self.layers)) + ([] if self.choices else ["log_std"])
 
     def initial_parameters(self, generator: torch.Generator, device: torch.device) -> Params:
@@ -70,7 +70,7 @@ class MLPPolicy(nn.Module):
         return {name: value.detach().to(device) for name, value in self.named_parameters()}
 
     def forward(self, obs: Float[Tensor, "*B O"]) -> Distribution:
-        """The policy under the module's own parameters."""
+        """Return the policy under the module's own parameters."""
         for layer in self.layers[:-1]:
             obs = self.activation.value(layer(obs))
         mean = self.layers[-1](obs)
@@ -80,7 +80,7 @@ class MLPPolicy(nn.Module):
         return Gaussian(mean, log_std.expand(*[1] * (mean.dim() - 1), -1))
 
     def batched(self, params: Params, obs: Float[Tensor, "M B O"]) -> Distribution:
-        """The policy of each task under that task's own parameters.
+        """Return each task's policy under its own parameters.
 
         Equal to `vmap(functional_call)` and three times cheaper when acting.
         """
@@ -95,7 +95,7 @@ class MLPPolicy(nn.Module):
     def acting(
         self, output: Float[Tensor, "M B A"], log_std: Float[Tensor, "M A"] | None = None
     ) -> Distribution:
-        """The policy of each task whose network put this out."""
+        """Return each task's policy, given its network's output."""
         if log_std is None:
             return choice_of(output, self.choices)
         return Gaussian(output, log_std.clamp(min=self.min_log_std).unsqueeze(1))
@@ -104,13 +104,13 @@ class MLPPolicy(nn.Module):
     def keep_floor(self, params: Params) -> None:
         """Raise σ to its floor, in place, where a step has led below it.
 
-        There the policy does not depend on σ, so that nothing would be learned of it any more.
+        Below the floor the policy does not depend on σ, so its gradient would stay 0.
         """
         if not self.choices:
             params["log_std"].clamp_(min=self.min_log_std)
 
     def in_pieces(self, params: Params, obs: Float[Tensor, "M B O"]) -> Distribution:
-        """As `batched`, faster on the many steps of whole rollouts; differentiable once."""
+        """Return what `batched` does, faster on whole rollouts; differentiable once."""
         values = [params[name] for name in layer_names(len(self.layers))]
         through: Any = _Output.apply  # untyped in torch
         return self.acting(through(self.activation, obs, *values), params.get("log_std"))
@@ -143,7 +143,7 @@ class MLPPolicyConfig:
         """Make the policy for a family's observations and actions.
 
         Args:
-            beside: Numbers that it sees beside an observation.
+            beside: Inputs besides the observation.
         """
         return MLPPolicy(
             spec.observation_size + beside,
@@ -157,7 +157,7 @@ class MLPPolicyConfig:
 
 
 class _Output(torch.autograd.Function):
-    """What the networks of many tasks put out, differentiable in their layers."""
+    """The outputs of the networks of many tasks, differentiable in their layers."""
 
     @staticmethod
     def forward(ctx: Any, activation: Activation, obs: Tensor, *row: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class _Output(torch.autograd.Function):
 
 
 def choice_of(logits: Float[Tensor, "*B A"], choices: Sequence[int]) -> Categorical | Product:
-    """Return the distribution of a discrete action, whose choices' logits lie side by side."""
+    """Return the distribution of a discrete action, given the logits of all its choices."""
     parts = tuple(Categorical(part) for part in torch.split(logits, list(choices), dim=-1))
     return parts[0] if len(parts) == 1 else Product(parts)
 
@@ -183,7 +183,7 @@ def for_each_task(params: Params, tasks: int) -> Params:
 
 
 def by_task(x: Shaped[Tensor, "T M N *rest"]) -> Shaped[Tensor, "M TN *rest"]:
-    """Lay a rollout's steps out task by task, as `MLPPolicy.batched` wants them."""
+    """Lay out a rollout's steps task by task, as `MLPPolicy.batched` takes them."""
     return x.movedim(1, 0).flatten(1, 2)
 
 

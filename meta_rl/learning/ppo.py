@@ -55,7 +55,7 @@ class EntropyPPOConfig(PPOConfig):
 
 @dataclass(frozen=True)
 class OuterEpochsConfig(PPOConfig):
-    """Settings of PPO's epochs whose samples are tasks."""
+    """Settings of PPO's epochs when the samples are tasks."""
 
     minibatches: int = 1
     """Minibatches that the tasks of each pass are split into, at least 1; one Adam step each."""
@@ -81,11 +81,11 @@ def clipped_loss(
     weight: Float[Tensor, "*B"],
     clip: float,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Minus PPO's objective, weighted, and what tells how far the policy moved.
+    """Return minus PPO's objective, weighted, and metrics of how far the policy moved.
 
     Args:
         log_ratio: log π(a|s) - log π_old(a|s).
-        weight: Of each step, 0 on padding; they sum to 1, those of all ranks together.
+        weight: Weight of each step, 0 on padding. Over all ranks they sum to 1.
     """
     log_ratio = torch.where(weight > 0, log_ratio, 0.0)  # a padded step's ratio may be infinite
     ratio = log_ratio.exp()
@@ -105,7 +105,7 @@ def clipped_loss_with_entropy(
     weight: Float[Tensor, "*B"],
     config: EntropyPPOConfig,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """`clipped_loss` less the entropy bonus (Schulman et al. 2017, eq. 9); `outer/loss` is without.
+    """Return `clipped_loss` minus the entropy bonus, which `outer/loss` leaves out (eq. 9).
 
     Args:
         policy: π in the same steps.
@@ -125,19 +125,18 @@ def run_epochs(
 ) -> Metrics:
     """Take steps on random minibatches (Schulman et al. 2017, Alg. 1); return their mean metrics.
 
-    No further epoch is begun once the divergence exceeds `config.target_kl`.
+    No further epoch starts once the divergence exceeds `config.target_kl`.
 
     Args:
-        step: Takes one on the samples of the given indices (on the CPU); its metrics hold
-            `outer/kl`, of all ranks' samples. None says that it took none, and that there shall be
-            no more.
-        count: Number of samples, of all ranks.
-        generator: Shuffles.
-        measure: Measures `outer/kl` after an epoch; without it, the mean of the epoch's steps
-            counts, each measured before it was taken.
+        step: Takes a step on the samples of the given indices (on the CPU). Its metrics hold
+            `outer/kl` over all ranks' samples. None means that it took no step and wants no more.
+        count: Number of samples of all ranks.
+        generator: Shuffles the samples.
+        measure: Measures `outer/kl` after an epoch. Without it, the mean over the epoch's steps
+            counts, each measured before the step was taken.
 
     Returns:
-        With them `outer/epochs`, how many there were.
+        The metrics, and `outer/epochs`, the number of epochs.
     """
     history: list[Metrics] = []
     taken = 0
@@ -157,8 +156,8 @@ def run_epochs(
 
 
 TaskLoss: TypeAlias = Callable[[Params, Part | None], tuple[Tensor, Metrics]]
-"""(θ, which of the rank's tasks, or None for all) ↦ what they add to the loss, a mean over the
-tasks of all ranks, and to what is measured beside it."""
+"""(θ, some of the rank's tasks, or None for all) ↦ their part of the loss and of its metrics, which
+are means over the tasks of all ranks."""
 
 
 def descend_epochs(
@@ -173,16 +172,16 @@ def descend_epochs(
     """Move θ by epochs of gradient steps on minibatches of tasks.
 
     All ranks shuffle the tasks alike, so a minibatch holds the same tasks as in a single process.
-    Each rank differentiates the loss of those that it has played, be they many or none, as a part
-    of the mean over the minibatch, and the parts are added up.
+    Each rank differentiates the loss of those that it has played, which may be none, as its part of
+    the mean over the minibatch. The parts are added up.
 
     Args:
-        loss: Measures `outer/kl`.
-        tasks: M, of this rank.
-        at_first: What to measure of the first gradient, still at the θ that collected.
+        loss: The loss, which also measures `outer/kl`.
+        tasks: Number of this rank's tasks (M).
+        at_first: Measures the first gradient, while θ is still the one that collected.
 
     Returns:
-        What was measured first, and of the whole meta-batch at the end.
+        The metrics of `at_first`, and those of the whole meta-batch at the end.
     """
     whole = config.minibatches == 1
     first: Metrics = {}
@@ -194,7 +193,7 @@ def descend_epochs(
         )
         if not first:
             first.update(at_first(gradient) | {"outer/loss_before": value})
-        # With one step an epoch, its own measure spares one of the epoch before.
+        # With one step per epoch, it measures the divergence itself, before the step.
         if whole and config.target_kl is not None and measured["outer/kl"] > config.target_kl:
             return None
         descent.step(theta, shortened(gradient, config.max_gradient_norm))

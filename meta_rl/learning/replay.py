@@ -1,7 +1,7 @@
-"""Experience that an agent keeps: in memory, and in files that are written once and never changed.
+"""A replay of experience: in memory, and in files that are written once and never changed.
 
-A checkpoint stays small: it holds a mark, which names the rows that were stored then. The rows
-themselves are in segments, written before the checkpoint that names them.
+A checkpoint stays small: it holds a mark, which names the stored rows by their numbers. The rows
+themselves are in files, the segments, written before the checkpoint that names them.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from meta_rl.core.types import Tasks
 class Replay:
     """The last `capacity` rows of named columns, for an agent that is `protocols.Stored`.
 
-    Rows have numbers, in order, for the whole life of a run. What a mark names stays in memory
-    until rows are added after a later one, so that an update can be taken back.
+    Rows are numbered through the whole life of a run. The rows that a mark names stay in memory
+    until rows are added after a later mark, so that an update can be taken back.
 
     Args:
-        columns: What a row holds: each column without any row, (0, ...).
+        columns: The columns without any row, (0, ...).
     """
 
     def __init__(self, capacity: int, columns: Mapping[str, Shaped[Tensor, "0 ..."]]) -> None:
@@ -37,16 +37,16 @@ class Replay:
         self._marked = 0
         """Number of the first row that the last mark names."""
         self._written = 0
-        """Rows before this number are in segments, if they are anywhere."""
+        """Rows before this number have been written to segments."""
 
     @property
     def added(self) -> int:
-        """Rows ever added."""
+        """Number of rows ever added."""
         return self._first + len(next(iter(self.columns.values())))
 
     @property
     def room(self) -> int:
-        """Bytes of the last `capacity` rows; what came since the last mark takes room on top."""
+        """Bytes of the last `capacity` rows; rows since the last mark take room on top."""
         numbers = ((column.shape[1:].numel(), column) for column in self.columns.values())
         return self.capacity * sum(count * column.element_size() for count, column in numbers)
 
@@ -56,7 +56,7 @@ class Replay:
     def add(self, rows: Mapping[str, Tensor]) -> None:
         """Append rows, (B, ...) in each column; kept on the CPU.
 
-        Those that the last mark names no more are forgotten.
+        Rows that the last mark does not name are forgotten.
         """
         unnamed = self._marked - self._first
         for name, column in self.columns.items():  # one by one: less memory is held twice
@@ -70,24 +70,24 @@ class Replay:
         return {name: column[surplus:] for name, column in self.columns.items()}
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw so many of the last rows, with repetition."""
+        """Draw `count` of the last rows, with repetition."""
         drawn = torch.randint(len(self), (count,), generator=generator)
         return {name: column[drawn] for name, column in self.last.items()}
 
     def mark(self) -> dict[str, int]:
-        """Return what names the rows within the capacity; the next `add` drops older ones."""
+        """Return a mark of the rows within the capacity; the next `add` drops older ones."""
         self._marked = self.added - len(self)
         return {"first": self._marked, "added": self.added}
 
     def rewind(self, mark: Mapping[str, int]) -> None:
-        """Forget what was added after a mark."""
+        """Forget the rows that were added after a mark."""
         kept = mark["added"] - self._first
         self.columns = {name: column[:kept] for name, column in self.columns.items()}
 
     def write(self, folder: Path, mark: Mapping[str, int]) -> None:
         """Write the rows that a mark names and that are in no file yet, as one segment.
 
-        What a mark names is in memory until rows are added after a later one: write it before.
+        Call it before rows are added after a later mark: until then the rows are in memory.
         """
         start, end = max(self._written, mark["first"]), mark["added"]
         if start < end:
@@ -104,7 +104,7 @@ class Replay:
                 path.unlink()
 
     def read(self, folder: Path, mark: Mapping[str, int]) -> None:
-        """Read the rows that a mark names; delete what was written after it."""
+        """Read the rows that a mark names; delete segments that were written after it."""
         pieces: list[dict[str, Tensor]] = []
         expected = mark["first"]
         for path, start, end in _segments(folder):
@@ -113,7 +113,7 @@ class Replay:
             elif end > mark["first"] and start <= expected and end <= mark["added"]:
                 try:
                     rows: dict[str, Tensor] = torch.load(path, weights_only=True)
-                except Exception as error:  # whatever the reader stumbles over
+                except Exception as error:  # the reader raises many kinds
                     raise UserError(
                         f"{path} is cut short or damaged, and the run needs it to go on; put it "
                         f"back, or start the run again"
@@ -135,12 +135,12 @@ class Replay:
 
 
 class KeepsReplay:
-    """What `protocols.Stored` asks of an agent, for one that has all that it stores in a replay."""
+    """The methods of `protocols.Stored`, for an agent that stores everything in a replay."""
 
     replay: Replay
 
     def keep(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Store rows, (B, ...) in each column: every rank those of all. Return what was stored."""
+        """Store the rows of all ranks, (B, ...) in each column, on every rank; return them."""
         found = gathered(dict(rows))
         of_all = {name: torch.cat([own[name] for own in found]) for name in rows}
         self.replay.add(of_all)
@@ -152,7 +152,7 @@ class KeepsReplay:
         return self.replay.room
 
     def mark(self) -> dict[str, int]:
-        """Return what names the replay's rows."""
+        """Return a mark of the replay's rows."""
         return self.replay.mark()
 
     def rewind(self, mark: Mapping[str, int]) -> None:
@@ -179,10 +179,10 @@ def task_keys(tasks: Tasks) -> Int[Tensor, "M"]:
 
 
 class RowsByTask:
-    """Draws rows of each task, whichever way tasks are mixed among the rows.
+    """Draws rows of each task, in whatever order the rows are.
 
     Args:
-        key: Whose each row is.
+        key: The task of each row.
         rows: The places of the rows that may be drawn.
     """
 
@@ -199,7 +199,7 @@ class RowsByTask:
     def sample(
         self, which: Int[Tensor, "M"], count: int, generator: torch.Generator
     ) -> Int[Tensor, "M B"]:
-        """Draw the places of so many rows of each of some tasks, with repetition.
+        """Draw the places of `count` rows of each of some tasks, with repetition.
 
         Args:
             which: The tasks' places in `keys`.
@@ -210,7 +210,7 @@ class RowsByTask:
 
 
 def _segments(folder: Path) -> list[tuple[Path, int, int]]:
-    """Return the segments of a folder with the numbers of their first row and of that after."""
+    """Return a folder's segments, each with the numbers of its first row and of the next one."""
     found = []
     for path in sorted(folder.glob("*-*.pt")):
         start, _, end = path.stem.partition("-")

@@ -1,11 +1,11 @@
-"""A layer that reads from the past, then a network for each step, both residual."""
+"""Layers of two residual parts: a read from the past, then a network for each step."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """The end that layers of memories have in common (Vaswani et al. 2017), pre-norm."""
+    """The second part that all layers of memories share (Vaswani et al. 2017), pre-norm."""
 
     merge: nn.Linear
     feed_forward: nn.Sequential
@@ -13,7 +13,7 @@ class Residual(nn.Module):
     def finish(
         self, x: Float[Tensor, "*B H"], read: Float[Tensor, "*B H"]
     ) -> Float[Tensor, "*B H"]:
-        """Add what was read from the past, and then what the network makes of it."""
+        """Add the read from the past, and then the network's output for the sum."""
         x = x + self.merge(read)
         output: Tensor = x + self.feed_forward(x)
         return output

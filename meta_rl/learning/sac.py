@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018, 2019): what off-policy agents put on their features.
+"""Soft actor-critic (Haarnoja et al. 2018, 2019), on the features of off-policy agents.
 
 A state is whatever an agent makes of its observations: PEARL's is (s, z). Gradients of the critics'
 loss flow into it, those of the actor's do not.
@@ -29,7 +29,7 @@ LOG_STD_BOUNDS = (-20.0, 2.0)
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """An actor, two critics with targets, and how much entropy counts."""
+    """Settings of an actor, two critics with targets, and the weight of entropy."""
 
     outer_lr: float = 3e-4
     """Step size of Adam for all networks, above 0."""
@@ -105,12 +105,12 @@ def entropy_to_keep(config: ActorCriticConfig, spec: EnvSpec) -> float:
             f"agent.target_entropy must be at most {len(low) * log(2):.2f}, that of uniform "
             f"actions in {len(low)} dimensions, got {wanted}"
         )
-    # A density of actions is that of actions in [-1, 1], over the volume that they fill.
+    # The density of actions is that of actions in [-1, 1], divided by half of each range.
     return wanted + float((0.5 * (high - low)).log().sum())
 
 
 def wide(actor: nn.Sequential) -> nn.Sequential:
-    """Let an actor begin with the same wide distribution in every state."""
+    """Let an actor start with the same wide distribution in every state."""
     head = actor[-1]
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
@@ -122,15 +122,15 @@ def wide(actor: nn.Sequential) -> nn.Sequential:
 def squashed(
     outputs: Float[Tensor, "*B A2"], low: Float[Tensor, "A"], high: Float[Tensor, "A"]
 ) -> TanhGaussian:
-    """Return the policy that an actor's outputs mean: a mean and a log deviation each."""
+    """Return the policy of an actor's outputs: a mean and a log deviation for each action."""
     mean, log_std = outputs.chunk(2, dim=-1)
     return TanhGaussian(mean, log_std.clamp(*LOG_STD_BOUNDS), low, high)
 
 
 def temperature_of(config: ActorCriticConfig, learned: Float[Tensor, "*G"]) -> Float[Tensor, "*G"]:
-    """Return α of what is learned of it, log α, as a constant.
+    """Return α as a constant: from the learned log α, or from the settings.
 
-    One that is not learned is what the settings say, whatever a policy to start from had.
+    If it is not learned, the setting counts, also in a run that starts from another.
     """
     if config.learn_temperature:
         return learned.detach().exp()
@@ -211,7 +211,7 @@ class SoftActorCritic(nn.Module):
         return (self.temperature * log_prob - value).mean(), log_prob.mean()
 
     def temperature_loss(self, log_prob: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Its slope in log α raises α where the entropy is below its target (2019, eq. 18)."""
+        """Return a loss that raises α where the entropy is below its target (2019, eq. 18)."""
         return -self.log_temperature * (log_prob.detach() + self.target_entropy)
 
     def follow(self) -> None:
@@ -221,7 +221,7 @@ class SoftActorCritic(nn.Module):
     def least(
         self, critics: nn.ModuleList, state: Float[Tensor, "*B S"], action: Float[Tensor, "*B A"]
     ) -> Float[Tensor, "*B"]:
-        """The smaller of both critics' values, which errs less upwards (Fujimoto et al. 2018)."""
+        """The smaller of both critics' values, against overestimation (Fujimoto et al. 2018)."""
         return self.values(critics, state, action).amin(0)
 
     @staticmethod
@@ -237,7 +237,7 @@ class SACOptimizer:
     """Adam for each part of a soft actor-critic, in the order of its gradient step.
 
     Args:
-        features: What makes states of observations; it learns with the critics.
+        features: The module that makes states of observations; it learns with the critics.
     """
 
     def __init__(self, sac: SoftActorCritic, features: nn.Module) -> None:
@@ -258,7 +258,7 @@ class SACOptimizer:
         """Take one step on the critics' loss, then on the actor's in the same states.
 
         Args:
-            share: How many of the samples of all ranks these are.
+            share: Share of these samples among those of all ranks.
         """
         self.descend("critics", share * critic_loss)
         actor_loss, log_prob = self.sac.actor_loss(state.detach(), noise)
@@ -272,7 +272,7 @@ class SACOptimizer:
     def descend(self, name: str, loss: Tensor) -> None:
         """Take one step of a part against the gradient of a loss, added up over ranks."""
         part = self.parts[name]
-        # Not `backward`, which would also differentiate the critics on the actor's way.
+        # `backward` would also differentiate the critics in the actor's loss.
         for parameter, slope in zip(part, torch.autograd.grad(loss, part), strict=True):
             parameter.grad = slope
         sum_gradients(part)

@@ -1,4 +1,4 @@
-"""A rollout as a policy-gradient update sees it: task by task, with advantages."""
+"""The samples of a policy-gradient update: a rollout, task by task, with advantages."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from meta_rl.learning.policy import by_task
 
 @dataclass(frozen=True)
 class AdvantageConfig:
-    """How advantages are made of rollouts."""
+    """Settings of advantages."""
 
     gamma: float = 0.99
     """Discount per environment step (γ), in [0, 1]."""
@@ -34,7 +34,7 @@ class AdvantageConfig:
 
 @dataclass(frozen=True)
 class Samples:
-    """A rollout as an update sees it: task by task, with advantages.
+    """The samples of an update: a rollout, task by task, with advantages.
 
     `weight` is zero on padding and sums to 1 over each task, so that a weighted sum is a mean.
     """
@@ -48,11 +48,11 @@ class Samples:
     """N: the steps B of a task are its T time steps, each of all N copies."""
 
     def log_ratio(self, policy: Distribution) -> Float[Tensor, "M B"]:
-        """Log π(a|s) - log π_o(a|s), π_o being the policy that collected."""
+        """Return log π(a|s) - log π_o(a|s), where π_o is the policy that collected."""
         return policy.log_prob(self.action) - self.log_prob
 
     def mean_over_tasks(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
-        """The mean over each task's steps, and over tasks."""
+        """Return the mean over each task's steps, and over tasks."""
         return (self.weight * quantity).sum() / len(self.weight)
 
 
@@ -65,8 +65,8 @@ def prepare(
     """Compute a rollout's advantages and lay its steps out task by task.
 
     Args:
-        gamma: Discount instead of the config's; advantages are differentiable in it.
-        lambda_: Weight of longer backups instead of the config's, likewise.
+        gamma: Discount in place of the config's; advantages are differentiable in it.
+        lambda_: Weight of longer backups in place of the config's; likewise.
     """
     advantage = baseline_advantage(
         rollout.obs,
@@ -84,7 +84,7 @@ def prepare(
         advantage = normalize_by_task(advantage, rollout.valid)
     valid = by_task(rollout.valid)
     each, weight = valid.unsqueeze(-1), valid.float()
-    return Samples(  # padding may hold anything, also NaN, and 0 times that is no 0
+    return Samples(  # padding may hold NaN, and 0 times NaN is not 0
         torch.where(each, by_task(rollout.obs), 0.0),
         torch.where(each, by_task(rollout.action), 0.0),
         torch.where(valid, by_task(rollout.log_prob), 0.0),

@@ -1,4 +1,4 @@
-"""An encoder that tells the task from what a trial has shown so far."""
+"""An encoder that infers the task from a trial so far."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class TaskEncoder(nn.Module):
     """Layers for each step, a memory of the steps, and a linear head: the task variable.
 
     Args:
-        input_size: Numbers that a step shows (I).
+        input_size: Inputs of a step (I).
         encoder_sizes: Units of each layer before the memory.
         variable_size: Numbers that describe the task (V).
         trial_steps: Most steps of a trial.

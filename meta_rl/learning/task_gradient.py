@@ -1,4 +1,4 @@
-"""The gradient of each task's own loss, whose derivative is a symmetric matrix: the Hessian."""
+"""The gradient of each task's own loss, and products with its derivative, the Hessian."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -22,20 +22,20 @@ from meta_rl.learning.policy import MLPPolicy
 from meta_rl.learning.samples import Samples
 
 InnerLoss: TypeAlias = Callable[[Distribution, Samples], Tensor]
-"""L(π_φ), a sum over steps and tasks: tasks share no parameters, so it keeps their gradients
+"""L(π_φ), a sum over steps and tasks. Tasks share no parameters, so the sum keeps their gradients
 apart."""
 
 
 class Slopes(NamedTuple):
-    """What a piece keeps of its gradient for products with the Hessian."""
+    """What a piece keeps for products with the Hessian."""
 
     taken: Pass
     leaves: list[Tensor]
     """The network's output and, if there is one, log σ."""
     recorded: Sequence[Tensor]
-    """Slopes of the loss in them, as functions of them."""
+    """Slopes of the loss in the leaves, as functions of the leaves."""
     upstream: list[Tensor]
-    """Slopes in what each layer but the first sees."""
+    """Slopes of the loss in the inputs of each layer but the first."""
 
 
 class TaskGradient:
@@ -43,7 +43,7 @@ class TaskGradient:
 
     Args:
         phi: Parameters with leading axis M.
-        kept: Whether products will be asked for.
+        kept: Whether to keep what products need.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TaskGradient:
         self.kept = [slopes for _, slopes in found]
 
     def product(self, tangent: Params) -> Params:
-        """∇²L(φ) u of each task."""
+        """Return ∇²L(φ) u of each task."""
 
         def of(i: int) -> list[Tensor]:
             slopes, tasks = self.kept[i], self.pieces[i].tasks
@@ -98,12 +98,12 @@ class TaskGradient:
         return self.summed(side_by_side(of, range(len(self.pieces))))
 
     def summed(self, parts: Sequence[Sequence[Tensor]]) -> Params:
-        """Add up what all pieces have, by the parameters' names."""
+        """Add up the parts of all pieces, by the parameters' names."""
         return dict(zip(self.names, added(self.pieces, parts, self.tasks), strict=True))
 
 
 def task_gradient(policy: MLPPolicy, loss: InnerLoss, phi: Params, samples: Samples) -> Params:
-    """∇L(φ) of each task with respect to the policy's parameters; differentiable in them, once."""
+    """Return each task's ∇L(φ) in the policy's parameters; differentiable in them, once."""
     row = [phi[name] for name in policy.parameter_names]
     through: Any = _TaskGradient.apply  # untyped in torch
     return dict(zip(policy.parameter_names, through(policy, loss, samples, *row), strict=True))
@@ -117,7 +117,7 @@ class _TaskGradient(torch.autograd.Function):
         phi = dict(zip(policy.parameter_names, row, strict=True))
         gradient = TaskGradient(policy, loss, phi, samples, kept=any(ctx.needs_input_grad))
         ctx.gradient = gradient
-        # Without the copy the result would hold its own history, for Python's collector to find.
+        # Without a copy, the result and its history would refer to each other.
         return tuple(value.clone() for value in gradient.value.values())
 
     @staticmethod

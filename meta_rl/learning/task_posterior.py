@@ -1,4 +1,4 @@
-"""What experience tells of a task, as a Gaussian that each step of it sharpens."""
+"""A Gaussian posterior of a task, with a factor for each step of experience."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from meta_rl.learning.networks import mlp
 
 
 class ContextEncoder(nn.Module):
-    """A Gaussian factor Ψ(z|c) for each step c; with the prior they make the posterior of a task.
+    """Gives a Gaussian factor Ψ(z|c) for each step c of a task's posterior.
 
-    q(z|c₁...c_N) ∝ p(z) Π Ψ(z|c_n) (Rakelly et al. 2019, eq. 2), p(z) being the standard normal. A
-    product does not depend on the order of its factors, and of no step at all it is the prior. The
+    q(z|c₁...c_N) ∝ p(z) Π Ψ(z|c_n) (Rakelly et al. 2019, eq. 2), where p(z) is the standard normal.
+    The product does not depend on the order of the steps. Without any step it is the prior. The
     authors leave the prior out.
 
     Args:
@@ -29,7 +29,7 @@ class ContextEncoder(nn.Module):
     def forward(
         self, steps: Float[Tensor, "M B C"], valid: Bool[Tensor, "M B"]
     ) -> Float[Tensor, "M 2 Z"]:
-        """Return what a task's steps add to the natural parameters of its posterior."""
+        """Return the sum of a task's factors, in natural parameters."""
         mean, raw = self.layers(steps).chunk(2, dim=-1)
         precision = valid.unsqueeze(-1) / nn.functional.softplus(raw).clamp(min=1e-7)
         return torch.stack([(precision * mean).sum(1), precision.sum(1)], dim=1)

@@ -18,11 +18,11 @@ class Transformer(nn.Module):
     acting writes one slot in place and moves nothing: it costs O(W) a step, with no copy.
 
     Positions are rotary (Su et al. 2021): a key is turned by its own position once, and attention
-    sees differences of positions alone. So a key in its slot stays what it is while the window
+    depends on differences of positions alone. So a key in its slot need not change while the window
     slides on, and no trial is too long. Learned positions would have to be added anew at each step.
 
-    The heads of a layer share keys and values (multi-query attention, Shazeer 2019), since reading
-    the state is most of what a step costs.
+    The heads of a layer share keys and values (multi-query attention, Shazeer 2019), because
+    reading the state is most of the cost of a step.
 
     There is no dropout. PPO compares the probabilities of acting with those of training.
 
@@ -58,9 +58,9 @@ class Transformer(nn.Module):
         state: dict[str, Tensor],
         valid: Bool[Tensor, "B"],
     ) -> tuple[Float[Tensor, "B H"], dict[str, Tensor]]:
-        """Remember a step: write it into its slot of each layer, and attend to all that are full.
+        """Remember a step: write it into its slot of each layer, and attend to all full slots.
 
-        The slot that it takes held the step that the window leaves behind.
+        It overwrites the step that leaves the window.
         """
         steps = state["steps"]
         reach = self._slots_in_use(steps + 1)
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
                 else:
                     kept = torch.where(valid.unsqueeze(1), row, column[world, layer, slot])
                     column[world, layer, slot] = kept
-            # All heads look at the same keys, so they stand where a sequence has its steps.
+            # All heads share the keys, so they take the axis of a sequence's steps.
             attended = functional.scaled_dot_product_attention(
                 query.unsqueeze(1),
                 state["keys"][:, layer : layer + 1, :reach],
@@ -131,7 +131,7 @@ class Transformer(nn.Module):
     def _visible(
         self, steps: Int[Tensor, "B"], clock: Int[Tensor, "T"], past: int
     ) -> Bool[Tensor, "B T S"]:
-        """Return which of the state's slots, and then of the sequence, each step attends to."""
+        """Return which slots of the state, and then steps of the sequence, each step sees."""
         slot = torch.arange(past, device=steps.device)
         last = steps.unsqueeze(1) - 1
         written = last - (last - slot) % self.context_steps  # each slot's position; none below 0
@@ -142,15 +142,15 @@ class Transformer(nn.Module):
         return torch.cat([of_state, of_sequence.expand(len(steps), -1, -1)], dim=2)
 
     def _slots_in_use(self, steps: Int[Tensor, "B"]) -> int:
-        """Return how many slots hold anything: all, where to count them would wait for a GPU."""
+        """Return how many slots are in use; on a GPU all, since counting would wait for it."""
         if steps.device.type != "cpu" or torch.compiler.is_exporting():
             return self.context_steps
         return min(int(steps.max()), self.context_steps)
 
     def _in_step(self, steps: Int[Tensor, "B"], valid: Bool[Tensor, "B"]) -> bool:
-        """Return whether all worlds are known to write the same slot and to see all that is full.
+        """Return whether all worlds surely write the same slot and see all full slots.
 
-        So it mostly is, and then one slice is written, and no world needs a mask of its own.
+        This is the common case: one slice is written, and no world needs a mask of its own.
         """
         if steps.device.type != "cpu" or torch.compiler.is_exporting():
             return False
@@ -179,15 +179,15 @@ class Block(Residual):
         self.query_key_value = nn.Linear(size, sum(self.sizes), bias=False)
         self.merge = nn.Linear(size, size)
         for layer in (self.query_key_value, self.merge):
-            # As `nn.MultiheadAttention`: with `nn.Linear`'s own, smaller weights all steps would be
-            # attended to alike at first, and a single one among a hundred would hardly count.
+            # As `nn.MultiheadAttention`. `nn.Linear`'s own weights are smaller: attention would be
+            # even at first, and a single step among a hundred would hardly count.
             nn.init.xavier_uniform_(layer.weight)
         self.feed_forward = feed_forward(size, hidden=4 * size)
 
     def project(
         self, x: Float[Tensor, "*B H"], turn: tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "*B heads D"], Float[Tensor, "*B D"], Float[Tensor, "*B D"]]:
-        """Return each head's query, and the key and the value that heads share."""
+        """Return each head's query, and the heads' shared key and value."""
         query, key, value = self.query_key_value(self.norm(x)).split(self.sizes, dim=-1)
         cos, sin = turn
         query = rotated(query.unflatten(-1, (self.heads, -1)), cos.unsqueeze(-2), sin.unsqueeze(-2))

@@ -1,8 +1,8 @@
 """Trials: the episodes that one copy of a task's environment plays with one memory.
 
-They are without gaps when memories learn from them, and cut into pieces that are played together:
-one long trial after another keeps no processor busy, so T steps of B trials become C pieces of L
-steps each, (L, C, B). A piece goes on from what is remembered of the piece before it.
+Memories learn from trials without gaps, cut into pieces that are played together: one long trial
+after another keeps no processor busy. T steps of B trials become C pieces of L steps each,
+(L, C, B). A piece goes on from the memory of the piece before it.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class TrialLength:
 
 @dataclass(frozen=True)
 class TrialConfig(TrialLength):
-    """How long a trial is, and how advantages are made of it."""
+    """Settings of a trial's length and of its advantages."""
 
     gamma: float = 0.99
     """Discount per environment step (γ), across the episodes of a trial, in [0, 1]."""
@@ -60,10 +60,10 @@ class TrialConfig(TrialLength):
 
 
 def without_gaps(valid: Bool[Tensor, "T M N"]) -> Callable[[Tensor], Tensor]:
-    """Return what puts each world's valid steps in a row, and all padding at the end."""
+    """Return a function that puts each world's valid steps first, and all padding at the end."""
     order = (~valid).to(torch.uint8).argsort(dim=0, stable=True)
     longest = max(gathered(int(valid.sum(0).max())))
-    order = order[:longest]  # padding at the end no memory can see
+    order = order[:longest]  # no memory needs the padding at the end
 
     def pack(column: Tensor) -> Tensor:
         extra = column.dim() - order.dim()
@@ -84,15 +84,15 @@ def last_of_trial(valid: Bool[Tensor, "T M N"]) -> Bool[Tensor, "T M N"]:
 
 
 def clock(valid: Bool[Tensor, "T M N"]) -> Int[Tensor, "T M N"]:
-    """Return how many steps of the trial come before each."""
+    """Return the number of steps of the trial before each step."""
     steps = torch.arange(len(valid), device=valid.device)
     return steps.view(-1, 1, 1).expand(valid.shape)
 
 
 def cut(column: Shaped[Tensor, "T *B"], longest: int) -> Shaped[Tensor, "L C *B"]:
-    """Cut time into as few pieces of one length as have at most so many steps.
+    """Cut time into as few pieces of equal length as have at most `longest` steps.
 
-    Zeros at the end fill the last piece.
+    Zeros fill the end of the last piece.
     """
     count = ceil(len(column) / longest)
     length = ceil(len(column) / count)
@@ -102,18 +102,18 @@ def cut(column: Shaped[Tensor, "T *B"], longest: int) -> Shaped[Tensor, "L C *B"
 
 
 def in_order(pieces: Shaped[Tensor, "L C *B"], steps: int) -> Shaped[Tensor, "T *B"]:
-    """Put pieces one after the other again, without what filled the last one."""
+    """Join pieces in time again, without the zeros at the end of the last one."""
     return pieces.transpose(0, 1).flatten(0, 1)[:steps]
 
 
 def handed_on(memory: State, last: State) -> State:
-    """Return what pieces begin with the next time: what the piece before ended with now.
+    """Return the memories at the start of pieces for the next time: those that pieces ended with.
 
     No gradient flows through it: truncated backpropagation through time.
 
     Args:
-        memory: What each piece began with, (C, B, ...).
-        last: What each ended with, (C, B, ...).
+        memory: Memory at the start of each piece, (C, B, ...).
+        last: Memory at the end of each piece, (C, B, ...).
     """
     return tree_map(lambda begun, ended: torch.cat([begun[:1], ended[:-1]]), memory, last)
 
@@ -125,7 +125,7 @@ def trial_advantage(
 
     Args:
         rollout: What `packed` returned, without numbers in its padding.
-        value: What a critic predicts at each step. Without it, a linear baseline is fitted to each
+        value: A critic's values of each step. Without it, a linear baseline is fitted to each
             task's own trials.
     """
     if value is None:
@@ -138,7 +138,7 @@ def trial_advantage(
 def _beyond_baseline(rollout: Rollout, config: TrialConfig) -> Float[Tensor, "T M N"]:
     """Return advantages over the baseline.
 
-    It knows the time in the trial, and that in the episode as one more observation.
+    The baseline knows the time in the trial; the time in the episode is one more observation.
     """
     valid, end = rollout.valid, last_of_trial(rollout.valid)
     failed = end & rollout.terminated
@@ -160,27 +160,27 @@ def _beyond_baseline(rollout: Rollout, config: TrialConfig) -> Float[Tensor, "T 
 def _beyond_value(
     rollout: Rollout, config: TrialConfig, value: Float[Tensor, "T M N"]
 ) -> Float[Tensor, "T M N"]:
-    """Return advantages over values of each step; 0 where all trials bring the same."""
+    """Return advantages over values of each step; 0 where all trials have the same return."""
     valid, end = rollout.valid, last_of_trial(rollout.valid)
-    next_value = torch.cat([value[1:], value[-1:]])  # of the last step it does not count
+    next_value = torch.cat([value[1:], value[-1:]])  # the last step's does not count
     advantage = gae(rollout.reward, value, next_value, end, end, config.gamma, config.gae_lambda)
     varies = returns_vary(to_go(rollout, config.gamma), rollout.reward, clock(valid), valid)
     return torch.where(varies & valid, advantage, 0.0)
 
 
 def to_go(rollout: Rollout, gamma: float) -> Float[Tensor, "T M N"]:
-    """Return what the rest of each packed trial brings from each step on, discounted."""
+    """Return the discounted return of the rest of each packed trial, from each step on."""
     return discounted_return(rollout.reward, last_of_trial(rollout.valid), gamma)
 
 
 def memory_inputs(
     timestep: TimeStep, obs_moments: RunningMoments | None, reward_moments: RunningMoments | None
 ) -> Float[Tensor, "*T M N I"]:
-    """What a memory sees: observation, last action, last reward, start of an episode.
+    """Return a memory's inputs: observation, last action, last reward, start of an episode.
 
     Args:
         obs_moments: Scale observations; without them, they stay as they are.
-        reward_moments: Likewise for rewards, which are not shifted: 0 stays nothing.
+        reward_moments: Likewise for rewards, without a shift: 0 stays 0.
     """
     obs, reward = timestep.obs, timestep.prev_reward
     if obs_moments is not None:
@@ -237,9 +237,9 @@ class History:
         )
 
     def seen(self) -> TimeStep:
-        """Return what a memory sees before each step and after the last, (T + 1, B, 1).
+        """Return the inputs of a memory before each step and after the last, (T + 1, B, 1).
 
-        Each trial is a task with one copy. What follows its last step is shown as one more step of
+        Each trial is a task with one copy. The observation after its last step is one more step of
         the same episode.
         """
         begun = self.first[1:].unsqueeze(-1)

@@ -32,12 +32,12 @@ def conjugate_gradient(
     """Solve A x = b for a symmetric positive definite A given as a product.
 
     Args:
-        iterations: At most so many.
-        tolerance: Stop once the squared residual is so small a part of the squared b: whatever
-            the loss's scale, further steps only add float32's rounding.
+        iterations: Largest number of iterations.
+        tolerance: Stop once the squared residual is below this share of the squared b: further
+            steps would only add float32's rounding, whatever the loss's scale.
 
     Returns:
-        x, and A x, which the residual tells without another product.
+        x, and A x, which follows from the residual without another product.
     """
     x = torch.zeros_like(b)
     residual = b.clone()
@@ -58,7 +58,7 @@ def conjugate_gradient(
 
 @dataclass(frozen=True)
 class TrustRegionConfig:
-    """How far and how carefully an outer step goes (TRPO)."""
+    """Settings of a TRPO step."""
 
     max_kl: float = 0.01
     """Trust region of the outer step (δ), above 0: the largest mean KL divergence over tasks, in
@@ -95,7 +95,7 @@ def trust_region_step(
     """Return θ moved to lower the loss by a step of at most `max_kl`, or the same θ.
 
     The line search accepts the first step that is finite, lowers the loss and keeps the
-    divergence; if none does, the very θ that was given is returned.
+    divergence. If none does, the same θ object is returned.
     """
     direction, image = conjugate_gradient(product, gradient, config.cg_iterations)
     curvature = direction @ image

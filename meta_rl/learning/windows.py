@@ -1,4 +1,4 @@
-"""Transitions of trials around moments that are drawn at random."""
+"""Transitions of trials before and after random moments."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ class Window:
     reward: Float[Tensor, "W S"]
     next_obs: Float[Tensor, "W S O"]
     counted: Bool[Tensor, "W S"]
-    """Which transitions there are: places may lie beyond a trial."""
+    """Which transitions exist: some places may lie beyond a trial."""
 
     @classmethod
     def of(cls, history: History, trial: Int[Tensor, "W"], place: Int[Tensor, "W S"]) -> "Window":
-        """Take transitions out of each of these trials.
+        """Take transitions from each of these trials.
 
         Args:
-            place: Which ones; negative places are before the trial.
+            place: Numbers of the transitions; negative ones are before the trial.
         """
         inside = (place >= 0) & (place < len(history.valid))
         rows = (place.clamp(0, len(history.valid) - 1), trial.unsqueeze(1))
@@ -40,7 +40,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Moments:
-    """W moments of trials: that before transition `step` of trial `trial`."""
+    """W moments of trials, each before transition `step` of trial `trial`."""
 
     trial: Int[Tensor, "W"]
     step: Int[Tensor, "W"]
@@ -56,29 +56,29 @@ class Moments:
         return cls(trial.flatten().to(device), step.flatten().to(device))
 
     def of(self, trials: Int[Tensor, "D"]) -> tuple[Bool[Tensor, "W"], "Moments"]:
-        """Return which moments are of some trials, and these as moments of those trials alone.
+        """Return which moments are of some trials, and these moments, numbered in those trials.
 
         Args:
-            trials: In order.
+            trials: Numbers of trials, in order.
         """
         among = torch.isin(self.trial, trials)
         return among, Moments(torch.searchsorted(trials, self.trial[among]), self.step[among])
 
     def next(self, history: History, steps: int) -> Window:
-        """Return the next transitions of each."""
+        """Return the next `steps` transitions after each moment."""
         return Window.of(history, self.trial, in_a_row(self.step, steps))
 
     def later(self, history: History, steps: int, generator: torch.Generator) -> Window:
-        """Draw, with repetition, as many of those from each on to the end of its trial."""
+        """Draw `steps` transitions from each moment to the end of its trial, with repetition."""
         rest = (history.valid.sum(0)[self.trial] - self.step).unsqueeze(1)
         share = torch.rand(len(rest), steps, generator=generator, dtype=torch.float64)
         place = self.step.unsqueeze(1) + (share.to(rest.device) * rest).long()
         return Window.of(history, self.trial, place)
 
     def past(self, history: History, steps: int) -> Window:
-        """Return the last transitions before each that an agent has been shown whole.
+        """Return the last transitions before each moment that an agent has seen whole.
 
-        It is not shown where an episode's last one leads to: what is observed next is the beginning
+        It does not see where an episode's last transition leads: its next observation is the start
         of another episode.
         """
         shown = torch.ones_like(history.first)
@@ -91,5 +91,5 @@ class Moments:
 
 
 def in_a_row(start: Int[Tensor, "W"], steps: int) -> Int[Tensor, "W S"]:
-    """Return the places from each start on."""
+    """Return `steps` consecutive places from each start on."""
     return start.unsqueeze(1) + torch.arange(steps, device=start.device)

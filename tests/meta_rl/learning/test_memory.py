@@ -206,7 +206,7 @@ def test_fast_weights_that_forgot_nothing_are_refused():
         name.replace("key_value_rates", "key_value_rate"): value
         for name, value in memory.state_dict().items()
     }
-    with pytest.raises(UserError, match=r"fast weights that forgot nothing.*train anew"):
+    with pytest.raises(UserError, match=r"fast weights, which did not fade.*train a new run"):
         memory.load_state_dict(state)
 
 
