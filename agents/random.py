@@ -72,5 +72,7 @@ def build(config: Config, spec: EnvSpec, device: torch.device, seed: int) -> Ran
     """Make the agent."""
     low, high = spec.action_bounds
     if -inf in low or inf in high:
-        raise UserError("random actions need bounds, but those of this family are infinite")
+        raise UserError(
+            "random actions need bounds, but those of this family are infinite; use another agent"
+        )
     return Random(spec, device)

@@ -53,7 +53,7 @@ def make_vec(
     config = from_dict(module.Config, config_fields, where="", source=f"make_vec({family!r})")
     if num_envs is None:
         if tasks is None:
-            raise UserError("say how many worlds to make: num_envs, or the tasks themselves")
+            raise UserError("give the number of worlds, num_envs, or the tasks themselves")
         num_envs = len(tasks)
     workers = workers if workers is not None else usable_cores()
     distribution = module.build(config)

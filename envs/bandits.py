@@ -142,7 +142,7 @@ class BanditEnv:
     def _probabilities(self, tasks: Tasks) -> Float64[Tensor, "M k"]:
         if not ((tasks.params >= 0) & (tasks.params <= 1)).all():
             raise UserError(
-                f"a bandit is the probabilities of its arms, each in [0, 1], got "
+                f"a bandit must be given by the probabilities of its arms, each in [0, 1], got "
                 f"{tasks.params.tolist()}"
             )
         return tasks.params.to(self.device)

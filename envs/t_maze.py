@@ -145,7 +145,9 @@ class TMazeEnv:
 def goal_side(params: Float64[Tensor, "M 1"]) -> Int[Tensor, "M"]:
     """Return 1 where the goal is up, -1 where it is down."""
     if not (params.abs() == 1).all():
-        raise UserError(f"a maze is 1, its goal up, or -1, its goal down, got {params.tolist()}")
+        raise UserError(
+            f"a maze must be given by 1 (goal up) or -1 (goal down), got {params.tolist()}"
+        )
     return params[:, 0].long()
 
 

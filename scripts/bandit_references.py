@@ -45,7 +45,7 @@ class Args:
     output: Annotated[Path, tyro.conf.Positional]
     """JSON file to write."""
     settings: tuple[str, ...] = ("bandit_5x10", "bandit_5x100", "tabular_mdp_10")
-    """What to measure: bandit_ARMSxPULLS and tabular_mdp_EPISODES."""
+    """Settings to measure: bandit_ARMSxPULLS or tabular_mdp_EPISODES."""
     copies: int = 10
     """Trials of each bandit, at least 1."""
     mdp_copies: int = 2
@@ -53,7 +53,7 @@ class Args:
     test_tasks: int = 1000
     """Held-out tasks, at least 1."""
     seed: int = 0
-    """Seed of the worlds' and the players' chance."""
+    """Seed of all chance in worlds and players."""
 
 
 def world_seed(seed: int, stage: int) -> int:

@@ -60,24 +60,25 @@ class Args:
     """Compare simulators of train tasks in env steps a second."""
 
     benchmarks: tuple[str, ...] = ("ML1", "ML10", "ML45")
-    """Which of ML1, ML10, ML25, ML45 and the tasks of locomotion."""
+    """Benchmarks to measure: ML1, ML10, ML25, ML45 or tasks of locomotion."""
     tasks: tuple[str, ...] = ("reach-v3",)
-    """Tasks that ML1 is measured on, one after another; all means all fifty."""
+    """Tasks of ML1 to measure, one after another. `all` means all 50."""
     envpool: Path | None = None
-    """Python that has EnvPool, to measure ML1 beside it."""
+    """Python that has EnvPool, to measure it as well."""
     copies: int | None = None
-    """Goals, one world each, of every class; none means 20 of ML1, 2 of ML10, 40 of locomotion and
-    1 of the others."""
+    """Goals of every class, at least 1, with one world each. Without it, 20 for ML1, 2 for ML10, 40
+    for locomotion and 1 for the others."""
     horizon: int | None = None
-    """Steps of an episode; none means 500 of Meta-World and 200 of locomotion."""
+    """Steps of an episode, at least 1. Without it, 500 for Meta-World and 200 for locomotion."""
     repeats: int = 5
-    """Measurements of each simulator, of which the median counts."""
+    """Measurements of each simulator, at least 1; the median counts."""
     seconds: float = 3.0
-    """Least length of a measurement; it ends with an episode."""
+    """Shortest length of a measurement, in seconds; it ends with an episode."""
     threads: int = 0
-    """Threads of the native simulator and workers of the Gymnasium one; 0 means all cores."""
+    """Threads of the native simulator and workers of the Gymnasium one, at least 0; 0 means all
+    cores."""
     simulators: tuple[str, ...] = (ASYNC, WORKERS, NATIVE, ROLLOUT, PHYSICS)
-    """Which to run."""
+    """Simulators to run."""
     output: Path | None = None
     """JSON file for all figures."""
 

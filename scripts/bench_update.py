@@ -102,21 +102,21 @@ class Bench:
     """One update of each agent and of its options."""
 
     tasks: int = 20
-    """Tasks of the meta-batch (M)."""
+    """Tasks of the meta-batch (M), at least 1."""
     episodes: int = 10
-    """Episodes of each task in each phase, all at once."""
+    """Episodes of each task in each phase, at least 1, all at once."""
     steps: int = 500
-    """Horizon of an episode."""
+    """Steps of an episode, at least 1."""
     envs: Literal["metaworld", "point_navigation"] = "metaworld"
-    """Family that is played; metaworld is ML1 reach-v3 on the native simulator."""
+    """Family to play. metaworld is ML1 reach-v3 on the native simulator."""
     repeats: int = 3
-    """Updates that are timed; the fastest counts, and one more goes before."""
+    """Timed updates, at least 1; the fastest counts. One untimed update goes before."""
     threads: int = 1
     """CPU threads of torch and of the simulator."""
     device: str = "cpu"
-    """Where policy and update live."""
+    """Device of the policy and its updates: cpu, cuda or cuda:N."""
     only: tuple[str, ...] = ()
-    """Variants to measure; none measures all."""
+    """Variants to measure. Without it, all."""
     output: Path | None = None
     """JSON file for the figures."""
 

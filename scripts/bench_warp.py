@@ -44,11 +44,11 @@ class Args:
     )
     """Names of Meta-World's or locomotion's tasks."""
     worlds: tuple[int, ...] = (256, 1024, 4096, 16384)
-    """How many, each a multiple of 32."""
+    """Numbers of worlds to measure, each a multiple of 32."""
     steps: int = 100
     """Env steps of a measurement."""
     device: str = "cuda"
-    """cuda, cuda:N, or cpu to try this script."""
+    """Device of the simulator: cuda, cuda:N, or cpu to try this script."""
     output: Path | None = None
     """JSON file for all figures, written after each measurement."""
 

@@ -17,13 +17,13 @@ class Args:
     """Play episodes in both simulators, by scripted policy and by random actions."""
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names such as reach-v3; none means all."""
+    """Names such as reach-v3. Without any, all."""
     goals: int = 3
-    """How many goals of each task."""
+    """Goals of each task, between 1 and 50."""
     steps: int = 500
     """Steps of an episode."""
     reward_versions: tuple[str, ...] = ("v2", "v1")
-    """Which rewards."""
+    """Versions of the rewards to compare."""
 
 
 def main(args: Args) -> int:

@@ -42,17 +42,17 @@ class Args:
     """Play episodes in both simulators."""
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names such as reach-v3 or half_cheetah_velocity; none means all of Meta-World."""
+    """Names such as reach-v3 or half_cheetah_velocity. Without any, all of Meta-World."""
     what: tuple[Literal["sources", "worlds"], ...] = ("sources", "worlds")
-    """What to compare."""
+    """Comparisons to make."""
     goals: int = 4
-    """How many goals of each task; 0 takes steps at random alone."""
+    """Goals of each task; with 0, only steps at random."""
     steps: int = 500
-    """Most steps of an episode."""
+    """Largest number of steps of an episode."""
     random_steps: int = 50
-    """Steps at random."""
+    """Number of steps at random."""
     device: str = "cpu"
-    """Of MuJoCo Warp: cpu, cuda or cuda:N."""
+    """Device of MuJoCo Warp: cpu, cuda or cuda:N."""
     output: Path | None = None
     """JSON file for all figures, written after each task."""
 

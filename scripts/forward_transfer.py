@@ -1,4 +1,4 @@
-"""Sets a stream of task names beside trainings on each name alone: what earlier tasks gave.
+"""Compares a stream of task names with trainings on each name alone: forward transfer.
 
     python scripts/forward_transfer.py runs/STREAM --alone runs/ALONE ...
 
@@ -26,7 +26,7 @@ from meta_rl.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Args:
-    """Set a stream of task names beside trainings on each name alone."""
+    """Compare a stream of task names with trainings on each name alone."""
 
     stream: Annotated[Path, tyro.conf.Positional]
     """Run folder of the stream."""

@@ -36,7 +36,7 @@ class Args:
     name: Annotated[str, tyro.conf.Positional]
     """Name of the policy."""
     words: str
-    """What it is, one line."""
+    """Description of the policy, in one line."""
 
 
 def main(args: Args) -> int:

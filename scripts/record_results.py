@@ -35,9 +35,10 @@ class Args:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     splits: tuple[Literal["test", "validation", "train"], ...] = ("test",)
-    """Tasks whose evaluations to take."""
+    """Splits of the evaluations to take."""
     actions: tuple[Literal["sampled", "deterministic"], ...] = ("sampled",)
-    """Kinds of actions whose evaluations to take."""
+    """Actions of the evaluations to take: `sampled` from the policy, or `deterministic`, its
+    mode."""
 
 
 def record(run: Path, split: str, actions: str) -> dict[str, Any]:

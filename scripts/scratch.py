@@ -1,4 +1,4 @@
-"""Trains Stable-Baselines3 from scratch on each held-out task: what no meta-training achieves.
+"""Trains Stable-Baselines3 from scratch on each held-out task: a control without meta-training.
 
     python scripts/scratch.py CONFIG [--algorithm sac] [--episodes 10 100] [--goals 20]
 
@@ -49,25 +49,26 @@ class Args:
     """Train Stable-Baselines3 from scratch on each task, and measure it as an agent is."""
 
     config: Annotated[str, tyro.conf.Positional]
-    """Experiment whose tasks to train on: a file, or a name of configs/."""
+    """Config whose tasks to train on: a YAML file, or the name of a config in configs/."""
     algorithm: Literal["ppo", "sac"] = "ppo"
-    """Which of Stable-Baselines3's, with its own settings."""
+    """Algorithm of Stable-Baselines3, with its own settings."""
     episodes: tuple[int, ...] | None = None
-    """Budgets of each task, in episodes of the whole horizon; each is measured, and so is 0. None
-    takes as many as the config's agent has at each stage of its evaluation."""
+    """Budgets of each task, in episodes of the whole horizon, above 0 and rising. Each is measured,
+    and so is 0. Without it, the episodes of the config's agent at each stage of its evaluation."""
     evaluation_episodes: int | None = None
-    """Episodes that measure each budget; nothing is learned from them. None is as the config says,
-    or 3."""
+    """Episodes that only measure each budget, at least 1; the model does not learn from them.
+    Without it, as in the config, or 3."""
     actions: Literal["sampled", "deterministic"] = "sampled"
-    """Measure with actions drawn from the policy, or with its mode."""
+    """Actions while measuring: `sampled` from the policy, or `deterministic`, its mode."""
     split: Literal["train", "validation", "test"] = "test"
-    """Tasks that agents are trained on, or held-out ones."""
+    """Split of the tasks: train, validation, or test for held-out tasks."""
     goals: int | None = None
-    """Take only the first so many goals of each task name; none is as the config says."""
+    """Goals to take for each task name, at least 1, in the split's order. Without it, as in the
+    config."""
     seed: int = 0
     """Seed of the networks, the noise and the order of learning."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves it to torch."""
+    """CPU threads of torch; 0 means torch's default."""
     runs: str = "runs"
     """Folder that holds the run folders."""
 

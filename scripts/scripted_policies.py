@@ -35,9 +35,9 @@ class Args:
     """Play the scripted policies in both simulators."""
 
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Names such as reach-v3; none means all."""
+    """Names such as reach-v3. Without any, all."""
     goals: int = 10
-    """How many training goals of each task."""
+    """Training goals of each task, between 1 and 50."""
     output: Path | None = None
     """JSON file for the counts and returns."""
 

@@ -1,4 +1,4 @@
-"""Sets what agents earn in whole trials beside the classical players on the same tasks.
+"""Compares the returns of agents in whole trials with classical players on the same tasks.
 
     python scripts/trial_returns.py results/bandits.json RUN RUN ... [--cpu-s SECONDS SECONDS ...]
 
@@ -31,9 +31,10 @@ class Args:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     cpu_s: tuple[float, ...] = ()
-    """CPU time of each run's training, in seconds, as `time` tells it; none is left out."""
+    """CPU time of each run's training, in seconds, as `time` prints it. Without it, the file has
+    none."""
     references: Path = Path("results/bandit_references.json")
-    """What bandit_references.py has written."""
+    """File that bandit_references.py has written."""
 
 
 def setting_of(protocol: Mapping[str, Any]) -> str:

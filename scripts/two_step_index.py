@@ -39,11 +39,11 @@ class Args:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders of RL²."""
     checkpoint: str = "latest"
-    """Checkpoint of the runs: latest, best or a file."""
+    """Checkpoint of the runs: latest, best or a .pt file."""
     copies: int = 10
     """Episodes of each schedule, at least 1."""
     seed: int = 0
-    """Seed of the worlds' and the agents' chance."""
+    """Seed of all chance in worlds and agents."""
 
 
 class Planner:

@@ -60,7 +60,7 @@ class GymnasiumDistribution(SimulatedFamily):
         env.close()
         self._packages = _packages_of(env)
         if horizon is None:
-            raise UserError(f"{config.id} has no length of an episode of its own; say envs.horizon")
+            raise UserError(f"{config.id} has no step limit of its own; set envs.horizon")
         self.spec = EnvSpec(
             env.observation_space,
             env.action_space,

@@ -53,26 +53,26 @@ class Place:
         self.put(self.original)
 
     def check_number(self, where: str) -> None:
-        """Raise a UserError if it cannot be multiplied, or not be changed so."""
+        """Raise a UserError unless it is a number, and not 0, so that a factor changes it."""
         numbers = isinstance(self.original, int | float | np.ndarray | np.number)
         if not numbers or np.asarray(self.original).dtype.kind not in "fiu":
             raise UserError(
-                f"{where} scales {self.key}, which is {self.original!r} and no number; list its "
+                f"{where} scales {self.key}, which is {self.original!r}, not a number; list its "
                 f"`values` instead"
             )
         if not np.any(self.original):
             raise UserError(
-                f"{where} scales {self.key}, which is {self.original!r}, so that all tasks would "
-                f"be alike; give it a `uniform` range instead"
+                f"{where} scales {self.key}, which is {self.original!r}, so all tasks would be "
+                f"alike; give it a `uniform` range instead"
             )
 
     def check_kept(self, value: Any, where: str) -> None:
-        """Raise a UserError if it would keep a number only without what is behind the point."""
+        """Raise a UserError if it would drop the fraction of a number."""
         whole = isinstance(self.holder, np.ndarray) and self.holder.dtype.kind in "iu"
         if whole and np.any(np.asarray(value) % 1 != 0):
             raise UserError(
-                f"{where} puts {value!r} into an array of whole numbers, which would cut it off; "
-                f"vary it by `integers`, or list whole `values`"
+                f"{where} puts {value!r} into an array of whole numbers, which would drop its "
+                f"fraction; vary it by `integers`, or list whole `values`"
             )
 
 
@@ -81,8 +81,8 @@ def attribute(env: Env, name: str, where: str) -> Place:
     match = NAME.fullmatch(name)
     if match is None:
         raise UserError(
-            f"{where} changes {name!r}, which is no attribute; name one as gravity, physics.mass "
-            f"or goal[0]"
+            f"{where} changes {name!r}, which is no attribute; write one like gravity, "
+            f"physics.mass or goal[0]"
         )
     holder: Any = env.unwrapped
     *path, last = match["path"].split(".")
@@ -181,7 +181,7 @@ def _attribute_of(holder: Any, part: str, name: str, where: str) -> Any:
 def _items(array: Any, number: int, name: str, where: str) -> Place:
     if not isinstance(array, np.ndarray | list) or number >= len(array):
         raise UserError(
-            f"{where} changes {name!r}, but what it is a part of is {array!r}; name an attribute "
-            f"that is an array with more than {number} numbers"
+            f"{where} changes {name!r}, an item of {array!r}; name an attribute that is an array "
+            f"with more than {number} numbers"
         )
     return Place(name, array, number, False, own(array[number]))

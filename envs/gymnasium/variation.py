@@ -228,7 +228,7 @@ def _variation(entry: Any, where: str, extrapolate: bool) -> Variation:
         raise UserError(f"{where}.shared must be true or false, got {shared!r}")
     if kind in ("scale", "log_scale") and target == "keyword":
         raise UserError(
-            f"{where} scales a keyword, but what it would be is not known; give it a uniform range"
+            f"{where} scales a keyword, but its default is not known; give it a uniform range"
         )
     key = "seed" if target == "seed" else kind
     own = {
@@ -285,7 +285,7 @@ def _spread(given: Any, kind: Kind, where: str) -> tuple[Any, ...]:
         for place, value in enumerate(given):
             if value in given[:place]:
                 raise UserError(
-                    f"{where} lists {value!r} twice, so that splits would share it; list it once"
+                    f"{where} lists {value!r} twice, so splits would share it; list it once"
                 )
         return tuple(given)
     number = int if kind == "integers" else float
@@ -308,7 +308,9 @@ def _check_splits(variation: Variation) -> None:
     """Raise a UserError where splits overlap, or one of them has nothing."""
     where, own = variation.where, variation.own
     if variation.shared and own:
-        raise UserError(f"{where} is shared by all splits, so {min(own)} cannot have its own")
+        raise UserError(
+            f"{where} is shared by all splits, so {min(own)} cannot have its own values"
+        )
     spreads = [("the others", variation.spread), *own.items()]
     for number, (name, spread) in enumerate(spreads):
         for other, another in spreads[number + 1 :]:
@@ -320,7 +322,7 @@ def _check_splits(variation: Variation) -> None:
             if overlap:
                 raise UserError(
                     f"splits of {where} overlap: {other} has {list(another)}, but {name} "
-                    f"{'has' if name in own else 'have'} {list(spread)}; give them values apart"
+                    f"{'has' if name in own else 'have'} {list(spread)}; give them separate values"
                 )
     for split in get_args(SplitName):
         if variation.count(split) == 0:

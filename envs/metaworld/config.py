@@ -117,8 +117,8 @@ class Config:
         last = self.goal_seed + 2 * (self.train_goal_sets - 1)
         if self.goal_seed < 0 or last >= 2**32 - 1:
             raise UserError(
-                f"goal_seed must be between 0 and 2**32 - 2, and so must the last seed that "
-                f"train_goal_sets counts on to, got {self.goal_seed} to {last}"
+                f"goal_seed must be between 0 and 2**32 - 2, and so must the last seed of "
+                f"train_goal_sets, got {self.goal_seed} to {last}"
             )
 
 

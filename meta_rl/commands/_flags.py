@@ -28,7 +28,7 @@ def experiment_of(source: str, flags: list[str], prog: str) -> "Experiment[Any, 
         flags, chosen[section] = take(flags, f"--{section}.name")
     loaded = load_experiment(source, chosen["agent"], chosen["envs"])
     experiment = with_flags(loaded, flags, prog)
-    if not experiment.name:  # such as a variable of the shell's that is not set
+    if not experiment.name:  # such as an empty variable of the shell
         experiment = replace(experiment, name=loaded.name)
     if experiment.name == loaded.name and experiment.seed != loaded.seed:
         # The default name tells the seed, also when a flag changes it.
@@ -81,13 +81,13 @@ def with_flags(
 
 
 def _with_none(word: str) -> str:
-    """Return the flag, or its value, with `None` where it says so as a config does, or in prose."""
+    """Return the flag, or its value, with `None` for a value of `none` or `null`."""
     name, equals, value = word.rpartition("=")
     return f"{name}{equals}None" if value.lower() in ("none", "null") else word
 
 
 def _refuse_old_words(experiment: "Experiment[Any, Any]", flags: list[str]) -> None:
-    """Raise a UserError for flags of config version 1, which names the new ones."""
+    """Raise a UserError for flags of config version 1; it names the new flags."""
     given = {word.partition("=")[0].replace("_", "-") for word in flags}
     renamed = {"--envs-per-task": "--copies"}
     if not hasattr(experiment.agent, "learning_rate"):

@@ -20,7 +20,7 @@ def explain(kind: type, hidden: tuple[str, ...] = ("None", "False", "")) -> str:
     `{None}|INT ... (default: None)` for what may be left out.
 
     Args:
-        hidden: Defaults that are not told, since the help texts speak of them.
+        hidden: Defaults that are not shown, because the help texts explain them.
 
     Returns:
         The class's docstring, each paragraph in one line.
@@ -64,7 +64,7 @@ def texts(cls: type) -> dict[str, str]:
 
 
 def _metavar(hint: Any) -> str | None:
-    """Return what stands for the value of a flag that may be left out; None leaves it to tyro."""
+    """Return the placeholder of an optional flag's value; None leaves it to tyro."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return None
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]

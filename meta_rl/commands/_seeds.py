@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Train the seeds of a config, so many at a time, and show them as one group."""
+    """Train the seeds of a config, some at a time, and show them as one group."""
     words, seeds_text = take(arguments, "--seeds")
     words, processes_text = take(words, "--processes")
     words, backend = take(words, "--backend")
@@ -36,7 +36,7 @@ def _train(
     launcher: "Launcher",
     processes: int,
 ) -> int:
-    """Train what is missing; show all."""
+    """Train the missing runs; show all."""
     from meta_rl.evaluation.comparison import group_runs
     from meta_rl.evaluation.finished import load_runs
     from meta_rl.evaluation.folder import Wanted
@@ -75,7 +75,7 @@ def _check(
     backend: str | None,
     address: str | None,
 ) -> None:
-    """Refuse words that speak of a single run."""
+    """Refuse flags of a single run."""
     if seeds is None:
         raise UserError("--seeds must be like 5, 0:5 or 0,3,7")
     if processes is not None and not processes.isdecimal():
@@ -83,7 +83,7 @@ def _check(
     if backend not in (None, "local", "ray"):
         raise UserError(f"--backend must be local or ray, got {backend!r}")
     if address is not None and backend != "ray":
-        raise UserError("--address is for --backend ray: give it, too")
+        raise UserError("--address is for --backend ray: give both")
     if not words or words[0].startswith("-"):
         raise UserError("the config comes first: meta-rl train CONFIG --seeds 0:5")
     given = {word.partition("=")[0] for word in words}
@@ -99,7 +99,7 @@ def _check(
 
 
 def _experiment(words: list[str], seed: int) -> "Experiment[Any, Any]":
-    """Return the experiment of a seed, which is in its name."""
+    """Return the experiment of a seed, with the seed in its name."""
     flags = [*words[1:], "--seed", str(seed)]
     experiment = experiment_of(words[0], flags, "meta-rl train CONFIG --seeds 0:5")
     suffix = f"-seed{seed}"

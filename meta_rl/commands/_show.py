@@ -39,7 +39,7 @@ def show_result(result: EvalResult, title: str) -> None:
 
 
 def _measured(result: EvalResult) -> str:
-    """Return what each stage is measured by."""
+    """Return what each stage is measured on, in words."""
     protocol = result.protocol
     if SINCE_CHANGE not in protocol:
         return f"{result.cells_per_stage} episodes a stage"
@@ -48,7 +48,7 @@ def _measured(result: EvalResult) -> str:
 
 
 def show_groups(groups: Sequence[Group]) -> None:
-    """Print groups of runs: their aggregates at every stage, and what readers must know."""
+    """Print groups of runs: their aggregates at every stage, and remarks."""
     options = tables.Options()
     rows = tables.aggregate_rows(groups, options)
     for table in tables.tables_of(groups, rows, options):
@@ -57,7 +57,7 @@ def show_groups(groups: Sequence[Group]) -> None:
 
 
 def show_by_task(result: EvalResult) -> None:
-    """Print a row for each task name and goal: its means after so many adaptation episodes."""
+    """Print a row for each task name and goal, with its means at every stage."""
     TextTable(
         "mean over a goal's episodes",
         [

@@ -40,10 +40,10 @@ class OneRun:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, such as runs/NAME."""
     checkpoint: str = "latest"
-    """Checkpoint to load: latest, best (by evaluations while training), or a .pt file."""
+    """Checkpoint to load: latest, best (in the evaluations during training), or a .pt file."""
     device: Device = None
-    """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the run's config; if
-    this machine lacks that one, its GPU, else its CPU."""
+    """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the run's config. If
+    this machine lacks that one: its GPU, else its CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,12 @@ class InChangingTasks(OneRun):
     """Flags of commands that let tasks change, whether or not they did in training."""
 
     change_every: str | None = None
-    """How often tasks change under the policy: `never`, `5 episodes`, `200 steps`, or `geometric
-    0.01`, at each step with that chance. Without it, as in the run's config."""
+    """How often tasks change while the policy acts: `never`, after every `5 episodes` or `200
+    steps`, or with a probability at each step, `geometric 0.01`. Without it, as in the run's
+    config."""
     change_how: Literal["redraw", "drift", "sequence"] | None = None
-    """What a task changes into: another of its split, one on the way there, or the split's next.
-    Without it, as in the run's config."""
+    """What a task changes into: another one of its split (`redraw`), a task on the way to another
+    one (`drift`), or the split's next (`sequence`). Without it, as in the run's config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +64,17 @@ class OneTask(OneRun):
     """Flags of commands that adapt a run's policy to one task."""
 
     task: str | None = None
-    """Name of the task; a wrong one is answered with all names. Not needed if there is only one."""
+    """Name of the task. A wrong name is answered with all names. Not needed if there is only
+    one."""
     goal: str | None = None
-    """Goal of the task: its index, as `evaluate --by-task` shows it, which need not begin at 0; or
+    """Goal of the task: its index, as `evaluate --by-task` shows it (it need not begin at 0), or
     numbers of your own, such as --goal=-0.1,0.8,0.2. Without it, the first goal."""
     split: Split = "test"
-    """Split that has the task: train, validation, or test for held-out tasks."""
+    """Split of the task: train, validation, or test for held-out tasks."""
     episodes: int | None = None
     """Episodes to learn from in each round, at least 1. Without it, as many as in training."""
     seed: int = 0
-    """Seed of the action noise and of the environment."""
+    """Seed of the action noise and of the environment, at least 0."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "episodes", "rounds")
@@ -84,15 +86,15 @@ class SomeRuns:
     """Flags of commands that read the evaluations of several runs."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = ()
-    """Run folders, such as runs/*. Paths that are no run folders are skipped."""
+    """Run folders, such as runs/*. Other paths are skipped."""
     split: Split = "test"
-    """Evaluations on this split of the tasks: train, validation, or test for held-out tasks."""
+    """Split of the evaluations: train, validation, or test for held-out tasks."""
     actions: Actions = "sampled"
-    """Evaluations with actions drawn from the policy, or with its mode."""
+    """Actions of the evaluations: `sampled` from the policy, or `deterministic`, its mode."""
     checkpoint: Literal["latest", "best"] | None = None
-    """Evaluations of this checkpoint only. Without it, the evaluation with the most env steps of
-    training counts; of several, one by the protocol that all runs share, then that of the latest
-    checkpoint, then the last one made."""
+    """Checkpoint of the evaluations: latest or best. Without it, the evaluation with the most env
+    steps of training counts. Among several, one by the protocol that all runs share comes first,
+    then one of the latest checkpoint, then the newest."""
     skip_broken: bool = False
     """Leave out runs that are damaged or not evaluated, with a warning, instead of stopping."""
     allow_different_protocols: bool = False
@@ -109,7 +111,7 @@ def parse(kind: type[ArgumentsT], words: list[str], command: str) -> ArgumentsT:
 def parse_known(
     kind: type[ArgumentsT], words: list[str], command: str
 ) -> tuple[ArgumentsT, list[str]]:
-    """Read a command's arguments, and return the words that are none beside them."""
+    """Read a command's arguments; return them and the other words."""
     text = explain(kind)
     prog = f"meta-rl {command}"
     known, rest = tyro.cli(
@@ -119,7 +121,7 @@ def parse_known(
 
 
 def check_at_least(least: int, given: object, *names: str) -> None:
-    """Refuse flags with numbers below the least; None, and a flag that is not there, is none."""
+    """Refuse flags with numbers below the least; None and missing flags pass."""
     for name in names:
         value = getattr(given, name, None)
         if value is not None and value < least:
@@ -127,7 +129,7 @@ def check_at_least(least: int, given: object, *names: str) -> None:
 
 
 def load_agent(given: OneRun) -> "tuple[RunFolder, TrainedAgent]":
-    """Load a run's policy on a device that this machine has, and tell which if it is another."""
+    """Load a run's policy on a device of this machine; print which, if it is another."""
     from meta_rl.experiment import catalog
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import load_trained
@@ -139,12 +141,12 @@ def load_agent(given: OneRun) -> "tuple[RunFolder, TrainedAgent]":
 
 
 def chosen_task(trained: "TrainedAgent", given: OneTask) -> "Target":
-    """Return the task that the flags name, with a word if it is none of the run's."""
+    """Return the task that the flags name; print a note if it is none of the run's."""
     from meta_rl.deployment.task_choice import family_task
 
     target = family_task(trained.distribution, given.task, given.goal, given.split)
     if target.distribution is not trained.distribution:
-        print(f"{given.task} is no {given.split} task of this run; it is from beyond them")
+        print(f"note: {given.task} is not one of this run's {given.split} tasks")
     return target
 
 
@@ -163,25 +165,25 @@ def changing(trained: "TrainedAgent", given: InChangingTasks) -> "TrainedAgent":
             if getattr(given, name, None) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(
-                    f"{flag} speaks of tasks that change, and here they do not; say how often, as "
-                    f"in --change-every '5 episodes'"
+                    f"{flag} is for tasks that change, and here they do not; add --change-every, "
+                    f"such as --change-every '5 episodes'"
                 )
     if (every, how) == (was.every, was.how):
         return trained
     change = replace(was, every=every, how=how)
     if change.in_iterations:
         raise UserError(
-            f"--change-every {every!r} is a stream of training; give episodes, steps or geometric"
+            f"--change-every {every!r} is for training alone; give episodes, steps or geometric"
         )
     experiment = replace(trained.experiment, change=change)
     return replace(trained, experiment=experiment, distribution=build_distribution(experiment))
 
 
 def tell_device(trained_on: str, device: "torch.device", as_data: bool = False) -> None:
-    """Say where a policy lives if it was trained elsewhere.
+    """Print the policy's device if it was trained on another.
 
     Args:
-        as_data: The command's output is for programs, so the word goes to stderr.
+        as_data: The command's output is for programs, so the note goes to stderr.
     """
     if str(device) != trained_on:
         stream = sys.stderr if as_data else sys.stdout
@@ -189,7 +191,7 @@ def tell_device(trained_on: str, device: "torch.device", as_data: bool = False) 
 
 
 def read_runs(given: SomeRuns, command: str) -> "tuple[list[Run], list[str]]":
-    """Read runs with the evaluation that speaks for each, and say what was left out."""
+    """Read runs, each with its evaluation; return them and remarks on what was left out."""
     if not given.runs:
         raise UserError(f"name at least one run folder: meta-rl {command} RUN RUN ...")
     from meta_rl.evaluation.finished import load_runs

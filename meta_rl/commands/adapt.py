@@ -27,33 +27,33 @@ if TYPE_CHECKING:
     from meta_rl.runs.trained import TrainedAgent
 
 LIMIT_UNTIL_STABLE = 20
-"""Rounds after which `--until-stable` gives up, unless `--rounds` says."""
+"""Rounds after which `--until-stable` gives up, without `--rounds`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(OneTask, InChangingTasks):
     """Adapts a run's policy to one task while it acts, and writes the adapted policy as files.
 
-    The policy plays the task, learns from what it saw, and plays again, as one robot would. The
-    task is one of the run's family, with a goal of its own or one that you give as numbers, or
-    any Gymnasium environment. FILE.pt loads with `meta_rl.deployment.policy_file.load`, FILE.pt2
-    with `torch.export.load`, without this project; FILE.jsonl tells of every round.
+    The policy plays the task, learns from that, and plays again, as one robot would. The task is
+    one of the run's family, with a goal of its own or one that you give as numbers. With --env it
+    is any Gymnasium environment. `meta_rl.deployment.policy_file.load` loads FILE.pt.
+    `torch.export.load` loads FILE.pt2, without this project. FILE.jsonl has a line for every round.
     """
 
     env: str | None = None
     """Gymnasium environment to adapt to instead of a task: module:attribute,
     path/to/file.py:attribute, or an id that Gymnasium knows."""
     rounds: int | None = None
-    """Times that the policy plays and adapts, at least 1; with --until-stable, at most so many.
-    Without it 1, or 20 with --until-stable."""
+    """Times that the policy plays and adapts, at least 1. Without it, 1. --until-stable stops after
+    this many at the latest; without it, 20."""
     until_stable: bool = False
     """Adapt until three rounds in a row bring no improvement; keep the policy of the best round."""
     watch: int = 0
-    """Rounds to execute afterwards, at least 0. When the return drops, the policy adapts again."""
+    """Rounds to play afterwards, at least 0. The policy adapts again only when the return drops."""
     freeze_memory: bool = False
-    """Write a policy with a memory (RL²) that learns nothing more while it acts."""
+    """For a policy with a memory (RL²): write one that learns nothing more while it acts."""
     output: File = None
-    """File of the adapted policy, FILE.pt. Without it, RUN/adapted/TASK-GOAL.pt; of a run in
+    """File of the adapted policy, FILE.pt. Without it, RUN/adapted/TASK-GOAL.pt. For a run in
     pretrained/, runs/NAME/adapted/TASK-GOAL.pt."""
     video: File = None
     """Film of the first episode of the first and the last round: an .mp4, or a .png strip of
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     if given.freeze_memory and trained.agent.copies_share_experience:
         raise UserError(
             f"--freeze-memory: {trained.experiment.agent_name} has no memory that learns while it "
-            f"acts; leave it out"
+            f"acts; leave the flag out"
         )
     target = target_of(given, trained)
     default = folder.adapted / f"{target.file_name}.pt"
@@ -113,8 +113,8 @@ def target_of(given: Arguments, trained: "TrainedAgent") -> "Target":
     stays = changes_of(simulated(target.distribution)) is None
     if stays and trained.experiment.change.happens and given.change_every:
         raise UserError(
-            f"--change-every: {target.label} is no task of the run's own, so there is nothing that "
-            f"it could change into; leave the flag out, or name one of the run's tasks"
+            f"--change-every: {target.label} is not one of the run's tasks, so it cannot change "
+            f"into another; leave the flag out, or name one of the run's tasks"
         )
     return target
 
@@ -122,7 +122,7 @@ def target_of(given: Arguments, trained: "TrainedAgent") -> "Target":
 def adapt(
     given: Arguments, trained: "TrainedAgent", target: "Target", log: "Log"
 ) -> "tuple[Adaptation, list[Take]]":
-    """Let the agent play and learn; return what it knows then, and what was filmed."""
+    """Let the agent play and learn; return the adaptation and the filmed takes."""
     from meta_rl.core.continual import simulated
     from meta_rl.core.lives import changes_of
     from meta_rl.core.seeding import Streams
@@ -166,7 +166,7 @@ def save(
     target: "Target",
     given: Arguments,
 ) -> Path:
-    """Write the adapted policy and where it comes from; return the program beside it."""
+    """Write the adapted policy and its origin; return the program beside it."""
     import torch
 
     from meta_rl.core.types import Tasks
@@ -215,7 +215,7 @@ def check_files(policy: Path) -> None:
 
 
 def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:
-    """Return episodes a round, and rounds; say if the agent was trained for fewer."""
+    """Return the episodes of a round, and the rounds; print a note if these are many."""
     agent = trained.agent
     shared = agent.copies_share_experience
     trained_steps = max(1, len(agent.phases) - 1)
@@ -224,10 +224,7 @@ def budget(given: Arguments, trained: "TrainedAgent") -> tuple[int, int]:
     steps, unit = (rounds, "rounds") if shared else (rounds * episodes, "episodes")
     if steps > trained_steps:
         most = "up to " if given.until_stable else ""
-        print(
-            f"note: adapting for {most}{steps} {unit}, beyond the {trained_steps} that the agent "
-            f"was trained for"
-        )
+        print(f"note: adapting for {most}{steps} {unit}; the agent was trained for {trained_steps}")
     return episodes, rounds
 
 
@@ -241,7 +238,7 @@ class Log:
             path.unlink(missing_ok=True)
 
     def tell(self, report: "Report") -> None:
-        """Tell of a round or an event."""
+        """Print and write a round or an event."""
         from meta_rl.deployment.rounds import Round
 
         row = asdict(report)

@@ -19,7 +19,7 @@ COMMANDS = {
     "list": "show what there is: meta-rl list [agents|envs|configs|pretrained]",
 }
 WRITES_FILES = {"train", "sweep", "evaluate", "adapt", "render", "report"}
-"""Commands whose result is files, so that words that cannot be shown do not make them fail."""
+"""Commands that write files. They succeed even if their words cannot be printed."""
 
 
 def usage() -> str:
@@ -40,7 +40,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code. Errors of the user's are one message on stderr."""
+    """Run a command; return the exit code. User errors are one message on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with bearing_output() as (out, err):
         code = _answer(words)
@@ -64,7 +64,7 @@ def _answer(words: list[str]) -> int:
             return error.exit_code
         print(f"meta-rl: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # what nobody has foreseen, such as a name that is too long
+    except OSError as error:  # unforeseen errors, such as a name that is too long
         if debug:
             raise
         print(f"meta-rl: {error} (--debug shows where)", file=sys.stderr)

@@ -23,42 +23,42 @@ FORMATS: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(SomeRuns):
-    """Sets runs side by side, by one evaluation of each: tables and pictures.
+    """Compares runs by one evaluation of each, in tables and pictures.
 
-    Runs that differ by their seed alone are one group, a row of the tables. Its interquartile mean
-    (IQM), mean and median have 95 % bootstrap intervals; the probability of improvement tells how
-    often one group's seed beats another's on a task (Agarwal et al. 2021). Results measured under
-    different protocols are refused.
+    Runs that differ only in their seed are one group, a row of the tables. Its interquartile mean
+    (IQM), mean and median have 95 % bootstrap intervals. The probability of improvement is how
+    often a seed of one group beats a seed of another on a task (Agarwal et al. 2021). Results
+    measured by different protocols are refused.
     """
 
     stage: int | None = None
-    """Stage of adaptation: 0 is before any, -1 the last. Without it, tables show several, and
+    """Stage of adaptation: 0 is before any, -1 is the last. Without it, tables show several stages;
     pictures and pairs take the last."""
     by_task: bool = False
     """Also show the mean of each task name, or of each goal if there is one name."""
     resampling: Literal["whole-runs", "rliable"] = "whole-runs"
-    """Unit of the bootstrap: whole-runs draws runs with all of their tasks, then tasks within each
-    name. rliable draws runs for each task apart, as that library does; its intervals are too
-    narrow for meta-policies."""
+    """Unit of the bootstrap. `whole-runs` draws runs with all of their tasks, then tasks within
+    each name. `rliable` draws runs for each task on its own, as that library does; its intervals
+    are too narrow for meta-policies."""
     format: Format | None = None
-    """Format of the tables as text. Without it, that of --output's ending, or tables for the
-    terminal."""
+    """Text format of the tables. Without it, the ending of --output decides; without that, tables
+    are drawn for the terminal."""
     output: File = None
-    """File of the tables: .md, .csv or .tex, or any name if --format is given. Without it, they
-    are printed."""
+    """File of the tables: .md, .csv or .tex, or any name with --format. Without it, they are
+    printed."""
     figures: Folder = None
     """Folder for all pictures, as PNG. Without it, only the adaptation curves are drawn, to
     comparison.png beside the first run."""
     metrics: tuple[str, ...] = ()
-    """Metrics of training, as named in metrics.jsonl, for the learning curves of --figures.
-    Without it, success and return after adaptation."""
+    """Metrics of training for the learning curves of --figures, named as in metrics.jsonl. Without
+    it, success and return after adaptation."""
 
 
 def main(arguments: list[str]) -> int:
     """Compare runs."""
     given = parse(Arguments, arguments, "compare")
     if given.metrics and given.figures is None:
-        raise UserError("--metrics names the learning curves of --figures: give it, too")
+        raise UserError("--metrics is for the learning curves of --figures: give both")
     kind = given.format or _format_of(given.output)
     if given.output is not None:
         check_file(Path(given.output), "choose another --output")
@@ -112,7 +112,7 @@ def _format_of(output: str | None) -> Format | None:
     if suffix not in FORMATS:
         raise UserError(
             f"--output is the file of the tables: {output!r} must end in {', '.join(FORMATS)}, or "
-            f"--format must tell what it is; pictures go to --figures FOLDER"
+            f"--format must name the format; pictures go to --figures FOLDER"
         )
     return FORMATS[suffix]
 
@@ -123,7 +123,7 @@ def _check_stage(groups: "Sequence[Group]", stage: int | None) -> None:
         if stage is not None and not -stages <= stage < stages:
             raise UserError(
                 f"no stage {stage} of {group.label}: its evaluation has the stages 0 to "
-                f"{stages - 1}; more are made by `meta-rl evaluate RUN --adaptation-steps N`"
+                f"{stages - 1}; `meta-rl evaluate RUN --adaptation-steps N` makes more"
             )
 
 
@@ -149,5 +149,5 @@ def _pictures(groups: "Sequence[Group]", given: Arguments) -> "dict[Path, Figure
 
 
 def _beside(run: Path) -> Path:
-    """Return the folder that holds a run, also where the run is named by dots."""
+    """Return the folder that holds a run, also for names such as `.`."""
     return run.parent if run.name not in ("", "..") else run.resolve().parent

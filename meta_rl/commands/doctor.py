@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Arguments:
     """Looks for silent failures: runs a few real meta-iterations and says what is wrong in them.
 
-    A config is examined with an untrained agent, a run with its trained agent and its
+    A config is examined with an untrained agent. A run is examined with its trained agent and its
     metrics.jsonl; nothing is written there. Any field of the config is a flag too, as in
     `meta-rl train`; `meta-rl doctor CONFIG --help` lists them. A smaller --meta-batch-size is
     quicker, but tells less about the gain of adaptation.
 
     A table shows each check with its measured value and the healthy range. Notes are worth
-    knowing; alarms are faults, each with what to try. Exit code: 0 without alarms, 3 with any.
+    knowing. Alarms are faults, each with advice. The exit code is 0 without alarms, 3 with any.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG|RUN")]
@@ -34,11 +34,11 @@ class Arguments:
     iterations: int = 3
     """Meta-iterations to run, at least 1."""
     checkpoint: str | None = None
-    """Checkpoint of a run to load: latest, best (by evaluations while training), or a .pt file.
-    Without it, latest."""
+    """Checkpoint of a run to load: latest, best (in the evaluations during training), or a .pt
+    file. Without it, latest."""
     device: Device = None
-    """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the config; if a run
-    was trained on one that this machine lacks, its GPU, else its CPU."""
+    """Device of the policy: cpu, cuda or cuda:N. Without it, the device of the config. If a run was
+    trained on a device that this machine lacks: its GPU, else its CPU."""
     json: bool = False
     """Print the findings as JSON."""
 
@@ -47,7 +47,7 @@ class Arguments:
 
 
 FOUND = 3
-"""Exit code of a faulty experiment; 1 and 2 are taken by errors and by the usage."""
+"""Exit code of a faulty experiment. Errors and wrong usage have 1 and 2."""
 
 MARKS = {"healthy": "ok", "note": "note", "alarm": "ALARM", "skipped": "-"}
 
@@ -85,9 +85,9 @@ def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any],
     source = catalog.run_path(given.source)
     if not source.is_dir():
         if "/" in given.source and Path(given.source).suffix != ".yaml":
-            raise UserError(f"no run folder {given.source}, and no config is named like that")
+            raise UserError(f"no run folder {given.source}, and no config of that name")
         if given.checkpoint is not None:
-            raise UserError(f"--checkpoint is for run folders, and {given.source} is none")
+            raise UserError(f"--checkpoint is for run folders, and {given.source} is not one")
         on = [] if given.device is None else ["--device", given.device]
         experiment = experiment_of(given.source, [*flags, *on], "meta-rl doctor CONFIG")
         return experiment, examine(experiment, given.iterations)
@@ -100,7 +100,7 @@ def _examine(given: Arguments, flags: list[str]) -> "tuple[Experiment[Any, Any],
     else:
         device = resolve_device(given.device)
     changed = with_flags(replace(stored, device=str(device)), flags, "meta-rl doctor RUN")
-    experiment = replace(changed, start_from="")  # the agent is the run's, whatever it began with
+    experiment = replace(changed, start_from="")  # the agent is the run's own
     state = checkpoint.load(file, device)
     check_same_sections(state, replace(stored, agent=changed.agent, envs=changed.envs))
     recorded = recorded_updates(folder.metrics)

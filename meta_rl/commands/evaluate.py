@@ -31,57 +31,56 @@ if TYPE_CHECKING:
 class Arguments(InChangingTasks):
     """Measures how a run's policy adapts: before, between and after adaptation.
 
-    Every task, goal and copy counts. The result is printed and goes to the run's evaluations/, as
-    JSON (means, intervals, each goal) and npz (every episode). What is not given is as in the run's
-    config. An evaluation that was interrupted goes on when the same command is given again.
+    Every task, goal and copy counts. The result is printed and written to the run's evaluations/,
+    as JSON (means, intervals, each goal) and npz (every episode). Flags that are not given are as
+    in the run's config. The same command continues an interrupted evaluation.
 
-    To adapt from 10 episodes and then measure 3:
-    meta-rl evaluate RUN --copies 2 --evaluation-episodes 3 for MAML that plays 5 episodes in each
-    copy of a task, all of which teach one policy; --copies 1 --adaptation-steps 10
-    --evaluation-episodes 3 for RL², whose copies are trials of their own.
+    Example: adapt from 10 episodes, then measure 3. For MAML with 5 episodes in each copy of a
+    task, whose copies teach one policy: --copies 2 --evaluation-episodes 3. For RL², whose copies
+    are trials of their own: --copies 1 --adaptation-steps 10 --evaluation-episodes 3.
     """
 
     split: Split | None = None
-    """Split to measure on: train, validation, or test for held-out tasks. Without it, as in the
-    config: test, unless it says otherwise."""
+    """Split to measure: train, validation, or test for held-out tasks. Without it, as in the
+    config."""
     goals: int | None = None
-    """First goals of each task name to measure on, at least 1; all of a name that has fewer.
-    Without it here and in the config, all."""
+    """Goals to measure for each task name, at least 1, in the split's order. A name with fewer is
+    measured on all. Without it here and in the config, all."""
     adaptation_steps: int | None = None
-    """Times that the agent adapts, at least 0. Performance is measured before, between and
-    after. Where tasks change, it adapts so often after a drop; with 0, never."""
+    """Times that the agent adapts, at least 0. It is measured before, between and after. With tasks
+    that change: rounds that it learns from after a drop; with 0, none."""
     changes: int | None = None
-    """Where tasks change: changes that each task is followed through, at least 1."""
+    """With tasks that change: number of changes that each task is followed through, at least 1."""
     relearn: Literal["after_a_drop", "always"] | None = None
-    """Where tasks change: whether an agent that learns by gradients begins anew whenever its return
-    drops, or goes on learning from every round."""
+    """With tasks that change, for agents that adapt by gradients: start again from the meta-trained
+    parameters when the return drops (`after_a_drop`), or learn from every round (`always`)."""
     copies: int | None = None
-    """Copies of each task's environment that play side by side, at least 1."""
+    """Copies of each task's environment that are stepped together (N), at least 1."""
     evaluation_episodes: int | None = None
-    """Episodes of each stage that measure it alone, at least 1; nothing is learned from them.
-    Without it here and in the config, sampled actions are measured by the episodes that the agent
+    """Episodes that only measure each stage, at least 1; the agent does not learn from them.
+    Without it here and in the config, sampled actions are measured on the episodes that the agent
     adapts from."""
     actions: Literal[Actions, "both"] | None = None
-    """Measure with actions drawn from the policy, or with its mode, or write one result for each.
-    Adaptation always draws."""
+    """Actions while measuring: `sampled` from the policy, `deterministic`, its mode, or `both`,
+    with a result for each. Adaptation always samples."""
     seed: int | None = None
-    """Seed of the action noise, at least 0. Each task has noise of its own."""
+    """Seed of the action noise, at least 0. Each task has its own noise."""
     by_task: bool = False
     """Also print a row for each task and goal."""
     threads: int | None = None
-    """CPU threads of torch; 0 leaves the number to torch."""
+    """CPU threads of torch, at least 0; 0 means torch's default."""
     workers: int | None = None
-    """Threads of the native simulator, or processes of Gymnasium environments; 0 means one for
-    each CPU core."""
+    """Threads (native simulator) or processes (Gymnasium) that step environments, at least 0; 0
+    means one for each CPU core."""
     tasks_at_once: int | None = None
-    """Tasks to play together, at least 1. Fewer need less memory; results stay the same up to
-    rounding. Without it, as many as fit. An interruption loses at most these."""
+    """Tasks to play together, at least 1. Fewer take less memory and more time. Results stay the
+    same up to rounding. Without it, as many as fit. An interruption loses at most these."""
     output: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|FILE.json")] = None
-    """Folder for the result's files, or the name of its .json file; its .npz goes beside it.
+    """Folder for the result's files, or the name of its .json file; the .npz goes beside it.
     Without it, RUN/evaluations."""
     counted_by: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Let other code evaluate the agent, which the run's task family offers under this name. Its
-    figures compare with no other result here. Written to RUN/other_counts."""
+    """Evaluate the agent by other code, which the task family offers under this name. Its figures
+    compare with no other result here. They are written to RUN/other_counts."""
 
 
 def main(arguments: list[str]) -> int:
@@ -90,8 +89,8 @@ def main(arguments: list[str]) -> int:
     check_at_least(1, given, "tasks_at_once")
     if given.counted_by is not None and (given.by_task or given.output is not None):
         raise UserError(
-            "the counts of others know no goals and are written to RUN/other_counts: give "
-            "--counted-by without --by-task and --output"
+            "--counted-by has no figures of single goals and writes to RUN/other_counts; leave out "
+            "--by-task and --output"
         )
     from meta_rl.core.lives import changes_of
     from meta_rl.experiment.building import set_threads
@@ -125,7 +124,7 @@ def main(arguments: list[str]) -> int:
 def measure_all(
     place: Path | None, folder: "RunFolder", trained: "TrainedAgent", given: Arguments
 ) -> None:
-    """Evaluate as the experiment says, print the result and write it to its place, if any."""
+    """Evaluate by the experiment's settings; print the result, and write it to its place."""
     from meta_rl.commands._show import show_by_task, show_result
     from meta_rl.core.protocols import ALL_TASKS
     from meta_rl.evaluation.folder import Evaluations
@@ -188,26 +187,26 @@ def measure_all(
 
 
 def warn_if_chosen_by(config: "EvaluationConfig", no_others: bool) -> None:
-    """Say so if the best checkpoint was selected on the very tasks that it is measured on.
+    """Print a warning if the best checkpoint was chosen on the tasks that it is measured on.
 
     Args:
         no_others: Every split holds all tasks.
     """
     if config.every == 0 or not (no_others or config.choose_on == config.split):
         return
-    advice = "train with --evaluation.choose-on validation to select on others"
+    advice = "train with --evaluation.choose-on validation to choose it on others"
     if no_others:
         advice = "there are no others, so measure the latest checkpoint"
     elif config.choose_on == "validation":
         advice = "--split test has others"
     print(
-        f"warning: this checkpoint was selected as the best on {config.choose_on} tasks, the very "
-        f"ones it is measured on, which flatters it; {advice}"
+        f"warning: this checkpoint was chosen as the best on the same {config.choose_on} tasks "
+        f"that it is measured on, so the result is too good; {advice}"
     )
 
 
 def place_of(given: Arguments) -> Path | None:
-    """Return the folder or .json file for the result, or None, with a warning, if there is none.
+    """Return the folder or .json file for the result, or None after a warning.
 
     A place that was asked for must be writable; the default one need not be.
     """
@@ -241,9 +240,9 @@ def place_of(given: Arguments) -> Path | None:
 
 
 def identity(trained: "TrainedAgent") -> str:
-    """Return a hash of all that decides the cells of an evaluation: agent and program included.
+    """Return a hash of all that decides the cells of an evaluation, agent and program included.
 
-    Unlike the protocol's fingerprint, which is the same for all agents, seeds and versions.
+    The protocol's fingerprint, in contrast, is the same for all agents, seeds and versions.
     """
     from importlib.metadata import version
 
@@ -262,7 +261,7 @@ def identity(trained: "TrainedAgent") -> str:
 
 
 def measure_otherwise(folder: "RunFolder", trained: "TrainedAgent", given: Arguments) -> None:
-    """Let code that the family offers evaluate the agent, and write and print what it says."""
+    """Let other code of the family evaluate the agent; write and print its figures."""
     from meta_rl.core.lives import original
     from meta_rl.core.protocols import OtherwiseCounted
 
@@ -273,9 +272,9 @@ def measure_otherwise(folder: "RunFolder", trained: "TrainedAgent", given: Argum
         raise UserError(
             f"--counted-by {name}: the run's tasks are of the family {family}, which "
             f"{'offers ' + ', '.join(counts) if counts else 'offers no other count'}; "
-            f"leave the flag away for our own"
+            f"leave the flag out for our own"
         )
-    check_folder(folder.other_counts, "give the run a place that can be written")
+    check_folder(folder.other_counts, "make the run folder writable")
     config, copies = trained.experiment.evaluation, trained.experiment.evaluation_copies
     summary = {
         "env_steps": trained.env_steps,

@@ -10,8 +10,8 @@ HELP = """\
 usage: meta-rl list [agents|envs|configs|pretrained]
 
 Shows the learning algorithms (agents), the task families (envs), the experiments to start from
-(configs) and the trained policies that came along (pretrained), one line each; all of them, or the
-kind that is named.
+(configs) and the trained policies that come along (pretrained), one line each. Without a kind, it
+shows all of them.
 """
 
 KINDS = {

@@ -10,17 +10,18 @@ from meta_rl.commands._vocabulary import Actions, File, OneTask, chosen_task, lo
 class Arguments(OneTask):
     """Films a run's policy on one task, before and after it adapts to it.
 
-    The episodes play side by side and in step. Drawing needs no display. --task may also name a
-    task that the run does not hold, if its family has it with the same observations and actions.
+    The film shows the episodes side by side and in step. Drawing needs no display. --task may also
+    name a task that is not the run's, if its family has it with the same observations and actions.
     """
 
     rounds: int = 1
     """Times that the policy adapts, at least 1; each is filmed."""
     actions: Actions = "sampled"
-    """Film actions drawn from the policy, or its mode. It learns from drawn actions."""
+    """Actions in the film: `sampled` from the policy, or `deterministic`, its mode. Adaptation
+    always samples."""
     output: File = None
-    """File of the film: an .mp4, or a .png strip of pictures. Without it,
-    RUN/videos/TASK-GOAL.mp4; of a run in pretrained/, runs/NAME/videos/TASK-GOAL.mp4."""
+    """File of the film: an .mp4, or a .png strip of pictures. Without it, RUN/videos/TASK-GOAL.mp4.
+    For a run in pretrained/, runs/NAME/videos/TASK-GOAL.mp4."""
 
 
 def main(arguments: list[str]) -> int:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Arguments(SomeRuns):
     """Tells what runs achieved, and how, in one HTML file to send, print or publish.
 
-    Runs that differ by their seed alone are one group. The file opens from disk and asks the
-    network for nothing.
+    Runs that differ only in their seed are one group. The file opens from disk and needs no
+    network.
     """
 
     output: Annotated[str, tyro.conf.arg(metavar="FILE")] = "report.html"
@@ -33,11 +33,11 @@ class Arguments(SomeRuns):
     videos: bool = False
     """Film the first run of each group on the first task, before and after adaptation."""
     beliefs: bool = False
-    """Let the first run of each group play 20 tasks, and draw what it comes to believe of them; for
-    agents that tell it: varibad and metric."""
+    """Play 20 tasks with the first run of each group, and draw its beliefs about them. Only varibad
+    and metric have beliefs."""
     device: Device = None
     """Device of the policies in --videos and --beliefs: cpu, cuda or cuda:N. Without it, the device
-    of each run's config; if this machine lacks that one, its GPU, else its CPU."""
+    of each run's config. If this machine lacks that one: its GPU, else its CPU."""
     wandb: bool = False
     """Also log figures, tables, videos and the page to Weights & Biases, in the project of the
     first run."""
@@ -108,7 +108,7 @@ def _beliefs(
     groups: "Sequence[Group]",
     given: Arguments,
 ) -> "list[Beliefs]":
-    """Watch what the first run of each group believes of the split's first tasks."""
+    """Record the beliefs of each group's first run about the split's first tasks."""
     from meta_rl.reports.beliefs import TASKS, watch_beliefs
 
     watched = []
@@ -116,7 +116,7 @@ def _beliefs(
         tasks = trained.distribution.tasks(given.split)[:TASKS]
         found = watch_beliefs(trained, tasks, group.label)
         if found is None:
-            print(f"note: {run.name} does not tell what it believes; --beliefs leaves it out")
+            print(f"note: {run.name} has no beliefs to draw; --beliefs leaves it out")
         else:
             watched.append(found)
     return watched

@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from meta_rl.studies.sweep import Sweep
 
 MOST_ENDS = 64
-"""Settings of a search that learns, at the ends of what is varied, that are tried out before."""
+"""Largest number of settings, at the ends of the varied ranges, that are checked before a TPE
+search."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Trains a config with several settings, and tells which is best on the validation split.
+    """Trains a config with several settings, and chooses the best on the validation split.
 
-    Each setting is a trial, and each trial a run for every seed: an ordinary run folder in
-    runs/NAME/, with a W&B run in the group NAME. The test split is not looked at until the choice
-    is made. The same command continues a sweep that was stopped or killed. Any field of the config
-    is a flag too, as in `meta-rl train`, except `trials`.
+    Each setting is a trial, with one run for every seed: an ordinary run folder in runs/NAME/, and
+    a W&B run in the group NAME. The test split is not used until the choice is made. The same
+    command continues a sweep that was stopped or killed. Any field of the config is a flag too, as
+    in `meta-rl train`, except `trials`.
 
     At the end it prints a table and writes it to runs/NAME/table.md, with a picture of the settings
     in runs/NAME/settings.png.
@@ -42,35 +43,37 @@ class Arguments:
     vary: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SETTING=VALUES")
     ] = ()
-    """A setting of what the agent learns by, such as agent.inner_lr=0.01,0.03,0.1 or
-    meta_batch_size=10,20. Searches other than grid also take ranges: agent.inner_lr=log:1e-3:1 or
-    agent.epochs=linear:1:10, which draws whole numbers. Give --vary several times to vary several
-    settings."""
+    """Setting to vary and its values, such as agent.inner_lr=0.01,0.03,0.1 or
+    meta_batch_size=10,20. It must affect learning. The searches random and tpe also take ranges:
+    agent.inner_lr=log:1e-3:1, or agent.epochs=linear:1:10, which draws whole numbers. Give --vary
+    several times to vary several settings."""
     search: Literal["grid", "random", "tpe"] = "grid"
-    """How settings are chosen: all combinations of values; at random; or by Optuna's TPE, which
-    learns from earlier trials (pip install -e '.[sweep]')."""
+    """How settings are chosen: `grid` takes all combinations of values, `random` draws them, and
+    `tpe`, Optuna's, learns from earlier trials (pip install -e '.[sweep]')."""
     trials: int | None = None
     """Trials of a random or TPE search, at least 1."""
     search_seed: int = 0
     """Seed of the search, at least 0."""
     seeds: str = "1"
-    """Seeds of every trial: 3 means 0, 1, 2; or a range such as 2:5, or a list such as 0,3,7."""
+    """Seeds of every trial: 3 means 0, 1, 2. A range such as 2:5 or a list such as 0,3,7 also
+    works."""
     early_stopping: Literal["off", "asha"] = "off"
-    """asha stops trials that are not among the best on the validation split after evaluation.every
-    meta-iterations, and --reduction times as many, and so on. The first seed decides."""
+    """`asha` stops trials that are not among the best on the validation split. It judges after
+    evaluation.every meta-iterations, after --reduction times as many, and so on. The first seed
+    decides."""
     reduction: int = 3
-    """Of all trials that ASHA judges, one in so many goes on; at least 2."""
+    """Reduction factor of ASHA, at least 2: of this many trials, one goes on."""
     processes: int = 0
     """Runs at a time, at least 0; 0 means as many as the cores allow, or one on a GPU."""
     backend: Literal["local", "ray"] = "local"
     """Where runs are trained: `local`, on this machine, or `ray`, on the machines of a Ray cluster,
     which must share the run folders (needs the extra `cluster`)."""
     address: str = ""
-    """Ray cluster to join, as `rollouts.address`."""
+    """Ray cluster to join, as in `rollouts.address`."""
     name: str | None = None
     """Name of the sweep and of its folder. Without it, CONFIG-sweep."""
     dry_run: bool = False
-    """Print what would run and how long it is estimated to take, and train nothing."""
+    """Print the runs and an estimate of their time, and train nothing."""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "trials")
@@ -82,16 +85,16 @@ class Arguments:
             ("address", self.backend == "ray", "--backend ray"),
         ):
             if getattr(self, flag) != getattr(type(self), flag) and not is_read:
-                raise UserError(f"--{flag.replace('_', '-')} is for {reader}: give it, too")
+                raise UserError(f"--{flag.replace('_', '-')} is for {reader}: give both")
 
 
 def main(arguments: list[str]) -> int:
-    """Run a sweep, or what is missing of it."""
+    """Run a sweep, or the rest of it."""
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         raise UserError("the config comes first: meta-rl sweep CONFIG --vary SETTING=VALUES")
     given, flags = parse_known(Arguments, arguments, "sweep")
     if any(word.partition("=")[0] == "--seed" for word in flags):
-        raise UserError("a sweep trains several seeds: say --seeds instead of --seed")
+        raise UserError("a sweep trains several seeds: give --seeds instead of --seed")
     base = experiment_of(given.config, flags, "meta-rl sweep CONFIG")
     from meta_rl.studies.launching import launcher_of
     from meta_rl.studies.outcome import sweep_table
@@ -150,7 +153,7 @@ def _planned(
 
 
 def _known_settings(varied: "Sequence[Varied]", search: "Search") -> "list[Setting]":
-    """Return the settings of all trials; where they come on the way, settings at the ends."""
+    """Return the settings of all trials; for a TPE search, those at the ends of ranges."""
     if not search.learns:
         return [search.propose(number, ()) for number in range(search.count)]
     ends = itertools.islice(itertools.product(*(each.ends for each in varied)), MOST_ENDS)
@@ -158,7 +161,7 @@ def _known_settings(varied: "Sequence[Varied]", search: "Search") -> "list[Setti
 
 
 def _prepare(sweep: "Sweep", settings: "Sequence[Setting]") -> "tuple[list[Cost], dict[str, Any]]":
-    """Build all trials, so that mistakes are told before any starts."""
+    """Build all trials, so that mistakes show before any starts."""
     from meta_rl.studies.preparation import prepare
     from meta_rl.studies.settings import with_setting
 
@@ -166,7 +169,7 @@ def _prepare(sweep: "Sweep", settings: "Sequence[Setting]") -> "tuple[list[Cost]
 
 
 def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[Cost]") -> None:
-    """Print what would run, and how long it is estimated to take."""
+    """Print the runs and an estimate of their time."""
     from meta_rl.reports.tables import TextTable
     from meta_rl.runs.folder import RunFolder
     from meta_rl.studies.estimate import probed_speed, recorded_speed, told_duration
@@ -176,7 +179,7 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
     count, runs = sweep.search.count, sweep.search.count * len(sweep.seeds)
     learns = sweep.search.learns
     TextTable(
-        "examples of trials; TPE chooses on the way" if learns else "trials",
+        "examples of trials; TPE chooses them as it learns" if learns else "trials",
         ["trial", *sweep.names, "env steps of training", "of evaluations"],
         [
             [
@@ -219,7 +222,7 @@ def _tell_plan(sweep: "Sweep", settings: "Sequence[Setting]", costs: "Sequence[C
 
 
 def _conclude(sweep: "Sweep") -> int:
-    """Show and write what was found; return the exit code."""
+    """Show and write the results; return the exit code."""
     from meta_rl.commands._show import show_groups
     from meta_rl.core.outputs import png, write
     from meta_rl.evaluation.comparison import group_runs
@@ -235,17 +238,17 @@ def _conclude(sweep: "Sweep") -> int:
         try:
             write(png(picture), path, "the picture")
             print(f"picture: {path}")
-        except UserError as error:  # the choice is what days of training were for
+        except UserError as error:  # the choice matters more than its picture
             print(f"warning: {error}")
     if (best := sweep.best()) is not None:
         print(f"chosen on the validation split: {best.label}")
         print(f"train it again: meta-rl train {sweep.config_of(best.number)}")
-        print("what it achieves on the test split, which nothing was chosen on:")
+        print("its result on the test split, which nothing was chosen on:")
         wanted = Wanted(actions=sweep.base.evaluation.actions)
         runs, _ = load_runs([each.run.path for each in best.trainings.values()], wanted)
         show_groups(group_runs(runs))
     else:
-        print("nothing is chosen: no trial has come to its end with an evaluation")
+        print("nothing is chosen: no trial has ended with an evaluation")
     if failed := sweep.failed:
         numbers = ", ".join(f"{trial.number:03}" for trial in failed)
         print(f"failed: {numbers}; the same command tries again")

@@ -24,7 +24,8 @@ Trains a meta-policy and evaluates it at the end.
   --field value  changes any field of the config; `meta-rl train CONFIG --help` lists them with
                  the config's values, e.g. --seed 1 --meta-iterations 50 --agent.inner-lr 0.05.
                  --agent.name or --envs.name take another agent or family, with its defaults
-  --from RUN     begins with the trained agent of a run, also of other tasks, if its spaces agree
+  --from RUN     starts from the trained agent of another run, also of other tasks with the same
+                 observations and actions
   --resume RUN   continues a run folder from its last checkpoint, as if it had never stopped;
                  --meta-iterations may move the end
   --overwrite    replaces a run folder that exists
@@ -35,14 +36,13 @@ Trains a meta-policy and evaluates it at the end.
   --backend ray  with --seeds: trains on the machines of a Ray cluster, which must share the run
                  folders; --address HOST:PORT names its head
 
-Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluations/. Weights &
-Biases records the run too: online if you are logged in, else offline (--tracking.mode off: not);
-so does TensorBoard with --tracking.tensorboard. Warnings and notes of a training are in its
-log.txt, if there were any.
+Everything goes to runs/NAME/: config.yaml, metrics.jsonl, checkpoints/, evaluations/. Warnings and
+notes, if any, go to log.txt there. Weights & Biases records the run too: online if you are logged
+in, else offline; --tracking.mode off switches it off. --tracking.tensorboard adds TensorBoard.
 Ctrl-C stops cleanly, as do SIGTERM and a closed terminal; the run can be resumed.
 
-Started by torchrun, N processes share out the tasks of each meta-batch (--device cuda: one GPU
-each) and learn what one process would.
+With torchrun, N processes share the tasks of each meta-batch (--device cuda: one GPU each). They
+learn what one process would learn.
 """
 
 
@@ -98,7 +98,7 @@ def _trainer(
     overwrite: bool,
     records: bool,
 ) -> "Trainer":
-    """Prepare the training; `records` tells whether this process records what happens."""
+    """Prepare the training; `records` says whether this process writes records."""
     from meta_rl.reports.figures import adaptation_curves
     from meta_rl.runs.sinks.choosing import choose_sinks
     from meta_rl.training.trainer import Trainer
@@ -108,7 +108,7 @@ def _trainer(
 
 
 def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], RunFolder]":
-    """Return what to train, and where."""
+    """Return the experiment and its run folder."""
     if resume:
         from meta_rl.experiment import catalog
         from meta_rl.runs.folder import RunFolder
@@ -123,7 +123,7 @@ def _read(arguments: list[str], resume: bool) -> "tuple[Experiment[Any, Any], Ru
     if arguments[0].startswith("-"):
         raise UserError("the config comes first: meta-rl train CONFIG [--field value ...]")
     experiment = experiment_of(arguments[0], arguments[1:], "meta-rl train CONFIG")
-    # Only now: --help has been answered, and needed none of it.
+    # Imported only now, because --help does not need it.
     from meta_rl.runs.folder import RunFolder
 
     return experiment, RunFolder(Path(experiment.runs) / experiment.name)

@@ -223,12 +223,12 @@ class Experiment(Generic[AgentT, EnvsT]):
         if "/" in self.name or self.name.startswith(".") or self.name != self.name.strip():
             raise UserError(
                 f"name must be a plain folder name, without blanks at its ends, got "
-                f"{self.name!r}; see also runs"
+                f"{self.name!r}; the field runs names the folder around it"
             )
         if self.version != VERSION:
             raise UserError(
                 f"the config is of version {self.version}, but this is meta-rl for version "
-                f"{VERSION}; see docs/architecture.md for what changed, or install the other"
+                f"{VERSION}; see docs/architecture.md for the changes, or install the other meta-rl"
             )
 
     @property

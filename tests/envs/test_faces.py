@@ -193,7 +193,7 @@ def test_gymnasiums_wrappers_count_whole_episodes(any_family):
         ({"family": "metawrld"}, "no 'metawrld' in envs/; did you mean 'metaworld'"),
         ({"tsak": "reach-v3"}, r"make_vec\('metaworld'\): unknown key 'tsak'; did you mean 'task'"),
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
-        ({"num_envs": None}, "say how many worlds to make: num_envs, or the tasks themselves"),
+        ({"num_envs": None}, "give the number of worlds, num_envs, or the tasks themselves"),
         ({"num_envs": 51}, "cannot draw a train task for each of num_envs=51 worlds"),
     ],
 )

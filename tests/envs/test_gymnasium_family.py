@@ -531,14 +531,14 @@ def test_the_protocol_holds_the_versions_of_what_simulates():
         ({"id": "nowhere.py:make"}, "no file nowhere.py for envs.id, looked for from /.*; name"),
         ({"id": "ARENA:numbr"}, "no 'numbr' to call"),
         ({"id": "ARENA:number", "horizon": 5, "vary": [{"seed": [0, 99]}]}, "it made int"),
-        ({"id": "ARENA:make", "vary": [{"seed": [0, 99]}]}, "say envs.horizon"),
+        ({"id": "ARENA:make", "vary": [{"seed": [0, 99]}]}, "set envs.horizon"),
         (
             {"vary": [{"attribute": "mass", "scale": [1, 2]}]},
             r"envs.vary\[0\] changes 'mass', but PendulumEnv has no attribute 'mass'",
         ),
         (
             {"vary": [{"attribute": "render_mode", "scale": [1, 2]}]},
-            "scales render_mode, which is 'rgb_array' and no number",
+            "scales render_mode, which is 'rgb_array', not a number",
         ),
         (
             {"vary": [{"attribute": "m", "uniform": [1, 2]}, {"attribute": "m", "scale": [1, 2]}]},
@@ -548,13 +548,13 @@ def test_the_protocol_holds_the_versions_of_what_simulates():
         ({"vary": [{"seed": [-5, 20]}]}, r"\.seed must begin at 0 or above, got -5"),
         (
             {"id": "Hopper-v5", "vary": [{"attribute": "_healthy_z_range", "scale": [1, 2]}]},
-            "scales _healthy_z_range, which is .* and no number",
+            "scales _healthy_z_range, which is .*, not a number",
         ),
         (
             {"id": "Hopper-v5", "vary": [{"attribute": "model.opt.gravty", "scale": [1, 2]}]},
             "did you mean 'gravity'",
         ),
-        ({"vary": [{"attribute": "m[0]", "scale": [1, 2]}]}, "changes 'm.0.', but what it is"),
+        ({"vary": [{"attribute": "m[0]", "scale": [1, 2]}]}, "changes 'm.0.', an item of"),
         ({"vary": [{"attribute": "m-x", "scale": [1, 2]}]}, "'m-x', which is no attribute"),
         ({"vary": [{"model": "body_mass", "scale": [1, 2]}]}, "PendulumEnv has no MuJoCo model"),
         ({"vary": [{"keyword": "mass", "uniform": [1, 2]}]}, "does not take the keywords"),

@@ -60,7 +60,7 @@ def test_there_are_two_mazes_whatever_the_split_and_others_are_refused():
     drawn = family.sample(5, "train", torch.Generator().manual_seed(0))
     assert abs(int(goal_side(drawn.params).sum())) == 1
     env = family.make_env(CPU, 1)
-    with pytest.raises(UserError, match=r"a maze is 1, .* or -1, .*, got \[\[0.4\]\]"):
+    with pytest.raises(UserError, match=r"a maze must be given by 1 .* or -1 .*, got \[\[0.4\]\]"):
         env.start(replace(drawn[[0]], params=torch.tensor([[0.4]], dtype=torch.float64)), 1, 0)
 
 

@@ -114,7 +114,7 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("adapt none --task point", ["no run folder none"]),
         ("compare", ["name at least one run folder: meta-rl compare RUN RUN"]),
         ("compare none", ["no run folder none"]),
-        ("compare none --metrics x", ["--metrics names the learning curves of --figures"]),
+        ("compare none --metrics x", ["--metrics is for the learning curves of --figures"]),
         ("compare none --output x.png", ["'x.png' must end in .md, .csv, .tex", "--figures FOLD"]),
         ("compare .", [". is not a run folder: it has no config.yaml"]),
     ],
@@ -252,7 +252,7 @@ def test_adapt_knows_the_tasks_and_goals(meta_rl, run):
     meta_rl(*adapt, "point", "--episodes", 0).fails_with("--episodes must be at least 1, got 0")
     meta_rl(*adapt, "point", "--seed", -1).fails_with("--seed must be at least 0, got -1")
     meta_rl(*adapt, "point", "--freeze-memory").fails_with("maml_trpo has no memory that learns")
-    meta_rl(*adapt, "point", "--change-how", "drift").fails_with("--change-how speaks of tasks")
+    meta_rl(*adapt, "point", "--change-how", "drift").fails_with("--change-how is for tasks")
     meta_rl(*adapt, "point", "--output", "runs/small/config.yaml/x.pt").fails_with(
         "cannot write", "choose another --output"
     )
@@ -277,9 +277,9 @@ def test_evaluate_refuses_bad_numbers(meta_rl, run):
         "--workers -1": "workers must be at least 0, got -1",
         "--checkpoint newest": "checkpoint must be latest, best or a .pt file, got 'newest'",
         "--checkpoint none.pt": "no checkpoint none.pt",
-        "--counted-by metaworld --by-task": "give --counted-by without --by-task and --output",
-        "--counted-by metaworld --output there": "without --by-task and --output",
-        "--changes 3": "--changes speaks of tasks that change, and here they do not; say how often",
+        "--counted-by metaworld --by-task": "leave out --by-task and --output",
+        "--counted-by metaworld --output there": "leave out --by-task and --output",
+        "--changes 3": "--changes is for tasks that change, and here they do not; add",
         "--change-every 2-episodes": "change.every must be never, a whole number of episodes",
         "--counted-by metaworld": "of the family point_navigation, which offers no other count;",
     }.items():
@@ -385,7 +385,7 @@ def test_a_checkpoint_that_was_selected_on_what_measures_it_is_warned_of(
     config = small_config("rl2_ppo", envs=envs, evaluation=choosing, meta_iterations=1)
     meta_rl("train", config).succeeds()
     told = meta_rl("evaluate", "runs/small", "--checkpoint", "best", "--split", split).succeeds()
-    assert ("selected as the best on train tasks" in told.out) == (advice is not None)
+    assert ("chosen as the best on the same train tasks" in told.out) == (advice is not None)
     assert advice is None or advice in told.out
 
 

@@ -548,7 +548,7 @@ def test_a_help_text_is_one_paragraph_whatever_its_lines_in_the_source(capsys, m
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         _vocabulary.parse(_vocabulary.OneRun, ["-h"], "x")
-    assert "the run's config; if this machine lacks that one" in capsys.readouterr().out
+    assert "the run's config. If this machine lacks that one" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -203,9 +203,7 @@ def test_the_adapt_command_says_what_it_did(agent, adapted, meta_rl, tmp_path):
 
     note, *told, log, program, where = outcome.out.splitlines()
     adapted_for = "6 episodes" if agent.startswith(MEMORIES) else "2 rounds"
-    assert note == (
-        f"note: adapting for {adapted_for}, beyond the 1 that the agent was trained for"
-    )
+    assert note == f"note: adapting for {adapted_for}; the agent was trained for 1"
     assert [line.split()[:4] for line in told] == [
         ["point:0", "round", "1,", "adapting,"],
         ["point:0", "round", "2,", "adapting,"],

@@ -106,7 +106,7 @@ def test_a_policy_adapts_to_a_held_out_goal_until_more_brings_nothing(adapt):
     rows, outcome = adapt("--goal", 2, "--until-stable")
     outcome.succeeds()
 
-    assert "note: adapting for up to 20 rounds, beyond the 1 that" in outcome.out
+    assert "note: adapting for up to 20 rounds; the agent was trained for 1" in outcome.out
     assert events(rows) == ["stable"]
     tried, (kept,) = rounds(rows, "adapt"), rounds(rows, "execute")
     best = max(row["return"] for row in tried)

@@ -27,7 +27,7 @@ def runs(small_config, tmp_path_factory):
 def test_a_report_shows_the_beliefs_of_those_that_tell_them(runs, meta_rl, tmp_path):
     words = ("--beliefs", "--allow-different-protocols", "--output", tmp_path / "report.html")
     outcome = meta_rl("report", *sorted(runs.iterdir()), *words).succeeds()
-    assert "note: random does not tell what it believes" in outcome.out
+    assert "note: random has no beliefs to draw" in outcome.out
     page = (tmp_path / "report.html").read_text()
     assert "nearest task is its own" in page
     for agent in ("varibad", "metric"):
