@@ -58,7 +58,7 @@ class PolicyAgent:
     descent: Descent | None = None
     """The optimizer of θ, if the agent has one; its state is saved with θ."""
     generator: torch.Generator | None = None
-    """Shuffles samples, if the agent shuffles any; its state is saved with θ."""
+    """The generator that shuffles samples, if the agent shuffles any; its state is saved with θ."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class PolicyAgent:
         gamma: float | Float[Tensor, ""] | None = None,
         lambda_: float | Float[Tensor, ""] | None = None,
     ) -> Samples:
-        """Return the samples that an update learns from, with the config's γ and λ or the given."""
+        """Return the samples of an update, with the config's γ and λ or the given ones."""
         samples = prepare(rollout, self.config, gamma, lambda_)
         return replace(samples, obs=self.shown(samples.obs))
 

@@ -1,4 +1,4 @@
-"""Control: uniform random actions: the floor."""
+"""Control, the floor: uniform random actions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

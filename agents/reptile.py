@@ -25,8 +25,8 @@ class Config(AdaptationConfig):
     """Meta-updates over which outer_lr falls linearly to 0, at least 0. Nothing more is learned
     after that. 0 keeps outer_lr constant."""
     outer_optimizer: Literal["sgd", "adam"] = "sgd"
-    """`sgd` moves θ straight towards the mean of the adapted parameters. `adam` treats the distance
-    to it as a gradient."""
+    """`sgd` moves θ straight towards the mean of the adapted parameters. `adam` treats the
+    difference to it as a gradient."""
     inner_epochs: int = 1
     """Gradient steps on the episodes of each inner step, at least 1. PPO's clip limits all steps
     after the first."""

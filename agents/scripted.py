@@ -1,4 +1,4 @@
-"""Control: the family's own expert, which is shown each task: the ceiling."""
+"""Control, the ceiling: the family's own expert, which is shown each task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -117,7 +117,7 @@ class _TaskGradient(torch.autograd.Function):
         phi = dict(zip(policy.parameter_names, row, strict=True))
         gradient = TaskGradient(policy, loss, phi, samples, kept=any(ctx.needs_input_grad))
         ctx.gradient = gradient
-        # Without a copy, the result and its history would refer to each other.
+        # Without a copy, the result and its history would refer to each other: a cycle.
         return tuple(value.clone() for value in gradient.value.values())
 
     @staticmethod

@@ -107,7 +107,7 @@ def in_order(pieces: Shaped[Tensor, "L C *B"], steps: int) -> Shaped[Tensor, "T 
 
 
 def handed_on(memory: State, last: State) -> State:
-    """Return the memories at the start of pieces for the next time: those that pieces ended with.
+    """Return each piece's memory to start from next time: the last one of the piece before.
 
     No gradient flows through it: truncated backpropagation through time.
 
