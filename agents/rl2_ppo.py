@@ -248,7 +248,6 @@ class RL2PPO(MemoryAgent):
         """
         parameters = list(self.policy.parameters())
         flat = map_tensors(lambda column: column.flatten(1, 2), trials)  # (L, C * B)
-        length, count = flat.valid.shape
         starts, steps = in_a_row(memory), sum_over_ranks(flat.valid.sum())
 
         @torch.enable_grad()
@@ -259,14 +258,8 @@ class RL2PPO(MemoryAgent):
             loss, metrics = self.loss(some, policy, value, steps)
             return metrics, last, list(torch.autograd.grad(loss, parameters))
 
-        lots = 1
-        if self.device.type == "cpu":
-            fitting = max(1, STEPS_AT_ONCE // length)
-            lots = max(ceil(count / fitting), min(torch.get_num_threads(), count))
-        every = torch.arange(count, device=self.device)
-        found, ends, gradients = zip(
-            *side_by_side(differentiate, every.tensor_split(lots)), strict=True
-        )
+        lots = self.lots(*trials.valid.shape)
+        found, ends, gradients = zip(*side_by_side(differentiate, lots), strict=True)
         gradient = [torch.stack(each).sum(0) for each in zip(*gradients, strict=True)]
         total = {name: torch.stack([each[name] for each in found]).sum() for name in found[0]}
         gradient, total = sum_over_ranks((gradient, total))
@@ -277,6 +270,20 @@ class RL2PPO(MemoryAgent):
         last = tree_map(lambda *parts: torch.cat(parts), *ends)
         last = by_world(last, trials.valid.shape[1:])
         return total | {"outer/gradient_norm": norm}, handed_on(memory, last)
+
+    def lots(self, length: int, pieces: int, trials: int) -> list[Int[Tensor, "P"]]:
+        """Return which pieces of which trials are differentiated together, of (C * B)."""
+        every = torch.arange(pieces * trials, device=self.device)
+        if self.device.type != "cpu":
+            return [every]
+        # Later pieces of a trial have more to attend to, so no lot mixes them with earlier ones.
+        together = every.split(trials) if self.policy.memory.costs_its_past else [every]
+        fitting = max(1, STEPS_AT_ONCE // length)
+        lots: list[Tensor] = []
+        for some in together:
+            busy = min(ceil(torch.get_num_threads() / len(together)), len(some))
+            lots += some.tensor_split(max(ceil(len(some) / fitting), busy))
+        return lots
 
     @torch.no_grad()
     def memories(self, trials: Trials, policy: RecurrentPolicy) -> State:

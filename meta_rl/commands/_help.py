@@ -41,6 +41,8 @@ def _explain_own_fields(cls: type, hidden: tuple[str, ...]) -> None:
         hint = cls.__annotations__[name]
         if isinstance(hint, typing.TypeVar):
             continue  # a section of flags of its own
+        if isinstance(hint, type) and is_dataclass(hint):
+            explain(hint, hidden)
         flag = tyro.conf.arg(help=text, metavar=_metavar(hint), help_behavior_hint=told)
         cls.__annotations__[name] = Annotated[hint, flag]
 

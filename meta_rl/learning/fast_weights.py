@@ -48,6 +48,8 @@ class FastWeights(nn.Module):
         size: H, the heads together.
     """
 
+    costs_its_past = False
+
     def __init__(self, input_size: int, size: int, layers: int, heads: int) -> None:
         super().__init__()
         self.shape = (heads, size // heads, size // heads)

@@ -68,6 +68,10 @@ class MemoryConfig:
 class Memory(Protocol):
     """The memory of a trial."""
 
+    costs_its_past: bool
+    """Whether a sequence costs the more, the more steps came before it. Worlds that are played
+    together then each cost as much as the one with the longest past."""
+
     def empty(self, worlds: int) -> State:
         """Return the state of worlds that have seen nothing, on the parameters' device."""
         ...
@@ -100,6 +104,8 @@ class Memory(Protocol):
 class GRU(nn.GRU):
     """A gated recurrent unit; its state is (B, H)."""
 
+    costs_its_past = False
+
     def empty(self, worlds: int) -> Float[Tensor, "B H"]:
         """Return a memory of nothing."""
         return next(self.parameters()).new_zeros(worlds, self.hidden_size)
@@ -124,6 +130,8 @@ class GRU(nn.GRU):
 
 class LSTM(nn.LSTM):
     """A long short-term memory; its state is the output and the cell, (B, H) each."""
+
+    costs_its_past = False
 
     def empty(self, worlds: int) -> tuple[Tensor, Tensor]:
         """Return a memory of nothing."""

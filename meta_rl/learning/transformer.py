@@ -32,6 +32,8 @@ class Transformer(nn.Module):
         context_steps: W.
     """
 
+    costs_its_past = True
+
     def __init__(
         self, input_size: int, size: int, layers: int, heads: int, context_steps: int
     ) -> None:
@@ -130,8 +132,10 @@ class Transformer(nn.Module):
 
     def _visible(
         self, steps: Int[Tensor, "B"], clock: Int[Tensor, "T"], past: int
-    ) -> Bool[Tensor, "B T S"]:
+    ) -> Bool[Tensor, "#B T S"]:
         """Return which slots of the state, and then steps of the sequence, each step sees."""
+        if self._at_one_step(steps):
+            steps = steps[:1]  # one mask for all
         slot = torch.arange(past, device=steps.device)
         last = steps.unsqueeze(1) - 1
         written = last - (last - slot) % self.context_steps  # each slot's position; none below 0
@@ -152,9 +156,13 @@ class Transformer(nn.Module):
 
         This is the common case: one slice is written, and no world needs a mask of its own.
         """
+        return self._at_one_step(steps) and bool(valid.all())
+
+    def _at_one_step(self, steps: Int[Tensor, "B"]) -> bool:
+        """Return whether all worlds surely are at the same step; a GPU would be waited for."""
         if steps.device.type != "cpu" or torch.compiler.is_exporting():
             return False
-        return bool(valid.all()) and bool((steps == steps[0]).all())
+        return bool((steps == steps[0]).all())
 
     def _turn(self, position: Int[Tensor, "*B"]) -> tuple[Tensor, Tensor]:
         """Return cosines and sines (*B, D / 2) of each position's angles.

@@ -309,12 +309,13 @@ def test_more_minibatches_than_trials_are_as_many_as_trials():
     assert metrics["outer/loss"].isfinite()
 
 
+@pytest.mark.parametrize("memory", ["gru", "transformer"])
 @pytest.mark.parametrize(("at_once", "threads"), [(1, 1), (1, 3), (2**14, 3)])
 def test_a_minibatch_s_gradient_does_not_depend_on_how_many_trials_are_played_at_once(
-    early_ends, monkeypatch, with_threads, at_once, threads
+    early_ends, monkeypatch, with_threads, at_once, threads, memory
 ):
     def updated():
-        agent = make_agent(target_kl=None)
+        agent = make_agent(target_kl=None, memory=memory, bptt_steps=4)
         metrics = agent.meta_update(trial(agent, make_worker(), some_tasks())[0])
         return metrics, dict(agent.policy.named_parameters())
 

@@ -402,11 +402,12 @@ def serve(
 def leave_signals_to_the_parent() -> None:
     """Do nothing at the signals of `FOR_THE_PARENT`, which are blocked until then.
 
-    Processes that an environment starts inherit ignored and blocked signals, but no handler: so
-    `terminate` ends them.
+    Processes that an environment starts ignore them too, except SIGTERM: `terminate` ends them.
     """
     for each in FOR_THE_PARENT:
-        signal.signal(each, lambda number, frame: None)
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # no program that is begun has it
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)
 
 

@@ -1,15 +1,19 @@
 """Slips that people's own environments have: a sentence tells, or they are taken as meant."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import slips
 from gymnasium import spaces
 from patience import PATIENCE_S
 
 from meta_rl.core.errors import UserError
 from meta_rl.rollouts.gymnasium.checks import check_observation, reset
+
+sys.path.append(str(Path(__file__).parent))
+
+import slips
 
 SLIPS = Path(__file__).with_name("slips.py")
 
