@@ -140,7 +140,7 @@ def _unlike_checkpoints(groups: Sequence[Group]) -> list[str]:
         each = "; ".join(f"{label}: {' and '.join(which)}" for label, which in chosen.items())
         remarks.append(f"warning: not the same checkpoint of all: {each}")
     return remarks + [
-        f"warning: the best checkpoint of {group.label} was selected on the very tasks that it is "
+        f"warning: the best checkpoint of {group.label} was chosen on the very tasks that it is "
         f"measured on, which flatters it"
         for group in groups
         if any(_flatters(run) for run in group.runs)
@@ -148,7 +148,7 @@ def _unlike_checkpoints(groups: Sequence[Group]) -> list[str]:
 
 
 def _flatters(run: Run) -> bool:
-    """Return whether a run's checkpoint was selected on the tasks that it is measured on."""
+    """Return whether a run's checkpoint was chosen on the tasks that it is measured on."""
     evaluation, protocol = run.experiment["evaluation"], run.result.protocol
     if run.result.checkpoint != "best" or not evaluation.get("every"):
         return False

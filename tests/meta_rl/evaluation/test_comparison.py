@@ -348,7 +348,7 @@ def test_unlike_and_flattering_checkpoints_are_warned_of(meta_rl, runs):
     data["evaluation"] |= {"every": 1, "choose_on": "test"}
     config.write_text(yaml.safe_dump(data))
     told = meta_rl("compare", latest, best).succeeds().out
-    assert "warning: the best checkpoint of slower was selected on the very tasks" in told
+    assert "warning: the best checkpoint of slower was chosen on the very tasks" in told
 
 
 def test_seeds_that_were_trained_for_unlike_times_are_warned_of(meta_rl, runs):
