@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -92,7 +93,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         check_observation_space(self.env.observation_space, self._where)
         check_action_space(self.env.action_space, self._where)
         self.action_space = scaled(self.env.action_space)
-        self._originals = self._checked()
+        self._originals = self._find_checked()
         self._is_new = False
         self._task_seed: int | None = None
         self._steps, self._return, self._told = 0, 0.0, False
@@ -104,9 +105,9 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         if keywords != self._keywords:
             self._make_again(keywords)
         # An episode may have replaced what the last task was put into, so it is looked for anew.
-        places, originals = self._find(), iter(self._originals)
-        for place in (place for found in places for place in found):
-            place.original = next(originals)
+        places = self._find()
+        for place, first in zip(chain(*places), chain(*self._originals), strict=True):
+            place.original = first.original
             place.restore()
         self._task_seed = None
         for variation, value, found in zip(self._family.variations, values, places, strict=True):
@@ -130,11 +131,11 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Begin an episode; by the task's own seed, if it has one, so that all begin alike."""
         self._steps, self._return, self._told = 0, 0.0, False
         own = self._task_seed
-        before = self._values_now() if self._is_new else []
+        put = self._find() if self._is_new else []
         self._is_new = False
         begun = checks.reset(self.env, seed if own is None else own, self._where)
-        if before:
-            self._check_kept(before)
+        if put:
+            self._check_kept(put)
         return begun
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -167,7 +168,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"with others, but one policy needs one space: bring them to one size in a "
                     f"wrapper, and name the function that makes it, path/to/file.py:function"
                 )
-        self._originals = self._checked()
+        self._originals = self._find_checked()
 
     def _find(self) -> list[list[Place]]:
         """Return the places that each variation changes, as the environment is now."""
@@ -182,32 +183,27 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
             found.append(places)
         return found
 
-    def _checked(self) -> list[Any]:
-        """Return what a new environment came with in each place, if tasks can change it."""
-        for each, places in zip(self._family.variations, self._find(), strict=True):
-            if each.multiplies:
-                for place in places:
+    def _find_checked(self) -> list[list[Place]]:
+        """Return the places in a new environment, if tasks can change them."""
+        found = self._find()
+        for each, places in zip(self._family.variations, found, strict=True):
+            for place in places:
+                place.check_settable(each.where)
+                if each.multiplies:
                     place.check_number(each.where)
-        return self._values_now()
+        return found
 
-    def _values_now(self) -> list[Any]:
-        """Return what lies in each place that tasks vary."""
-        return [deepcopy(place.original) for found in self._find() for place in found]
-
-    def _check_kept(self, before: list[Any]) -> None:
+    def _check_kept(self, put: list[list[Place]]) -> None:
         """Raise a UserError if the first reset of a task has undone what the task changed."""
-        named = [
-            (each.where, place.name)
-            for each, found in zip(self._family.variations, self._find(), strict=True)
-            for place in found
-        ]
-        for (where, name), put, found in zip(named, before, self._values_now(), strict=True):
-            if not same(put, found):
-                raise UserError(
-                    f"{where} changes {name!r} to {put!r}, but reset() of {self._where} sets it "
-                    f"to {found!r}, so that all tasks would be alike; vary a keyword that the "
-                    f"environment is made with, or the seed of its resets"
-                )
+        for each, before, after in zip(self._family.variations, put, self._find(), strict=True):
+            for was, now in zip(before, after, strict=True):
+                if not same(was.original, now.original):
+                    raise UserError(
+                        f"{each.where} changes {was.name!r} to {was.original!r}, but reset() of "
+                        f"{self._where} sets it to {now.original!r}, so all tasks would be alike; "
+                        f"vary a keyword that the environment is made with, or the seed of its "
+                        f"resets"
+                    )
 
     def _check_told(self, success: Success, info: dict[str, Any], ended: bool) -> None:
         """Raise a UserError if a whole episode has not once told its success."""

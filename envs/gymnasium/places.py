@@ -52,6 +52,16 @@ class Place:
         """Change it back to what the environment came with."""
         self.put(self.original)
 
+    def check_settable(self, where: str) -> None:
+        """Raise a UserError if it cannot be changed."""
+        try:
+            self.restore()
+        except AttributeError as error:
+            raise UserError(
+                f"{where} changes {self.name!r}, which cannot be set ({error}); vary what it is "
+                f"made of"
+            ) from error
+
     def check_number(self, where: str) -> None:
         """Raise a UserError unless it is a number, and not 0, so that a factor changes it."""
         numbers = isinstance(self.original, int | float | np.ndarray | np.number)
@@ -91,14 +101,7 @@ def attribute(env: Env, name: str, where: str) -> Place:
     value = _attribute_of(holder, last, name, where)
     if match["number"] is not None:
         return _items(value, int(match["number"]), name, where)
-    place = Place(name, holder, last, True, own(value))
-    try:
-        place.restore()
-    except AttributeError as error:
-        raise UserError(
-            f"{where} changes {name!r}, which cannot be set ({error}); vary what it is made of"
-        ) from error
-    return place
+    return Place(name, holder, last, True, own(value))
 
 
 def own(value: Any) -> Any:

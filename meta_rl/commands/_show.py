@@ -6,7 +6,7 @@ from meta_rl.evaluation.comparison import Group
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.lives import recovery
 from meta_rl.evaluation.result import EvalResult
-from meta_rl.evaluation.statistics import resampled, too_few_tasks
+from meta_rl.evaluation.statistics import too_few_tasks
 from meta_rl.reports import comparison_tables as tables
 from meta_rl.reports.tables import TextTable, console
 
@@ -34,7 +34,7 @@ def show_result(result: EvalResult, title: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if "tasks" in resampled([1], result.strata) and too_few_tasks(result.strata):
+    if too_few_tasks(result.strata):
         console().print(tables.FEW_TASKS, highlight=False, soft_wrap=True)
 
 

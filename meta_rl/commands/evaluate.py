@@ -22,6 +22,8 @@ from meta_rl.core.errors import Interrupted, UserError
 from meta_rl.core.outputs import check_folder, check_replaceable, to_json, write_output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from meta_rl.experiment.config import EvaluationConfig
     from meta_rl.runs.folder import RunFolder
     from meta_rl.runs.trained import TrainedAgent
@@ -126,7 +128,6 @@ def measure_all(
 ) -> None:
     """Evaluate by the experiment's settings; print the result, and write it to its place."""
     from meta_rl.commands._show import show_by_task, show_result
-    from meta_rl.core.protocols import ALL_TASKS
     from meta_rl.evaluation.folder import Evaluations
     from meta_rl.evaluation.measuring import check_evaluation_memory, evaluate
     from meta_rl.experiment.building import worker_count
@@ -170,7 +171,7 @@ def measure_all(
     if given.by_task:
         show_by_task(result)
     if given.checkpoint == "best":
-        warn_if_chosen_by(config, no_others=ALL_TASKS in result.protocol)
+        warn_if_chosen_by(config, result.protocol)
     if place is not None:
         of_others = place.resolve() != folder.evaluations.resolve()
         run = folder.path.resolve()
@@ -186,16 +187,15 @@ def measure_all(
         print(f"written to {path}")
 
 
-def warn_if_chosen_by(config: "EvaluationConfig", no_others: bool) -> None:
-    """Print a warning if the best checkpoint was chosen on the tasks that it is measured on.
+def warn_if_chosen_by(config: "EvaluationConfig", protocol: "Mapping[str, Any]") -> None:
+    """Print a warning if the best checkpoint was chosen on the tasks that it is measured on."""
+    from meta_rl.core.protocols import ALL_TASKS
+    from meta_rl.evaluation.protocol import chosen_on_measured
 
-    Args:
-        no_others: Every split holds all tasks.
-    """
-    if config.every == 0 or not (no_others or config.choose_on == config.split):
+    if not chosen_on_measured(protocol, config.every, config.choose_on):
         return
     advice = "train with --evaluation.choose-on validation to choose it on others"
-    if no_others:
+    if ALL_TASKS in protocol:
         advice = "there are no others, so measure the latest checkpoint"
     elif config.choose_on == "validation":
         advice = "--split test has others"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.protocols import MetaAgent, Split, TaskDistribution
+from meta_rl.core.protocols import ALL_TASKS, MetaAgent, Split, TaskDistribution
 from meta_rl.core.types import Tasks
 from meta_rl.evaluation.life_plan import LEARNING, plan_lives
 from meta_rl.experiment.config import EvaluationConfig
@@ -107,6 +107,16 @@ def check_choosing(distribution: TaskDistribution, split: Split) -> None:
                 f"tasks ({', '.join(shared[:3])}, ...): have tasks('validation') return others, or "
                 f"choose checkpoints with --evaluation.choose-on train"
             )
+
+
+def chosen_on_measured(protocol: Mapping[str, Any], every: int, choose_on: str) -> bool:
+    """Return whether a run's best checkpoint was chosen on the tasks that are measured.
+
+    Args:
+        protocol: Of the evaluation.
+        every: The run's `evaluation.every`; 0 chooses no checkpoint.
+    """
+    return every > 0 and (ALL_TASKS in protocol or choose_on == protocol["split"])
 
 
 def stage_episodes(agent: MetaAgent, config: EvaluationConfig, copies: int) -> tuple[int, ...]:

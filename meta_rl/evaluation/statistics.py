@@ -96,9 +96,10 @@ def resampled(
 def too_few_tasks(strata: Sequence[str]) -> bool:
     """Return whether a bootstrap over tasks gives intervals that are clearly too narrow.
 
-    Of n tasks of a name it shows (n - 1) / n of the variance, however many names there are.
+    Of n tasks of a name it shows (n - 1) / n of the variance, however many names there are. Where a
+    name has a single task, there is no interval over tasks.
     """
-    return min(map(list(strata).count, strata)) < 5
+    return 1 < min(map(list(strata).count, strata)) < 5
 
 
 def bootstrap_interval(

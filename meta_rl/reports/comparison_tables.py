@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from meta_rl.core.errors import UserError, what_there_is
-from meta_rl.core.protocols import ALL_TASKS
 from meta_rl.evaluation.comparison import (
     Group,
     Quantity,
@@ -24,7 +23,7 @@ from meta_rl.evaluation.comparison import (
     told_differences,
 )
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
-from meta_rl.evaluation.protocol import decisive
+from meta_rl.evaluation.protocol import chosen_on_measured, decisive
 from meta_rl.evaluation.statistics import AGGREGATES, Estimate, Resampling, too_few_tasks
 from meta_rl.reports.tables import TextTable
 
@@ -140,19 +139,19 @@ def _unlike_checkpoints(groups: Sequence[Group]) -> list[str]:
         each = "; ".join(f"{label}: {' and '.join(which)}" for label, which in chosen.items())
         remarks.append(f"warning: not the same checkpoint of all: {each}")
     return remarks + [
-        f"warning: the best checkpoint of {group.label} was chosen on the very tasks that it is "
-        f"measured on, which flatters it"
+        f"warning: the best checkpoint of {group.label} was chosen on the same tasks that it is "
+        f"measured on, so its result is too good"
         for group in groups
-        if any(_flatters(run) for run in group.runs)
+        if any(_is_too_good(run) for run in group.runs)
     ]
 
 
-def _flatters(run: Run) -> bool:
+def _is_too_good(run: Run) -> bool:
     """Return whether a run's checkpoint was chosen on the tasks that it is measured on."""
-    evaluation, protocol = run.experiment["evaluation"], run.result.protocol
-    if run.result.checkpoint != "best" or not evaluation.get("every"):
-        return False
-    return ALL_TASKS in protocol or evaluation.get("choose_on") == protocol["split"]
+    config = run.experiment["evaluation"]
+    return run.result.checkpoint == "best" and chosen_on_measured(
+        run.result.protocol, config["every"], config["choose_on"]
+    )
 
 
 def _unlike_stages(groups: Sequence[Group], stage: int) -> list[str]:

@@ -150,10 +150,9 @@ class GymnasiumTaskEnv:
         if not self._ended.any():
             return self._obs
         staging.wait()  # the copy of the step must be done before its rows change
-        shares = _shares(len(self._ended), len(self._workers))
         concerned = [
             worker
-            for worker, share in zip(self._workers, shares, strict=True)
+            for worker, share in self._shares()
             if self._ended[share.start : share.stop].any()
         ]
         with self._closed_on_error():
@@ -173,8 +172,7 @@ class GymnasiumTaskEnv:
         }
         concerned = []
         with self._closed_on_error():
-            shares = _shares(len(self._ended), len(self._workers))
-            for worker, share in zip(self._workers, shares, strict=True):
+            for worker, share in self._shares():
                 if own := [world for world in worlds if world in share]:
                     order = Change(tuple(own), tuple(became[world] for world in own))
                     self._tell([worker], pickle.dumps(order))
@@ -185,8 +183,7 @@ class GymnasiumTaskEnv:
     def draw(self) -> Picture:
         """Return a picture of the first world, by its `render_mode` of `rgb_array`."""
         self._staged()
-        shares = _shares(len(self._ended), len(self._workers))
-        first = next(worker for worker, share in zip(self._workers, shares, strict=True) if share)
+        first = next(worker for worker, share in self._shares() if share)
         with self._closed_on_error():
             self._tell([first], DRAW)
             self._await([first], "drawing")
@@ -215,8 +212,7 @@ class GymnasiumTaskEnv:
         ]
         seeds = world_seeds(seed, tasks, copies)
         try:
-            shares = _shares(layout.worlds, len(self._workers))
-            for worker, share in zip(self._workers, shares, strict=True):
+            for worker, share in self._shares():
                 order = Order(
                     layout=layout,
                     first=share.start,
@@ -233,6 +229,13 @@ class GymnasiumTaskEnv:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+    def _shares(self) -> Iterator[tuple[Worker, range]]:
+        """Yield each worker with its worlds: contiguous shares of nearly equal size."""
+        worlds, workers = self._staged().block.layout.worlds, len(self._workers)
+        cuts = [worlds * number // workers for number in range(workers + 1)]
+        for worker, (first, last) in zip(self._workers, itertools.pairwise(cuts), strict=True):
+            yield worker, range(first, last)
 
     def _spawn(self, number: int) -> Worker:
         context = multiprocessing.get_context("spawn")
@@ -338,9 +341,3 @@ class GymnasiumTaskEnv:
         except BaseException:
             self.close()
             raise
-
-
-def _shares(worlds: int, workers: int) -> list[range]:
-    """Cut the worlds into contiguous shares of nearly equal size."""
-    cuts = [worlds * number // workers for number in range(workers + 1)]
-    return [range(first, last) for first, last in itertools.pairwise(cuts)]

@@ -406,7 +406,7 @@ def leave_signals_to_the_parent() -> None:
     """
     for each in FOR_THE_PARENT:
         signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)  # no program that is begun has it
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # a program that it starts has none
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)
 
