@@ -47,7 +47,7 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
     """Largest norm of a gradient, above 0. Longer gradients are scaled down to it."""
     normalize_inputs: bool = True
     """Scale observations and remembered rewards by their running moments."""
-    buffer_trials: int = 2000
+    replay_trials: int = 2000
     """Size of the replay in trials, at least 1. The oldest trials are dropped."""
     gradient_steps: int = 100
     """Gradient steps of each meta-update, at least 1."""
@@ -60,7 +60,7 @@ class Config(ActorCriticConfig, TrialLength, MemoryConfig):
     def __post_init__(self) -> None:
         for part in (ActorCriticConfig, TrialLength, MemoryConfig):
             part.__post_init__(self)
-        counts = ("buffer_trials", "gradient_steps", "update_trials", "piece_steps")
+        counts = ("replay_trials", "gradient_steps", "update_trials", "piece_steps")
         check_at_least(1, self, *counts)
         check_above_zero(self, "max_gradient_norm")
         if not self.gammas or not all(0 <= gamma < 1 for gamma in self.gammas):
@@ -136,7 +136,7 @@ class InContextSAC(MemoryAgent, KeepsReplay):
         self.generator = make_generator(seed, "update")
         rows = History.none(spec).rows(self.trial_steps)
         failed = torch.zeros(0, dtype=torch.bool)
-        self.replay = Replay(config.buffer_trials, rows | {"failed": failed})
+        self.replay = Replay(config.replay_trials, rows | {"failed": failed})
 
     @property
     def remembering(self) -> TrialNetwork:

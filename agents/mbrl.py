@@ -69,14 +69,14 @@ class Config(PlannerConfig, OnlineModelConfig):
     moments_per_trial: int = 16
     """Random moments of each drawn trial, at least 1. At each, the model adapts to the past and
     predicts the future."""
-    buffer_trials: int = 5000
+    replay_trials: int = 5000
     """Size of the replay in trials, at least 1. The oldest trials are dropped."""
 
     def __post_init__(self) -> None:
         PlannerConfig.__post_init__(self)
         OnlineModelConfig.__post_init__(self)
         check_at_least(1, self, "episodes_per_trial", "future_steps", "gradient_steps")
-        check_at_least(1, self, "update_trials", "moments_per_trial", "buffer_trials")
+        check_at_least(1, self, "update_trials", "moments_per_trial", "replay_trials")
         check_above_zero(self, "action_std", "initial_std", "outer_lr", "max_gradient_norm")
         if self.training_std < self.action_std:
             raise UserError(
@@ -115,7 +115,7 @@ class MBRL(KeepsReplay):
         self.meta_updates = 0
         self.has_model = False
         """Whether the model has learned anything, in this run or in the one it started from."""
-        self.replay = Replay(config.buffer_trials, History.none(spec).rows(self.trial_steps))
+        self.replay = Replay(config.replay_trials, History.none(spec).rows(self.trial_steps))
 
     def _plan_by(self, seed: int) -> None:
         generator = make_generator(seed, "planner")

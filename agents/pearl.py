@@ -45,11 +45,11 @@ class Config(SACConfig):
     kl_weight: float = 1.6
     """Weight of the posterior's KL divergence from the prior (β), at least 0, relative to the
     critics' loss. Both are means over tasks."""
-    capacity: int = 1_000_000
+    replay_steps: int = 1_000_000
     """Size of the replay in env steps of all tasks, at least 1. The oldest steps are dropped."""
     initial_steps: int = 0
-    """Env steps in the replay before the first gradient step, at least 0 and at most the
-    capacity."""
+    """Env steps in the replay before the first gradient step, at least 0 and at most
+    replay_steps."""
     gradient_steps: int = 2000
     """Gradient steps of each meta-update, at least 1."""
     update_tasks: int = 16
@@ -61,14 +61,14 @@ class Config(SACConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("prior_episodes", "latent_size", "capacity", "gradient_steps")
+        positive = ("prior_episodes", "latent_size", "replay_steps", "gradient_steps")
         check_at_least(1, self, *positive, "update_tasks", "batch_size", "context_size")
         check_at_least(0, self, "posterior_episodes", "kl_weight", "initial_steps")
         check_layers(self, "encoder_sizes")
-        if self.initial_steps > self.capacity:
+        if self.initial_steps > self.replay_steps:
             raise UserError(
-                f"agent.initial_steps must be at most the capacity, which is {self.capacity}, got "
-                f"{self.initial_steps}: the replay never holds more"
+                f"agent.initial_steps must be at most replay_steps, which is {self.replay_steps}, "
+                f"got {self.initial_steps}: the replay never holds more"
             )
         if self.posterior_context and self.posterior_episodes == 0:
             raise UserError(
@@ -112,7 +112,7 @@ class PEARL(KeepsReplay):
         self.optimizer = SACOptimizer(self.sac, self.encoder)
         self.meta_updates = 0
         self.replay = Replay(
-            config.capacity,
+            config.replay_steps,
             {
                 "task": torch.zeros(0, dtype=torch.long),
                 "meta_update": torch.zeros(0, dtype=torch.long),
@@ -192,8 +192,8 @@ class PEARL(KeepsReplay):
         contexts, every = drawing(stored, phases)
         if not len(every):
             raise UserError(
-                f"agent.capacity {self.config.capacity} does not hold the steps of one meta-batch, "
-                f"so the replay has no first phase of any task; raise it"
+                f"agent.replay_steps {self.config.replay_steps} does not hold the steps of one "
+                f"meta-batch, so the replay has no first phase of any task; raise it"
             )
         metrics["replay/tasks"] = torch.tensor(float(len(every)))
         own, taken = dealt(self.config.update_tasks), []

@@ -27,7 +27,7 @@ from meta_rl.learning.trials import History
 class Config(TaskInferenceConfig):
     """VariBAD: acts on a belief over tasks, from variational inference (Zintgraf et al. 2020)."""
 
-    buffer_trials: int = 1000
+    replay_trials: int = 1000
     """Size of the replay in trials, at least 2. The oldest trials are dropped. The encoder and the
     decoders learn from it."""
     decoder_sizes: tuple[int, ...] = (64, 32)
@@ -60,7 +60,7 @@ class Config(TaskInferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(2, self, "buffer_trials")
+        check_at_least(2, self, "replay_trials")
         check_at_least(0, self, "exploration_bonus", "error_bonus")
         check_at_least(1, self, "bonus_updates")
         check_layers(self, "decoder_sizes")
@@ -108,7 +108,7 @@ class VariBAD(KeepsReplay, TaskInference):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device, seed: int) -> None:
         super().__init__(config, spec, device, seed, outputs=2 * config.task_size)
         steps = config.episodes_per_trial * spec.horizon
-        self.replay = Replay(config.buffer_trials, History.none(spec).rows(steps))
+        self.replay = Replay(config.replay_trials, History.none(spec).rows(steps))
         self.bonuses = {
             name: weight
             for name, weight in (("new", config.exploration_bonus), ("error", config.error_bonus))

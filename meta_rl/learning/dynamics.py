@@ -195,7 +195,8 @@ class AdaptiveMLP(nn.Module):
             if steps is not None:
                 before, slope = steps[i]
                 of_weights, of_biases = self.step_sizes[i]
-                y = y - (of_weights * (seen[-1] @ before.mT) + of_biases) @ slope
+                moved = of_weights * (seen[-1] @ before.mT) + of_biases
+                y = torch.baddbmm(y, moved, slope, alpha=-1)  # y - moved @ slope in one pass
             seen.append(y if i == last else self.activation.value(y))
         return seen
 
@@ -206,5 +207,6 @@ class AdaptiveMLP(nn.Module):
         pulled = slope @ layer.weight
         if steps is not None:
             before, taken = steps[i]
-            pulled = pulled - (self.step_sizes[i, 0] * (slope @ taken.mT)) @ before
+            moved = self.step_sizes[i, 0] * (slope @ taken.mT)
+            pulled = torch.baddbmm(pulled, moved, before, alpha=-1)
         return pulled

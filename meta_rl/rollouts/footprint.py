@@ -76,8 +76,8 @@ def check_store(room: int, processes: int) -> str:
     if memory is None or processes * room <= memory:
         return f"note: {told}, and about as much in the run folder"
     raise UserError(
-        f"{told}, but {owner} has {_readable(memory)} free; lower agent.capacity, or "
-        f"agent.buffer_trials where the agent has that"
+        f"{told}, but {owner} has {_readable(memory)} free; lower agent.replay_steps, or "
+        f"agent.replay_trials where the agent has that"
     )
 
 

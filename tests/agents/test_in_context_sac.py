@@ -215,8 +215,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 def test_a_replay_that_does_not_fit_is_refused_and_its_size_is_told(meta_rl, small_config):
     config = small_config("in_context_sac", meta_iterations=1)
-    refused = meta_rl("train", config, "--agent.buffer-trials", 10**13)
-    refused.fails_with("the replayed experience grows to", "agent.buffer_trials")
+    refused = meta_rl("train", config, "--agent.replay-trials", 10**13)
+    refused.fails_with("the replayed experience grows to", "agent.replay_trials")
     # A trial: 10 steps of 2 + 2 + 1 + 2 numbers of 4 bytes and two marks, and one mark: 301.
-    told = meta_rl("train", config, "--agent.buffer-trials", 1000).succeeds()
+    told = meta_rl("train", config, "--agent.replay-trials", 1000).succeeds()
     assert "grows to 301 kB of memory" in told.out + told.err

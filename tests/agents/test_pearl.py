@@ -182,10 +182,10 @@ def test_nothing_is_learned_before_there_are_enough_steps(identical):
 
 
 def test_a_replay_that_forgets_first_phases_at_once_is_refused():
-    agent = build(replace(SMALL, capacity=20), FAMILY.spec, CPU, 0)  # of 24 steps each phase
+    agent = build(replace(SMALL, replay_steps=20), FAMILY.spec, CPU, 0)  # of 24 steps each phase
     worker = Player(FAMILY, CPU, Streams(0, CPU))
     adaptation = Adaptation(agent, worker.collector, some_tasks(), 2, worker.streams, training=True)
-    with pytest.raises(UserError, match="capacity 20 does not hold the steps of one meta-batch"):
+    with pytest.raises(UserError, match="replay_steps 20 does not hold the steps of one meta-batch"):
         agent.meta_update(adaptation.complete())
 
 
@@ -233,7 +233,7 @@ def test_the_doctor_notices_a_posterior_that_says_nothing(kl_weight, status):
     [
         ({"latent_size": 0}, "latent_size must be at least 1"),
         ({"encoder_sizes": (0,)}, "encoder_sizes must all be"),
-        ({"capacity": 10, "initial_steps": 11}, "at most the capacity, which is 10, got 11"),
+        ({"replay_steps": 10, "initial_steps": 11}, "at most replay_steps, which is 10, got 11"),
         ({"posterior_episodes": 0, "posterior_context": True}, "posterior_episodes to 1"),
     ],
 )
@@ -244,8 +244,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 def test_a_replay_that_does_not_fit_is_refused_and_its_size_is_told(meta_rl, small_config):
     config = small_config("pearl", meta_iterations=1)
-    refused = meta_rl("train", config, "--agent.capacity", 10**13)
-    refused.fails_with("the replayed experience grows to", "lower agent.capacity")
+    refused = meta_rl("train", config, "--agent.replay-steps", 10**13)
+    refused.fails_with("the replayed experience grows to", "lower agent.replay_steps")
     # A row: three numbers of 8 bytes, a mark, and 2 + 2 + 1 + 2 numbers of 4 bytes: 53.
-    told = meta_rl("train", config, "--agent.capacity", 1000).succeeds()
+    told = meta_rl("train", config, "--agent.replay-steps", 1000).succeeds()
     assert "grows to 53 kB of memory" in told.out + told.err

@@ -259,7 +259,7 @@ def test_a_deviation_below_its_floor_can_come_back():
 
 
 def test_it_learns_from_the_last_trials_of_the_buffer():
-    agent = make_agent(buffer_trials=TASKS * COPIES + 5)
+    agent = make_agent(replay_trials=TASKS * COPIES + 5)
     for seed in range(2):
         agent.meta_update(played(agent, seed))
     assert len(agent.replay) == TASKS * COPIES + 5
@@ -359,7 +359,7 @@ def test_without_bonuses_there_is_nothing_of_them():
     [
         ({"exploration_bonus": -0.1}, "exploration_bonus must be at least 0, got -0.1"),
         ({"bonus_updates": 0}, "bonus_updates must be at least 1, got 0"),
-        ({"buffer_trials": 1}, "buffer_trials must be at least 2, got 1"),
+        ({"replay_trials": 1}, "replay_trials must be at least 2, got 1"),
         ({"reward_std": 0.0}, "reward_std must be above 0, got 0.0"),
         ({"elbo_steps": 0}, "elbo_steps must be at least 1, got 0"),
         ({"decoder_sizes": (8, 0)}, r"decoder_sizes must all be at least 1, got \(8, 0\)"),

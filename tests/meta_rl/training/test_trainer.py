@@ -368,7 +368,7 @@ def test_an_evaluation_that_fails_counts_no_env_steps(small_config, tmp_path, mo
 def test_a_checkpoint_that_cannot_be_written_leaves_a_run_with_a_replay_to_be_resumed(
     meta_rl, small_config, run_at, identical, tmp_path, monkeypatch
 ):
-    settings = {"meta_iterations": 8, "agent": {"buffer_trials": 8}, "runs": str(tmp_path)}
+    settings = {"meta_iterations": 8, "agent": {"replay_trials": 8}, "runs": str(tmp_path)}
     written = []
 
     def save(state, path):
