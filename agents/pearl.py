@@ -241,15 +241,16 @@ class PEARL(KeepsReplay):
     def store(self, batch: MetaBatch) -> None:
         """Put all steps of a meta-batch into the replay."""
         for phase, rollout in enumerate(batch.rollouts):
-            valid = rollout.valid
-            keys = task_keys(batch.tasks).to(valid.device).view(1, -1, 1).expand_as(valid)
+            # Task by task: the rows of several ranks then follow each other as those of one do.
+            valid = by_task(rollout.valid)
+            keys = task_keys(batch.tasks).to(valid.device).unsqueeze(1).expand_as(valid)
             count = int(valid.sum())
             marks = {
                 "task": keys[valid],
                 "meta_update": torch.full((count,), self.meta_updates),
                 "phase": torch.full((count,), phase),
             }
-            self.keep(marks | {name: getattr(rollout, name)[valid] for name in STEP})
+            self.keep(marks | {name: by_task(getattr(rollout, name))[valid] for name in STEP})
 
     def columns(self, stored: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
         """Return some of the stored steps, on the device."""

@@ -352,7 +352,7 @@ class Stored(Protocol):
 
     @property
     def room(self) -> int:
-        """Bytes of a full store in memory, without the newest meta-batch; found before a run."""
+        """Bytes of a full store; found before a run. No column has more than half of them."""
         ...
 
     def mark(self) -> dict[str, Any]:

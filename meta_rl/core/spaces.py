@@ -5,6 +5,7 @@ Discrete choice as one-hot, a MultiDiscrete one as one-hots side by side. Nothin
 torch: it runs in worker processes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -20,6 +21,18 @@ Space = gymnasium.Space[Any]
 def flat_size(space: Space) -> int:
     """Return how many numbers a value of the space is as a vector."""
     return int(spaces.flatdim(space))
+
+
+def bounded(space: Space, low: Sequence[float], high: Sequence[float]) -> bool:
+    """Return whether actions are numbers, each within finite bounds that lie apart in float32.
+
+    Args:
+        low: Least number of each dimension.
+        high: Largest number of each dimension.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        spans = np.subtract(high, low, dtype=np.float32)
+    return not choices(space) and bool(np.isfinite(spans).all() and (spans > 0).all())
 
 
 def check_observation_space(space: Space, where: str) -> None:

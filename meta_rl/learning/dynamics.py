@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from meta_rl.core.errors import UserError
-from meta_rl.core.spaces import choices
+from meta_rl.core.spaces import bounded
 from meta_rl.core.types import EnvSpec
 from meta_rl.learning.mlp import ACTIVATIONS
 from meta_rl.learning.normalization import RunningMoments
@@ -43,10 +42,9 @@ class TransitionScale:
             UserError: Actions are choices, or have no bounds.
         """
         low, high = (torch.tensor(bound, device=device) for bound in spec.action_bounds)
-        finite = all(map(isfinite, (*spec.action_bounds[0], *spec.action_bounds[1])))
-        if choices(spec.action_space) or not finite:
+        if not bounded(spec.action_space, *spec.action_bounds):
             raise UserError(
-                f"planning needs continuous actions within finite bounds, but "
+                f"planning needs continuous actions within finite bounds that lie apart, but "
                 f"{spec.family or 'the environment'} takes {spec.action_space}; use an agent such "
                 f"as rl2_ppo, or bound the actions"
             )

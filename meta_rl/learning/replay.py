@@ -46,7 +46,7 @@ class Replay:
 
     @property
     def room(self) -> int:
-        """Bytes of the last `capacity` rows; rows since the last mark take room on top."""
+        """Bytes of the last `capacity` rows; adding rows takes more (`footprint.check_store`)."""
         numbers = ((column.shape[1:].numel(), column) for column in self.columns.values())
         return self.capacity * sum(count * column.element_size() for count, column in numbers)
 
@@ -56,12 +56,14 @@ class Replay:
     def add(self, rows: Mapping[str, Tensor]) -> None:
         """Append rows, (B, ...) in each column; kept on the CPU.
 
-        Rows that the last mark does not name are forgotten.
+        Rows before those that the last mark names are forgotten. An interruption leaves the rows
+        that a mark names, and maybe some of the new ones.
         """
-        unnamed = self._marked - self._first
-        for name, column in self.columns.items():  # one by one: less memory is held twice
-            self.columns[name] = torch.cat([column[unnamed:], rows[name].detach().to(column)])
-        self._first = self._marked
+        before = self._marked - self._first
+        kept = {name: column[before:] for name, column in self.columns.items()}
+        self.columns, self._first = kept, self._marked
+        for name, column in kept.items():  # one by one: less memory is held twice
+            kept[name] = torch.cat([column, rows[name].detach().to(column)])
 
     @property
     def last(self) -> dict[str, Tensor]:
@@ -126,6 +128,11 @@ class Replay:
                 f"{folder} lacks the rows {expected} to {mark['added']} of the checkpoint's "
                 f"replayed experience; put the folder back as it was, or start the run again"
             )
+        if missing := {name for piece in pieces for name in self.columns.keys() - piece.keys()}:
+            raise UserError(
+                f"{folder} is of another version of the agent: its rows have no "
+                f"{', '.join(sorted(missing))}; start the run again"
+            )
         self.columns = {
             name: torch.cat([column[:0], *(piece[name] for piece in pieces)])
             for name, column in self.columns.items()
@@ -148,7 +155,7 @@ class KeepsReplay:
 
     @property
     def room(self) -> int:
-        """Bytes of the full replay; the newest meta-batch takes room on top."""
+        """Bytes of the full replay."""
         return self.replay.room
 
     def mark(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ loss flow into it, those of the actor's do not.
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite, log
+from math import log
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from meta_rl.core.distributions import TanhGaussian
 from meta_rl.core.errors import UserError
 from meta_rl.core.ranks import mean_of_parts, sum_gradients
 from meta_rl.core.seeding import Noise
-from meta_rl.core.spaces import choices
+from meta_rl.core.spaces import bounded
 from meta_rl.core.types import EnvSpec, Metrics
 from meta_rl.learning.networks import mlp
 
@@ -83,9 +83,9 @@ def finite_bounds(spec: EnvSpec) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]
         UserError: Actions are choices or have no bounds.
     """
     low, high = spec.action_bounds
-    if choices(spec.action_space) or not all(map(isfinite, (*low, *high))):
+    if not bounded(spec.action_space, low, high):
         raise UserError(
-            f"soft actor-critic needs continuous actions within finite bounds, but "
+            f"soft actor-critic needs continuous actions within finite bounds that lie apart, but "
             f"{spec.family or 'the environment'} takes {spec.action_space}; use an agent such "
             f"as rl2_ppo, or bound the actions"
         )

@@ -60,6 +60,10 @@ def check_memory(
     raise UserError(f"{told}, but {owner} has {_readable(free)} free; lower {largest} first")
 
 
+WHILE_ADDING = 1.5
+"""Factor of a store's memory while rows are added: one column after the other is there twice."""
+
+
 def check_store(room: int, processes: int) -> str:
     """Refuse a store of experience that takes more memory than there is; return how much it takes.
 
@@ -73,7 +77,8 @@ def check_store(room: int, processes: int) -> str:
     memory, owner = _memory_of(torch.device("cpu"))
     told = f"the replayed experience grows to {_readable(room)} of memory"
     told += f" in each of {processes} processes" if processes > 1 else ""
-    if memory is None or processes * room <= memory:
+    told += ", half as much again while rows are added"
+    if memory is None or processes * WHILE_ADDING * room <= memory:
         return f"note: {told}, and about as much in the run folder"
     raise UserError(
         f"{told}, but {owner} has {_readable(memory)} free; lower agent.replay_steps, or "

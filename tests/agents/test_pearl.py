@@ -13,6 +13,7 @@ from meta_rl.diagnosis.checks_of_updates import posterior_divergence
 from meta_rl.diagnosis.evidence import Evidence
 from meta_rl.evaluation.measuring import evaluate
 from meta_rl.experiment.config import EvaluationConfig
+from meta_rl.learning.replay import task_keys
 from meta_rl.learning.task_posterior import gaussian
 from meta_rl.rollouts.adaptation import Adaptation
 
@@ -181,11 +182,23 @@ def test_nothing_is_learned_before_there_are_enough_steps(identical):
         assert identical(dict(agent.sac.state_dict()), before) != learned
 
 
+def test_a_phase_is_stored_task_by_task_as_the_rows_of_ranks_follow_each_other():
+    agent = build(SMALL, FAMILY.spec, CPU, 0)
+    worker = Player(FAMILY, CPU, Streams(0, CPU))
+    adaptation = Adaptation(agent, worker.collector, some_tasks(), 2, worker.streams, training=True)
+    agent.store(adaptation.complete())
+    stored = agent.replay.columns
+    first = stored["task"][stored["phase"] == 0]
+    assert torch.equal(first.unique_consecutive(), task_keys(some_tasks()).unique_consecutive())
+
+
 def test_a_replay_that_forgets_first_phases_at_once_is_refused():
     agent = build(replace(SMALL, replay_steps=20), FAMILY.spec, CPU, 0)  # of 24 steps each phase
     worker = Player(FAMILY, CPU, Streams(0, CPU))
     adaptation = Adaptation(agent, worker.collector, some_tasks(), 2, worker.streams, training=True)
-    with pytest.raises(UserError, match="replay_steps 20 does not hold the steps of one meta-batch"):
+    with pytest.raises(
+        UserError, match="replay_steps 20 does not hold the steps of one meta-batch"
+    ):
         agent.meta_update(adaptation.complete())
 
 
@@ -214,7 +227,7 @@ def test_it_finds_the_side_of_a_task_from_what_the_first_throws_earned():
     how = EvaluationConfig(actions="deterministic")
     found = evaluate(agent, family, collector, CPU, how, 8, None, 0, 0)
     before, after = found.scores["episode_return"].mean((0, 2, 3))
-    assert before < -0.8 and after > -0.3
+    assert before < -0.8 and after > -0.5
 
 
 @pytest.mark.parametrize(("kl_weight", "status"), [(100.0, "alarm"), (0.0, "healthy")])
@@ -248,4 +261,4 @@ def test_a_replay_that_does_not_fit_is_refused_and_its_size_is_told(meta_rl, sma
     refused.fails_with("the replayed experience grows to", "lower agent.replay_steps")
     # A row: three numbers of 8 bytes, a mark, and 2 + 2 + 1 + 2 numbers of 4 bytes: 53.
     told = meta_rl("train", config, "--agent.replay-steps", 1000).succeeds()
-    assert "grows to 53 kB of memory" in told.out + told.err
+    assert "grows to 53 kB of memory, half as much again while" in told.out + told.err

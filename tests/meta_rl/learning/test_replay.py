@@ -40,6 +40,38 @@ def test_before_a_mark_only_the_last_are_drawn_and_the_rest_can_come_back():
     assert numbers(replay) == [0, 1, 2, 3]
 
 
+class Interrupting(dict):
+    """Rows of which one column cannot be had."""
+
+    def __getitem__(self, name):
+        if name == "x":
+            raise KeyboardInterrupt
+        return super().__getitem__(name)
+
+
+def test_an_interrupted_addition_leaves_what_the_last_mark_names(tmp_path):
+    replay = Replay(6, {"n": torch.zeros(0, dtype=torch.long), "x": torch.zeros(0)})
+    for first in (0, 4, 8):
+        replay.add({"n": torch.arange(first, first + 4), "x": torch.arange(first, first + 4.0)})
+        mark = replay.mark()
+    with pytest.raises(KeyboardInterrupt):
+        replay.add(Interrupting(n=torch.arange(12, 16), x=torch.arange(12, 16.0)))
+    replay.write(tmp_path, mark)
+    again = Replay(6, {"n": torch.zeros(0, dtype=torch.long), "x": torch.zeros(0)})
+    again.read(tmp_path, mark)
+    assert numbers(again) == again.columns["x"].tolist() == list(range(6, 12))
+
+
+def test_segments_of_other_columns_are_told(tmp_path):
+    replay = replay_of(10)
+    replay.add(rows(0, 6))
+    mark = replay.mark()
+    replay.write(tmp_path, mark)
+    newer = Replay(10, rows(0, 0) | {"failed": torch.zeros(0, dtype=torch.bool)})
+    with pytest.raises(UserError, match="another version of the agent: its rows have no failed"):
+        newer.read(tmp_path, mark)
+
+
 def test_a_mark_is_read_back_whatever_was_written_after_it(tmp_path):
     replay = replay_of(10)
     replay.add(rows(0, 6))

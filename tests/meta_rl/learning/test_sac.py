@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -98,10 +99,18 @@ def test_more_entropy_than_uniform_actions_have_is_refused():
         made(learn_temperature=True, target_entropy=0.7)
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(-torch.inf, torch.inf, (2,))])
-def test_actions_without_bounds_are_refused(space):
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3),
+        spaces.Box(-torch.inf, torch.inf, (2,)),
+        spaces.Box(-3.4e38, 3.4e38, (2,)),  # too far apart for their difference
+        spaces.Box(np.float32([-1, 0]), np.float32([1, 0])),
+    ],
+)
+def test_actions_without_bounds_that_lie_apart_are_refused(space):
     spec = EnvSpec(SPEC.observation_space, space, horizon=1, family="toy")
-    with pytest.raises(UserError, match="within finite bounds, but toy takes"):
+    with pytest.raises(UserError, match="within finite bounds that lie apart, but toy takes"):
         SoftActorCritic(SACConfig(), 1, spec)
 
 
