@@ -51,6 +51,8 @@ class ChangeConfig:
         whole = self.at_random or number == int(number)
         if not self._unit or number <= 0 or not whole or (self.at_random and number > 1):
             raise UserError(what)
+        if not self.at_random:  # one spelling, so that protocols of one meaning are one
+            object.__setattr__(self, "every", f"{int(number)} {self._unit}")
         if self.in_iterations and self.how != "sequence":
             raise UserError(
                 f"change.every {self.every!r} leads training from one task name to the next, so "

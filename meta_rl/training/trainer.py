@@ -205,6 +205,7 @@ class Trainer:
             lost.args = (f"{lost}; stopped {self._how_far()}",)
             raise
         except Exception:  # which counts, not what saving makes of it
+            interruption.answer("the checkpoint is being written", " and loses it")
             try:
                 self.save(self._whole)
             except UserError as problem:
@@ -278,7 +279,17 @@ class Trainer:
         """
         if self.counters.meta_iterations < self.experiment.meta_iterations:
             return None
+        if not self._has_chosen():
+            return None
         return self._evaluated("test") or self._own(self.folder.protocol())
+
+    def _has_chosen(self) -> bool:
+        """Return whether this very state was measured where the best checkpoint is chosen."""
+        config = self.experiment.evaluation
+        if not config.every or config.choose_on == "test":
+            return True
+        made, place = Evaluations(self.folder.evaluations).readable(), self.counters.meta_iterations
+        return any((each.split, each.meta_iterations) == (config.choose_on, place) for each in made)
 
     def _is_recorded(self, result: EvalResult) -> bool:
         """Return whether metrics.jsonl has the scores of an evaluation."""

@@ -13,11 +13,9 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 
 from meta_rl.core.errors import UserError
-from meta_rl.rollouts.gymnasium.worker import FOR_THE_PARENT, GymnasiumFamily
+from meta_rl.rollouts.gymnasium.worker import FAREWELL_S, FOR_THE_PARENT, GymnasiumFamily
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-FAREWELL_S = 2.0
-"""How long workers may take to exit by themselves before they are killed."""
 
 
 class WorkerDied(UserError):  # noqa: N818
@@ -87,9 +85,12 @@ def shut_down(workers: Sequence[Worker]) -> None:
     for worker in workers:
         worker.pipe.close()
     deadline = time.monotonic() + FAREWELL_S
-    for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.exitcode is None:
-            worker.process.kill()
-            worker.process.join()
-        worker.process.close()
+    try:
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+    finally:  # also when Ctrl-C is pressed again: the program's end would wait for them
+        for worker in workers:
+            if worker.process.exitcode is None:
+                worker.process.kill()
+                worker.process.join()
+            worker.process.close()

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 from meta_rl.rollouts.gymnasium import worker as gymnasium_worker
 from meta_rl.rollouts.gymnasium.processes import (
-    FAREWELL_S,
     Worker,
     WorkerDied,
     fate,
@@ -33,6 +33,7 @@ from meta_rl.rollouts.gymnasium.staging import Staging
 from meta_rl.rollouts.gymnasium.worker import (
     DONE,
     DRAW,
+    FAREWELL_S,
     IDLE,
     RESET_ENDED,
     STEP,
@@ -86,6 +87,8 @@ class GymnasiumTaskEnv:
         self._max_workers = workers
         self._low, self._high = np.array(spec.action_bounds, dtype=np.float32)
         self._workers: list[Worker] = []
+        # Python waits for all processes when it ends, before it would collect this.
+        multiprocessing.util.Finalize(self, shut_down, (self._workers,), exitpriority=10)
         self._staging: Staging | None = None
         self._tasks: Tasks | None = None
         self._copies = 0
@@ -192,7 +195,8 @@ class GymnasiumTaskEnv:
 
     def close(self) -> None:
         """End the worker processes and release the shared memory."""
-        workers, self._workers = self._workers, []
+        workers = self._workers.copy()
+        self._workers.clear()
         try:
             shut_down(workers)
         finally:  # also when Ctrl-C was pressed again

@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
+import time
 import traceback
 from dataclasses import dataclass, field
 from multiprocessing import reduction
@@ -35,6 +37,9 @@ from meta_rl.rollouts.opengl import choose_opengl
 
 STEP, RESET_ENDED, DRAW, DONE = b"step", b"reset", b"draw", b"done"
 """Messages without content; everything else on a pipe is pickled."""
+
+FAREWELL_S = 2.0
+"""How long workers may take to exit by themselves before they are killed."""
 
 FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 """Signals of a terminal or a scheduler, which reach every process of a run; the parent answers for
@@ -361,6 +366,7 @@ def serve(
 ) -> None:
     """Obey the parent until its end of the pipe closes, also because it was killed."""
     leave_signals_to_the_parent()
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     # Environments may start processes of their own, which multiprocessing denies to a daemon.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     faulthandler.enable()
@@ -397,6 +403,15 @@ def serve(
     finally:
         if worlds is not None:
             worlds.close()
+
+
+def end_with_the_parent() -> None:
+    """End this process some time after its parent, also if an environment never returns."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    time.sleep(FAREWELL_S)
+    os._exit(1)
 
 
 def leave_signals_to_the_parent() -> None:

@@ -107,6 +107,11 @@ def test_a_sequence_goes_through_the_names_in_order() -> None:
     assert [task.index - became[0].index for task in became] == [0] * 5 + [1] * 5
 
 
+@pytest.mark.parametrize("every", ["3 episodes", "3 episode", "3.0  episodes"])
+def test_one_meaning_has_one_spelling_and_so_one_protocol(every: str) -> None:
+    assert ChangeConfig(every=every) == ChangeConfig(every="3 episodes")
+
+
 @pytest.mark.parametrize(
     ("every", "told"),
     [

@@ -68,6 +68,15 @@ class KillsItself(Ledger):
         return super().step(action)
 
 
+class Hangs(Ledger):
+    """Does not come back from its second step."""
+
+    def step(self, action):
+        if self.steps == 1:
+            time.sleep(3600)
+        return super().step(action)
+
+
 class RewardsNaN(Ledger):
     """Rewards NaN."""
 
@@ -154,6 +163,7 @@ CLASSES = {
     "other": Ledger,
     "raises": Raises,
     "kills-itself": KillsItself,
+    "hangs": Hangs,
     "rewards-nan": RewardsNaN,
     "observes-dict": ObservesDict,
     "observes-more": ObservesMore,

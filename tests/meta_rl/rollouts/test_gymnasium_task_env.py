@@ -337,6 +337,53 @@ def test_workers_leave_ctrl_c_to_the_parent_and_end_when_it_is_killed(tmp_path):
     assert gone(pids)
 
 
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("", 0),  # without `close`
+        ("env._tell(env._workers, STEP); os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("signal.alarm(1); env.step(torch.zeros(1, 2, 2))", 1),  # interrupted twice
+    ],
+)
+def test_a_program_that_ends_anyhow_leaves_no_worker_that_hangs(tmp_path, ending, code):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import multiprocessing, os, signal
+            import torch
+            from gymnasium_worlds import LedgerFamily
+            from meta_rl.rollouts.gymnasium.task_env import STEP, GymnasiumTaskEnv
+            from meta_rl.core.types import EnvSpec, Task, Tasks
+
+            def interrupt(number, frame):
+                signal.signal(signal.SIGALRM, signal.default_int_handler)
+                signal.setitimer(signal.ITIMER_REAL, 0.5)  # again, while workers are waited for
+                raise KeyboardInterrupt
+
+            if __name__ == "__main__":
+                signal.signal(signal.SIGALRM, interrupt)
+                spec = EnvSpec.box(4, (-1.0,) * 2, (1.0,) * 2, 5)
+                env = GymnasiumTaskEnv(LedgerFamily(), spec, torch.device("cpu"), 2)
+                env.start(Tasks.stack([Task("hangs", "hangs", 0, (0.0,))]), 2, 0)
+                env.step(torch.zeros(1, 2, 2))
+                print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+                {ending}
+            """
+        )
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    pids = [int(pid) for pid in ended.stdout.split()]
+    assert len(pids) == 2 and gone(pids)
+    assert ended.returncode == code or "KeyboardInterrupt" in ended.stderr
+
+
 @pytest.mark.parametrize("name", ["has-helper", "has-child"])
 def test_processes_that_an_environment_starts_end_when_it_ends_them(make_env, name):
     env = make_env(workers=1)

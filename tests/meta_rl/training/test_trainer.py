@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import sys
 import textwrap
 from dataclasses import replace
@@ -465,6 +467,56 @@ def test_a_stop_in_the_final_evaluation_loses_nothing_of_what_was_watched_before
     assert run.latest["best"] == whole.latest["best"]
     meta_rl("train", "--resume", run.path).succeeds()
     assert [row.keys() for row in run.rows] == [row.keys() for row in whole.rows]
+
+
+def test_a_run_whose_end_was_not_compared_with_the_best_is_not_finished(
+    meta_rl, small_config, run_at, tmp_path, monkeypatch
+):
+    config = small_config(meta_iterations=3, evaluation={"every": 2, "choose_on": "validation"})
+    evaluate = Trainer.evaluate
+
+    def stopped(trainer, split):
+        if trainer.counters.meta_iterations == 3:
+            raise KeyboardInterrupt
+        return evaluate(trainer, split)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", stopped)
+        assert meta_rl("train", config).code == 130
+    run = run_at(tmp_path / "runs" / "small")
+    meta_rl("evaluate", run.path).succeeds()
+    meta_rl("train", "--resume", run.path).succeeds()
+    assert list(run.path.glob("evaluations/*-validation-*")) != []
+    ends = [row for row in run.rows if row["meta_iterations"] == 3]
+    assert any(name.startswith("evaluation/") for row in ends for name in row)
+    assert "is finished" in meta_rl("train", "--resume", run.path).succeeds().out
+
+
+def test_a_signal_while_an_error_is_saved_takes_neither_the_checkpoint_nor_the_error(
+    small_config, tmp_path, monkeypatch
+):
+    collect, saved, failed = Trainer.collect, [], []
+
+    def failing(trainer):
+        if trainer.counters.meta_iterations == 2:
+            failed.append(True)
+            raise RuntimeError("broken off")
+        return collect(trainer)
+
+    def save(state, path):
+        if failed:
+            os.kill(os.getpid(), signal.SIGTERM)
+        checkpoint.save(state, path)
+        saved.append(state["meta_iterations"])
+
+    monkeypatch.setattr(Trainer, "collect", failing)
+    monkeypatch.setattr("meta_rl.training.trainer.checkpoint", SimpleNamespace(save=save))
+    experiment = load_experiment(str(small_config(meta_iterations=4, runs=str(tmp_path))))
+    trainer = Trainer(experiment, RunFolder(tmp_path / "small"))
+    with pytest.raises(RuntimeError, match="broken off"):
+        trainer.run()
+    trainer.close()
+    assert saved[-1] == 2
 
 
 @pytest.mark.parametrize("agent", ["pearl", "metric"])
