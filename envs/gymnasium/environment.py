@@ -4,13 +4,16 @@ Nothing here may import torch.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, SupportsFloat
+from weakref import WeakSet
 
 import gymnasium
+from gymnasium.wrappers import TimeLimit
 
 from envs.gymnasium.actions import scaled, unscaled
 from envs.gymnasium.places import Place, attribute, rows, same
@@ -56,6 +59,9 @@ class VariedFamily:
         """Make an environment as it comes, drawn as pictures where it can be."""
         drawing = keywords_of_drawing(self.where, "envs.id")
         env = make(self.where, "envs.id", {**drawing, **keywords}, self.horizon)
+        if self.wrappings and isinstance(env, TimeLimit):
+            # A wrapper may take several of its steps for one, and the horizon counts those.
+            env._max_episode_steps = sys.maxsize
         for wrapping in self.wrappings:
             env = wrapping.around(env)
         return env
@@ -77,6 +83,10 @@ class VariedFamily:
         env.assign(task.params)
 
 
+LIVING: "WeakSet[VariedEnvironment]" = WeakSet()
+"""The environments of this process."""
+
+
 class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment that can become any task of its family.
 
@@ -88,6 +98,8 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, family: VariedFamily) -> None:
         self._family = family
         self._where = f"the environment {family.where}"
+        self._originals: list[list[Place]] = []
+        self._held: list[Any] = []
         self._keywords = family.any_keywords()
         super().__init__(family.make_plain(self._keywords))
         check_observation_space(self.env.observation_space, self._where)
@@ -186,12 +198,33 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _find_checked(self) -> list[list[Place]]:
         """Return the places in a new environment, if tasks can change them."""
         found = self._find()
+        self._held = [place.holder for places in found for place in places]
         for each, places in zip(self._family.variations, found, strict=True):
             for place in places:
+                self._check_not_shared(place, each.where)
                 place.check_settable(each.where)
                 if each.multiplies:
                     place.check_number(each.where)
+        LIVING.add(self)
         return found
+
+    def _check_not_shared(self, place: Place, where: str) -> None:
+        """Raise a UserError if another environment of this process would change, too."""
+        for other in LIVING:
+            if other is not self and any(place.holder is held for held in other._held):
+                raise UserError(
+                    f"{where} changes {place.name!r} within an object that all environments of "
+                    f"{self._family.where} share, so each would play the task of another; let "
+                    f"every environment make its own, or play each in a process of its own "
+                    f"(--workers)"
+                )
+
+    def close(self) -> None:
+        """Close it, and leave nothing changed that outlives it."""
+        for place in chain(*self._originals):
+            place.restore()
+        LIVING.discard(self)
+        super().close()
 
     def _check_kept(self, put: list[list[Place]]) -> None:
         """Raise a UserError if the first reset of a task has undone what the task changed."""

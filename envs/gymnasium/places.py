@@ -97,11 +97,10 @@ def attribute(env: Env, name: str, where: str) -> Place:
     holder: Any = env.unwrapped
     *path, last = match["path"].split(".")
     for part in path:
-        holder = _attribute_of(holder, part, name, where)
-    value = _attribute_of(holder, last, name, where)
+        holder = _its_own(holder, part, name, where)
     if match["number"] is not None:
-        return _items(value, int(match["number"]), name, where)
-    return Place(name, holder, last, True, own(value))
+        return _items(_its_own(holder, last, name, where), int(match["number"]), name, where)
+    return Place(name, holder, last, True, own(_attribute_of(holder, last, name, where)))
 
 
 def own(value: Any) -> Any:
@@ -135,15 +134,67 @@ def rows(env: Env, name: str, parts: Sequence[str], where: str) -> list[Place]:
             f"{where} changes {name!r}, which is no field of the model; {hint}There are body_mass, "
             f"geom_friction, dof_damping, actuator_gear and others of mujoco.MjModel"
         )
+    if match["path"] in DERIVED:
+        raise UserError(
+            f"{where} changes {name!r}, which MuJoCo derives from other fields when it compiles a "
+            f"model or uses what it derived from it, so the change would be lost or half a change; "
+            f"vary another field, or a keyword that the environment is made with"
+        )
     array: Any = getattr(model, match["path"])
     column = () if match["number"] is None else (int(match["number"]),)
     if column and (array.ndim < 2 or column[0] >= array.shape[1]):
         raise UserError(f"{where} changes {name!r}, but a row of it has {array[:1].size} numbers")
     kind = match["path"].partition("_")[0]
-    chosen = [(slice(None), *column)]
-    if parts:
-        chosen = [(_rows_of(model, kind, part, where), *column) for part in parts]
-    return [Place(name, array, key, False, array[key].copy()) for key in chosen]
+    chosen = [_rows_of(model, kind, part, where) for part in parts] or [slice(None)]
+    for these in chosen:
+        _take_effect(model, match["path"], these, f"{where} changes {name!r}")
+    keys = [(these, *column) for these in chosen]
+    return [Place(name, array, key, False, array[key].copy()) for key in keys]
+
+
+DERIVED = {
+    *("body_subtreemass", "body_invweight0", "body_sameframe", "body_weldid", "body_rootid"),
+    *("dof_invweight0", "dof_M0", "tendon_invweight0", "tendon_length0"),
+    *("actuator_acc0", "actuator_length0"),
+    *("geom_size", "geom_rbound", "geom_aabb", "geom_sameframe", "site_sameframe"),
+}
+"""Fields that the compiler of MuJoCo's models makes, and `geom_size`, of which it makes others: the
+bounds by which contacts are looked for."""
+
+SWITCHES = {
+    "actuator_forcerange": "actuator_forcelimited",
+    "actuator_ctrlrange": "actuator_ctrllimited",
+    "actuator_actrange": "actuator_actlimited",
+    "jnt_range": "jnt_limited",
+    "jnt_actfrcrange": "jnt_actfrclimited",
+    "tendon_range": "tendon_limited",
+}
+"""Fields that MuJoCo reads only where another one is set."""
+
+
+def _take_effect(model: Any, field: str, these: slice, what: str) -> None:
+    """Let MuJoCo read some rows of a field, or raise a UserError if it never would."""
+    if field in SWITCHES and not np.any(getattr(model, SWITCHES[field])[these]):
+        raise UserError(
+            f"{what}, which has no effect where {SWITCHES[field]} is 0, so all tasks would be "
+            f"alike; vary another field"
+        )
+    if field == "body_gravcomp" and model.ngravcomp == 0:
+        raise UserError(
+            f"{what}, which has no effect in a model that was compiled without any, so all tasks "
+            f"would be alike; give its bodies a gravcomp in its file"
+        )
+    # Poses that were equal to a body's when the model was compiled are not computed by themselves.
+    kind, _, part = field.partition("_")
+    if (kind, part) in POSES:
+        getattr(model, f"{kind}_sameframe")[these] = 0
+
+
+POSES = {
+    *(("geom", "pos"), ("geom", "quat"), ("site", "pos"), ("site", "quat")),
+    *(("body", "ipos"), ("body", "iquat")),
+}
+"""Fields of poses within a body."""
 
 
 def _rows_of(model: Any, kind: str, part: str, where: str) -> Any:
@@ -179,6 +230,15 @@ def _attribute_of(holder: Any, part: str, name: str, where: str) -> Any:
             f"{what_there_is(part, known)}"
         )
     return getattr(holder, part)
+
+
+def _its_own(holder: Any, part: str, name: str, where: str) -> Any:
+    """Return an attribute that is changed in place; one of the class becomes the object's own."""
+    value = _attribute_of(holder, part, name, where)
+    if part not in getattr(holder, "__dict__", {part}) and getattr(type(holder), part, 0) is value:
+        value = deepcopy(value)
+        setattr(holder, part, value)
+    return value
 
 
 def _items(array: Any, number: int, name: str, where: str) -> Place:

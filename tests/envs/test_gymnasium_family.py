@@ -130,6 +130,61 @@ def test_an_environment_that_uses_up_what_it_is_given_does_not_take_it_from_othe
         assert [env.step(np.zeros(1, np.float32))[1] for _ in range(2)] == [2, 1]
 
 
+SHARED = """
+import gymnasium, numpy as np
+GOAL = [1.0]
+class Bandit(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+    gains = [2.0]
+    def __init__(self): self.goal = GOAL
+    def reset(self, *, seed=None, options=None): return np.zeros(1, np.float32), {}
+    def step(self, action): return np.zeros(1, np.float32), self.gains[0], False, False, {}
+"""
+
+
+def test_what_a_class_has_is_changed_in_its_own_environment_alone(tmp_path):
+    (tmp_path / "shared.py").write_text(SHARED)
+    named = f"{tmp_path / 'shared.py'}:Bandit"
+    bandit = family(named, {"attribute": "gains[0]", "scale": [0.5, 3]}, horizon=2)
+    worlds = [environment(bandit, number=number) for number in (0, 1)]
+    paid = [(world.reset(seed=0), world.step(np.zeros(1)))[1][1] for world in worlds]
+    assert paid == pytest.approx([2 * numbers(bandit, number=number)[0] for number in (0, 1)])
+
+
+def test_what_environments_of_a_process_share_is_refused_and_put_back(tmp_path):
+    (tmp_path / "shared.py").write_text(SHARED)
+    named = f"{tmp_path / 'shared.py'}:Bandit"
+    bandit = family(named, {"attribute": "goal[0]", "scale": [0.5, 3]}, horizon=2)
+    one = environment(bandit)
+    with pytest.raises(UserError, match=r"that all environments of .* share, so each would play"):
+        bandit._worlds.make("another")
+    one.close()
+    again = bandit._worlds.make("another")
+    assert again.unwrapped.goal == [1.0]
+
+
+def test_poses_that_were_a_body_s_own_take_effect():
+    foot = {"model": "geom_pos[0]", "of": "foot_geom", "uniform": [-0.3, 0.3]}
+    hopper = family("Hopper-v5", foot)
+    one, other = (play(environment(hopper, number=number), steps=60) for number in (0, 1))
+    assert len(one) != len(other) or not np.array_equal(one, other)
+
+
+def test_the_horizon_counts_steps_around_all_wrappers():
+    pendulum = family(
+        "Pendulum-v1",
+        {"attribute": "m", "scale": [0.5, 2]},
+        horizon=6,
+        success="survived",
+        wrappers=[{"gymnasium.wrappers:MaxAndSkipObservation": {"skip": 4}}],
+    )
+    env = environment(pendulum)
+    env.reset(seed=0)
+    *before, (*_, truncated, info) = [env.step(np.zeros(1, np.float32)) for _ in range(6)]
+    assert not any(step[3] for step in before) and truncated and info["success"] == 1
+
+
 def test_bounded_actions_are_scaled_and_unbounded_ones_are_left():
     pendulum = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2]})
     assert pendulum.spec.action_bounds == ((-1.0,), (1.0,))
@@ -595,6 +650,18 @@ def test_the_protocol_holds_the_versions_of_what_simulates():
         (
             {"id": "HalfCheetah-v5", "vary": [{"model": "body_mass[0]", "scale": [1, 2]}]},
             "a row of it has 1 numbers",
+        ),
+        (
+            {"id": "Hopper-v5", "vary": [{"model": "geom_size[0]", "scale": [1, 2]}]},
+            "which MuJoCo derives from other fields",
+        ),
+        (
+            {"id": "Hopper-v5", "vary": [{"model": "body_gravcomp", "uniform": [0, 1]}]},
+            "no effect in a model that was compiled without any",
+        ),
+        (
+            {"id": "Hopper-v5", "vary": [{"model": "actuator_forcerange[0]", "uniform": [0, 1]}]},
+            "no effect where actuator_forcelimited is 0",
         ),
         (
             {
