@@ -234,8 +234,7 @@ class Log:
     def __init__(self, path: Path, label: str) -> None:
         self.path = path
         self._label = label
-        with writing(path, "choose another --output"):
-            path.unlink(missing_ok=True)
+        self._mode = "w"  # an earlier log stays until there is something to tell
 
     def tell(self, report: "Report") -> None:
         """Print and write a round or an event."""
@@ -247,8 +246,9 @@ class Log:
             print(f"{self._label}  {describe(report)}", flush=True)
         else:
             print(f"{self._label}  {report.event}: {report.detail}", flush=True)
-        with self.path.open("a") as file:
+        with writing(self.path, "choose another --output"), self.path.open(self._mode) as file:
             file.write(to_json(row) + "\n")
+        self._mode = "a"
 
 
 def describe(result: "Round") -> str:

@@ -48,7 +48,7 @@ class AdaptedPolicy:
         deterministic: bool = True,
         *,
         reward: float | NDArray[Any] | None = None,
-    ) -> tuple[NDArray[Any], State | None]:
+    ) -> tuple[NDArray[Any] | np.generic, State | None]:
         """Return the action, within its bounds, and the state for the next call.
 
         As in Stable-Baselines3. Policies without a memory have no state.
@@ -81,6 +81,7 @@ class AdaptedPolicy:
         noise = torch.zeros(shape) if deterministic else torch.randn(shape)
         action, drawn, moved = self.policy(obs, noise, prev_action, prev_reward, first, memory)
         action = self._in_space(action.numpy()).reshape((*given.shape[:-1], *self._action_shape))
+        action = action[()]  # a single choice as a number, not as an array without axes
         if not self.policy.has_memory:
             return action, None
         return action, (moved.numpy(), drawn.numpy(), prev_reward.numpy())

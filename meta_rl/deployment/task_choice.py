@@ -76,7 +76,9 @@ class NamedDistribution(SimulatedFamily):
 def environment(where: str, spec: EnvSpec) -> Target:
     """Return a Gymnasium environment as a task; `NamedEnvironment` says how to name one."""
     distribution = NamedDistribution(where, spec)
-    return Target(distribution, distribution.tasks("test"), where, in_file_names(where))
+    # With its folders: those of several robots may have files of one name.
+    file_name = re.sub(r"[^\w.-]+", "-", where).lstrip("-.")[-120:]
+    return Target(distribution, distribution.tasks("test"), where, file_name)
 
 
 def in_file_names(name: str) -> str:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
+from statistics import mean
 
 import numpy as np
 import torch
@@ -45,17 +46,20 @@ class Maths:
 
 
 def probe(batch: MetaBatch, tasks: int = 4) -> MetaBatch:
-    """Return a meta-batch's first few tasks in double precision.
+    """Return a few tasks of a meta-batch in double precision; first those whose rewards vary.
 
     Objectives are means over tasks that share nothing but θ: a few show the same faults, cheaply.
     """
+    rewards = [by_task(rollout.masked().reward) for rollout in batch.rollouts]
+    alike = torch.stack([(each == each[:, :1]).all(1) for each in rewards]).all(0)
+    chosen = alike.int().argsort(stable=True)[:tasks].sort().values
 
     def some(column: Tensor) -> Tensor:
-        kept = column[:, :tasks]
+        kept = column[:, chosen]
         return kept.double() if kept.is_floating_point() else kept
 
     rollouts = tuple(map_tensors(some, rollout) for rollout in batch.rollouts)
-    return MetaBatch(batch.tasks[:tasks], rollouts)
+    return MetaBatch(batch.tasks[chosen.tolist()], rollouts)
 
 
 def compare(surrogate: Surrogate) -> Maths:
@@ -165,18 +169,24 @@ def returns_less_baseline(
 def _correlation_by_task(
     ours: Float[Tensor, "T M N"], theirs: Float[Tensor, "T M N"], valid: Bool[Tensor, "T M N"]
 ) -> float:
-    """Return the mean over tasks of the correlation over a task's steps; NaN if one is constant."""
+    """Return the mean over tasks of the correlation over a task's steps.
+
+    Tasks where one of both is constant have none; NaN if that is all.
+    """
     pairs = [
         torch.corrcoef(torch.stack([ours[:, m][valid[:, m]], theirs[:, m][valid[:, m]]]))[0, 1]
         for m in range(valid.shape[1])
     ]
-    return float(torch.stack(pairs).mean())
+    return float(torch.stack(pairs).nanmean())
 
 
 def _explained_variance(
     rollout: Rollout, ends: Bool[Tensor, "T M N"], gamma: float, across_episodes: bool
 ) -> float:
-    """Return 1 - Var(G - V) / Var(G) within a task, mean over tasks, for the linear baseline V."""
+    """Return 1 - Var(G - V) / Var(G) within a task, mean over tasks, for the linear baseline V.
+
+    Tasks of equal returns have none; NaN if all are such.
+    """
     valid = by_task(rollout.valid)
     target = by_task(discounted_return(rollout.reward, ends, gamma))
     obs, step = rollout.obs, episode_step(rollout.first)
@@ -185,7 +195,8 @@ def _explained_variance(
     phi = features(by_task(obs), by_task(step))
     value = predict(phi, fit(phi, target, valid))
     explained = [
-        1 - (g - v)[played].var() / g[played].var()
+        float(1 - (g - v)[played].var() / g[played].var())
         for g, v, played in zip(target, value, valid, strict=True)
+        if g[played].var() > 0
     ]
-    return float(torch.stack(explained).mean())
+    return mean(explained) if explained else nan

@@ -487,6 +487,16 @@ def test_a_policy_does_not_take_the_place_of_a_run_s_own_files(meta_rl, run):
     assert latest.read_bytes() == before and (run.path / "metrics.jsonl").exists()
 
 
+def test_what_fails_before_it_plays_leaves_an_earlier_log(meta_rl, run, tmp_path):
+    output = tmp_path / "kept.pt"
+    meta_rl("adapt", run.path, "--task", "point", "--goal", 0, "--output", output).succeeds()
+    log = output.with_suffix(".jsonl").read_text()
+    meta_rl("adapt", run.path, "--env", "no_such.py:Crash", "--output", output).fails_with(
+        "no file"
+    )
+    assert output.with_suffix(".jsonl").read_text() == log
+
+
 def test_another_run_s_checkpoint_is_not_measured_as_this_one_s(
     meta_rl, small_config, run, tmp_path
 ):

@@ -293,7 +293,7 @@ def test_a_policy_that_chooses_says_a_number_for_one_observation(meta_rl, small_
     (file,) = (tmp_path / "runs" / "arms" / "adapted").glob("*.pt")
     policy = load(file)
     arm, state = policy.predict(np.ones(1))
-    assert np.shape(arm) == () and 0 <= arm < 5
+    assert isinstance(arm, np.integer) and arm in {*range(5)}  # as a table may be asked by it
     arms, _ = policy.predict(np.ones((3, 1)))
     assert arms.shape == (3,)
     assert np.shape(policy.predict(np.ones(1), state, reward=1.0)[0]) == ()
