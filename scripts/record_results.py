@@ -10,7 +10,7 @@ Runs that were measured by different protocols, or of which another checkpoint w
 
 import re
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,8 +20,10 @@ from _entry import run_script, write_figures
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.continual import StreamRecord, read_stream
+from meta_rl.evaluation.finished import shared_protocols
 from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.evaluation.life_plan import LEARNING, SINCE_CHANGE
+from meta_rl.experiment.identity import learning_hash
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.metrics import read_metrics
 
@@ -41,8 +43,12 @@ class Args:
     mode."""
 
 
-def record(run: Path, split: str, actions: str) -> dict[str, Any]:
-    """Return what is worth keeping of a run."""
+def record(run: Path, split: str, actions: str, protocol: str | None = None) -> dict[str, Any]:
+    """Return what is worth keeping of a run.
+
+    Args:
+        protocol: Fingerprint of the evaluation to take; None takes the last.
+    """
     config, _, seed = run.name.rpartition("-seed")
     if not config or not seed.isdigit():
         raise UserError(f"{run} must be a run folder that is named CONFIG-seedN")
@@ -51,7 +57,7 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     if experiment["seed"] != int(seed):
         named = f"{config}-seed{experiment['seed']}"
         raise UserError(f"{run} is named after another seed than its own; call it {named}")
-    result, remark = Evaluations(folder.evaluations).choose(Wanted(split, actions))
+    result, remark = Evaluations(folder.evaluations).choose(Wanted(split, actions), protocol)
     if remark:
         print(f"{run.name}: {remark}")
     summary = result.summary()
@@ -64,6 +70,7 @@ def record(run: Path, split: str, actions: str) -> dict[str, Any]:
     over_stream = {} if stream is None else {"stream": plain_stream(stream)}
     return {
         "config": config,
+        "settings": learning_hash(experiment),
         "split": split,
         "actions": actions,
         "seed": int(seed),
@@ -89,10 +96,10 @@ def plain_stream(stream: StreamRecord) -> dict[str, Any]:
 
 def kind(entry: dict[str, Any]) -> tuple[str, ...]:
     """What entries that differ by their seed alone have in common."""
-    named = ("config", "split", "actions", "checkpoint", "fingerprint")
+    named = ("config", "split", "actions", "checkpoint", "fingerprint", "settings")
     stages = (str(stage["adaptation_episodes"]) for stage in entry["stages"])
-    learning = entry["protocol"].get(LEARNING, "")  # which the fingerprint leaves out
-    return *(entry[name] for name in named), learning, " ".join(stages)
+    changing = entry["protocol"].get(LEARNING, "")  # which the fingerprint leaves out
+    return *(entry[name] for name in named), changing, " ".join(stages)
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -101,11 +108,15 @@ def table(records: list[dict[str, Any]]) -> str:
     columns = ["config", "tasks, actions", "seeds", "env steps", " or ".join(stages_are(records))]
     columns += [f"{label}: mean over seeds (each)" for label in scores.values()]
     lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    for row_of in dict.fromkeys(map(kind, records)):
+    kinds = list(dict.fromkeys(map(kind, records)))
+    for row_of in kinds:
         group = [entry for entry in records if kind(entry) == row_of]
-        config, split, actions, checkpoint, _, learning, _ = row_of
+        config, split, actions, checkpoint, fingerprint, settings, learning, _ = row_of
+        namesakes = [each for each in kinds if each[:4] == row_of[:4]]
         notes = [split, actions, learning and f"learning: {learning}"]
         notes += [] if checkpoint == "latest" else [f"{checkpoint} checkpoint"]
+        notes += [f"protocol {fingerprint}"] if len({each[4] for each in namesakes}) > 1 else []
+        notes += [f"settings {settings}"] if len({each[5] for each in namesakes}) > 1 else []
         steps = np.mean([entry["env_steps"] for entry in group]) / 1e6
         for stage, row in enumerate(group[0]["stages"]):
             cells = []
@@ -133,11 +144,18 @@ def stages_are(records: list[dict[str, Any]]) -> list[str]:
 
 def main(args: Args) -> None:
     """Write the file and print the table."""
-    runs = {run.resolve(): run for run in args.runs}  # each once, though named twice
-    found = product(runs.values(), args.splits, args.actions)
-    records = sorted(
-        (record(*which) for which in found), key=lambda entry: (*kind(entry), entry["seed"])
-    )
+    runs = {run.resolve(): run for run in args.runs}.values()  # each once, though named twice
+    records = []
+    for split, actions in product(args.splits, args.actions):
+        protocols = shared_protocols(runs, Wanted(split, actions))
+        records += [record(run, split, actions, protocols.get(run)) for run in runs]
+    records.sort(key=lambda entry: (*kind(entry), entry["seed"]))
+    for one, other in pairwise(records):
+        if (kind(one), one["seed"]) == (kind(other), other["seed"]):
+            raise UserError(
+                f"two of the runs are seed {one['seed']} of {one['config']} with the same "
+                f"settings; name one of them"
+            )
     write_figures({"runs": records}, args.output)
     print(table(records))
 

@@ -104,11 +104,17 @@ def read(path: Path, folder: Path) -> list[Job]:
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         raise UserError(f"`seeds` of {path} must be a list of whole numbers, got {seeds!r}")
     if not isinstance(trainings, dict) or not all(
-        isinstance(words, str) and words.split() for words in trainings.values()
+        isinstance(text, str) and text.strip() for item in trainings.items() for text in item
     ):
         raise UserError(
             f"`trainings` of {path} must be lines of `name: CONFIG [--field value ...]`"
         )
+    for name in trainings:
+        if "/" in name or name.startswith("."):
+            raise UserError(
+                f"the name {name} of a training of {path} must be that of a folder: without a "
+                f"slash, and not beginning with a dot"
+            )
     return [
         _job(name, _split(words, name, path), seed, folder)
         for seed in seeds

@@ -19,6 +19,7 @@ from record_results import record
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.folder import Evaluations, Wanted
+from meta_rl.evaluation.result import EvalResult
 from meta_rl.runs.folder import RunFolder
 
 
@@ -37,20 +38,34 @@ class Args:
     """File that bandit_references.py has written."""
 
 
-def setting_of(protocol: Mapping[str, Any]) -> str:
-    """Return what the references call the tasks of an evaluation."""
+def setting_of(protocol: Mapping[str, Any]) -> tuple[str, int]:
+    """Return what the references call the tasks of an evaluation, and the episodes of a trial."""
     if protocol["family"] == "bandits":
-        return f"bandit_{protocol['arms']}x{protocol['horizon']}"
+        return f"bandit_{protocol['arms']}x{protocol['horizon']}", 1
     if protocol["family"] == "tabular_mdp":
-        return f"tabular_mdp_{protocol['adaptation_episodes'] + 1}"
+        episodes = protocol["adaptation_episodes"] + 1
+        return f"tabular_mdp_{episodes}", episodes
     raise UserError(f"there are no references for the family {protocol['family']}")
+
+
+def check_is_trial(run: Path, result: EvalResult, episodes: int) -> None:
+    """Refuse an evaluation whose stages are not the episodes of one trial, one after the other."""
+    apart = not result.protocol.get("evaluation_episodes_are_learned_from", True)
+    stages = tuple(result.adaptation_episodes)
+    if stages != tuple(range(episodes)) or (apart and episodes > 1):
+        raise UserError(
+            f"{run} was measured after {', '.join(map(str, stages))} episodes of a task, but the "
+            f"stages must be the {episodes} of a trial, one episode each; evaluate it with "
+            f"--adaptation-steps {episodes - 1}, and without --evaluation-episodes"
+        )
 
 
 def trial_of(run: Path, references: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's record, with what its trials earn and how that compares."""
     result, _ = Evaluations(RunFolder(run).evaluations).choose(Wanted("test", "sampled"))
+    setting, episodes = setting_of(result.protocol)
+    check_is_trial(run, result, episodes)
     earned = result.scores["episode_return"].sum(1).mean(0)  # over stages, then repetitions
-    setting = setting_of(result.protocol)
     found = mean_and_interval(earned)
     if setting not in references:
         raise UserError(

@@ -205,6 +205,16 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
         trial["stages"][0]["episode_return"]["mean"], abs=1e-3
     )
     assert 0.3 < trial["share_of_reference"]["gittins"] < 1.1
+    # Two trials, one after the other, are not one.
+    meta_rl("evaluate", tmp_path / "small-seed0", "--adaptation-steps", 1).succeeds()
+    refused = subprocess.run(
+        [sys.executable, SCRIPTS / words[0], *words[1:]],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert refused.returncode == 1 and "must be the 1 of a trial" in refused.stderr
 
 
 @pytest.mark.thorough

@@ -147,6 +147,8 @@ def test_a_run_whose_checkpoint_was_removed_is_not_trained_anew(study, run):
         ("seeds: ['0']", "must be a list of whole numbers"),
         ("trainings: [short]", "must be lines of `name: CONFIG"),
         ("trainings: {short: }", "must be lines of `name: CONFIG"),
+        ("trainings: {1: two_step_rl2_ppo}", "must be lines of `name: CONFIG"),
+        ("trainings: {of/two: two_step_rl2_ppo}", "must be that of a folder"),
         ("trainings: {short: two_step_rl2_ppo --name 'x}", "the words of short cannot be read"),
     ],
 )

@@ -49,7 +49,7 @@ def _measured(result: EvalResult) -> str:
 
 def show_groups(groups: Sequence[Group]) -> None:
     """Print groups of runs: their aggregates at every stage, and remarks."""
-    options = tables.Options()
+    options = tables.Options(every_stage=True)
     rows = tables.aggregate_rows(groups, options)
     for table in tables.tables_of(groups, rows, options):
         table.print()

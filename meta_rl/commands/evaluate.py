@@ -175,8 +175,8 @@ def measure_all(
     if place is not None:
         of_others = place.resolve() != folder.evaluations.resolve()
         run = folder.path.resolve()
-        # Runs of several studies may have one name.
-        named = run.name if run.parent.name == "runs" else f"{run.parent.name}-{run.name}"
+        # Runs of several studies may have one name, but not one place.
+        named = f"{run.name}-{hashlib.blake2b(bytes(run), digest_size=2).hexdigest()}"
         path = (
             result.save_as(place)
             if place.suffix == ".json"

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         loaded = _loaded(groups, given) if given.videos or given.beliefs else []
         films = _films(loaded, groups, given, Path(spare)) if given.videos else []
         beliefs = _beliefs(loaded, groups, given) if given.beliefs else []
-        page = make_page(groups, Options(), [*skipped, *warnings], films, beliefs)
+        page = make_page(groups, Options(every_stage=True), [*skipped, *warnings], films, beliefs)
         write_output(page.html().encode(), output, "choose another --output")
         print(f"report: {output}")
         if given.wandb:
@@ -94,7 +94,8 @@ def _films(
             place = spare / str(number)
         tasks = trained.distribution.tasks(given.split)[:1]
         (task,) = tasks
-        takes = film_adaptation(trained, tasks, actions=given.actions)
+        rounds = min(1, trained.experiment.evaluation.adaptation_steps)
+        takes = film_adaptation(trained, tasks, rounds, actions=given.actions)
         name = title(trained, tasks)
         path = write_film(takes, place / f"{in_file_names(task.name)}-{task.index}.mp4", name)
         ends = ", ".join(f"{take.caption} {take.moments[-1].return_so_far:.1f}" for take in takes)

@@ -10,6 +10,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.evaluation.comparison import Run
 from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.evaluation.life_plan import LEARNING
+from meta_rl.experiment.identity import learning_hash
 from meta_rl.runs.folder import RunFolder, looks_like_run
 
 
@@ -20,7 +21,8 @@ def load_runs(
 
     Of several paths, those that exist but are no run folders are left out. A run that cannot be
     read, or has no such evaluation, is an error unless it may be skipped. Runs that were measured
-    by one protocol are shown by it, whatever else some were measured by later.
+    by one protocol are shown by it, whatever else some were measured by later. If not all share
+    one, seeds of one agent are shown by theirs.
 
     Returns:
         The runs in the order given, each once, and a sentence for each path that was left out.
@@ -29,13 +31,13 @@ def load_runs(
     for path in paths:
         named.setdefault(path.resolve(), path)
     runs, skipped, broken = [], [], []
-    protocol = _shared_protocol(named.values(), wanted)
+    protocols = shared_protocols(named.values(), wanted)
     for path in named.values():
         try:
             if len(named) > 1 and path.exists() and not looks_like_run(path):
                 skipped.append(f"skipped {path}: it is not a run folder{_inside(path)}")
             else:
-                runs.append(load_run(path, wanted, protocol))
+                runs.append(load_run(path, wanted, protocols.get(path)))
         except UserError as error:
             broken.append(str(error))
         except OSError as error:
@@ -60,26 +62,40 @@ def _inside(path: Path) -> str:
     return f", but holds some; name them: {path}/*" if holds else ""
 
 
-def _shared_protocol(paths: Iterable[Path], wanted: Wanted) -> str | None:
-    """Return the fingerprint that all runs have an evaluation of, at their most env steps.
+def shared_protocols(paths: Iterable[Path], wanted: Wanted) -> dict[Path, str]:
+    """Return the fingerprint of the evaluation that each run is to be shown by.
 
-    Of several, it is that of the last one in the first run; None if there is none.
+    It is that of an evaluation which all runs have, at their most env steps; of several, the last
+    one in the first run. If there is none, it is the one that seeds of one agent share. Runs that
+    share none are left out.
     """
-    found: list[dict[str, datetime]] = []
+    made_at: dict[Path, dict[str, datetime]] = {}
+    seeds: dict[str, list[Path]] = {}
     for path in paths:
         try:
             if not looks_like_run(path):
                 continue
-            fitting = Evaluations(RunFolder(path).evaluations).fitting(wanted)
+            folder = RunFolder(path)
+            fitting = Evaluations(folder.evaluations).fitting(wanted)
+            agent = learning_hash(folder.description())
         except (UserError, OSError):
             continue  # told when it is read
         if not fitting:
             continue  # likewise
         most = max(each.env_steps for each in fitting)
         last = [each for each in fitting if each.env_steps == most]
-        found.append({each.fingerprint: each.made_at for each in last})
-    shared = set(found[0]).intersection(*found) if found else set()
-    return max(shared, key=lambda each: found[0][each], default=None)
+        made_at[path] = {each.fingerprint: each.made_at for each in last}
+        seeds.setdefault(agent, []).append(path)
+
+    def shown_by(runs: list[Path]) -> dict[Path, str]:
+        first, *others = (made_at[run] for run in runs)
+        shared = set(first).intersection(*others)
+        return dict.fromkeys(runs, max(shared, key=lambda each: first[each])) if shared else {}
+
+    if not made_at:
+        return {}
+    of_seeds = (shown_by(runs) for runs in seeds.values())
+    return shown_by(list(made_at)) or {run: name for each in of_seeds for run, name in each.items()}
 
 
 def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:

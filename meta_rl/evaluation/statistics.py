@@ -5,6 +5,7 @@ probability of improvement are those of Agarwal et al. 2021, "Deep reinforcement
 edge of the statistical precipice".
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -88,7 +89,7 @@ def resampled(
     drawn = []
     if max(runs) > 1:
         drawn.append("seeds" if min(runs) > 1 else "some seeds")
-    if resampling == "whole-runs" and min(map(list(strata).count, strata)) > 1:
+    if resampling == "whole-runs" and min(Counter(strata).values()) > 1:
         drawn.append("tasks")
     return tuple(drawn)
 
@@ -99,7 +100,7 @@ def too_few_tasks(strata: Sequence[str]) -> bool:
     Of n tasks of a name it shows (n - 1) / n of the variance, however many names there are. Where a
     name has a single task, there is no interval over tasks.
     """
-    return 1 < min(map(list(strata).count, strata)) < 5
+    return 1 < min(Counter(strata).values()) < 5
 
 
 def bootstrap_interval(

@@ -81,11 +81,16 @@ def learning_part(experiment: Mapping[str, Any]) -> dict[str, Any]:
     return learning
 
 
+def learning_hash(experiment: Mapping[str, Any]) -> str:
+    """Return eight digits that are the same for seeds of one agent, and others for others."""
+    learning = json.dumps(learning_part(experiment), sort_keys=True, default=str)
+    return hashlib.sha256(learning.encode()).hexdigest()[:8]
+
+
 def shared_name(experiment: Experiment[Any, Any]) -> str:
     """Return the name of a run without its seed, and a hash of what its agent learns from."""
-    learning = json.dumps(learning_part(to_dict(experiment)), sort_keys=True)
     name = experiment.name.removesuffix(f"-seed{experiment.seed}")
-    return f"{name}-{hashlib.sha256(learning.encode()).hexdigest()[:8]}"
+    return f"{name}-{learning_hash(to_dict(experiment))}"
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

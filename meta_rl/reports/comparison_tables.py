@@ -46,6 +46,9 @@ class Options:
     """Also the mean on each task name, or on each goal where there is one name."""
     resampling: Resampling = "whole-runs"
     """What intervals draw anew."""
+    every_stage: bool = False
+    """Without a stage, show all of them. Otherwise the first and the last, if there are more than
+    four."""
 
 
 def check_protocols(groups: Sequence[Group], allow: bool) -> list[str]:
@@ -73,7 +76,7 @@ def aggregate_rows(groups: Sequence[Group], options: Options) -> list[Row]:
     rows = []
     for group in groups:
         several = range(len(group.first.adaptation_episodes))
-        shown = several if len(several) <= 4 else (0, several[-1])
+        shown = several if options.every_stage or len(several) <= 4 else (0, several[-1])
         stages = shown if options.stage is None else (several[options.stage],)
         rows += [
             aggregate(group, quantity, stage, resampling=options.resampling)
@@ -148,9 +151,11 @@ def _unlike_checkpoints(groups: Sequence[Group]) -> list[str]:
 
 def _is_too_good(run: Run) -> bool:
     """Return whether a run's checkpoint was chosen on the tasks that it is measured on."""
-    config = run.experiment["evaluation"]
-    return run.result.checkpoint == "best" and chosen_on_measured(
-        run.result.protocol, config["every"], config["choose_on"]
+    config = run.experiment.get("evaluation")  # runs of other programs may have none
+    return (
+        run.result.checkpoint == "best"
+        and config is not None
+        and chosen_on_measured(run.result.protocol, config["every"], config["choose_on"])
     )
 
 
@@ -300,13 +305,14 @@ def csv_text(groups: Sequence[Group], rows: Sequence[Row], options: Options) -> 
     for one, other in itertools.combinations(groups, 2):
         # Without a stage, agents in tasks that change are compared over all times since a change.
         last = "" if SINCE_CHANGE in one.first.protocol else -1
+        places = range(len(one.first.adaptation_episodes))
         for quantity in all_quantities(groups):
             if pair := _improvement(one, other, quantity, options):
                 writer.writerow(
                     {
                         "group": one.label,
                         "other": other.label,
-                        "stage": last if options.stage is None else options.stage,
+                        "stage": last if options.stage is None else places[options.stage],
                         "quantity": quantity,
                         "statistic": "probability_of_improvement",
                         **_numbers(*pair),

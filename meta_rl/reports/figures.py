@@ -41,6 +41,9 @@ LABELS = {
     "adaptation episodes": "episodes of the task learned from",
 }
 
+LETTER_INCHES = 5 / 72
+"""Width of a small letter."""
+
 LINES = {"-": "o", "--": "s", ":": "^", "-.": "D"}
 """Lines and their markers: another one for every ten groups, when the colors begin anew."""
 
@@ -73,10 +76,15 @@ def adaptation_curves(
             means, marker = [p.value for p in points], LINES[style["linestyle"]]
             axis.plot(x, means, marker=marker, label=_legend_of(group), **style)
             ends = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
-            if ends:
+            if len(ends) == 1:  # a band needs a width
+                axis.vlines(x, *ends[0], colors=style["color"], alpha=0.5, linewidth=3)
+            elif ends:
                 axis.fill_between(x, *zip(*ends, strict=True), alpha=0.2, color=style["color"])
         axis.set_xlabel(stages_of(groups))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        reached = [x for group in groups for x in group.first.adaptation_episodes]
+        if min(reached) == max(reached):
+            axis.set_xlim(reached[0] - 0.5, reached[0] + 0.5)
         _label_values(axis, quantity)
     _finish(figure, axes, groups, resampling)
     return figure
@@ -101,8 +109,9 @@ def sample_efficiency(
     """Draw metrics of training against environment steps and against wall time.
 
     A line is the mean over a group's seeds, where all of them have got; its band is the 95 %
-    bootstrap interval over seeds, and there is none around one seed. Seeds that never logged the
-    metric are left out, and the legend counts them.
+    bootstrap interval over seeds, and there is none around one seed. If one seed ended before
+    another began to log, each has a thin line of its own. Seeds that never logged the metric are
+    left out, and the legend counts them.
 
     Args:
         metrics: Names in metrics.jsonl, such as `success/after` or `evaluation/success/stage_1`;
@@ -119,16 +128,19 @@ def sample_efficiency(
                 if not curves:
                     continue
                 x, values = _on_one_grid(curves)
+                label = _legend_of(group, len(curves))
                 if not len(x):
+                    for of_seed, y in curves:
+                        axis.plot(of_seed / unit, y, label=label, linewidth=0.7, **style)
                     continue
                 # What was logged once, such as the final evaluation, is a point: no line shows it.
                 marker = LINES[style["linestyle"]] if x[0] == x[-1] else None
-                y, label = values.mean(0), _legend_of(group, len(curves))
-                axis.plot(x / unit, y, marker=marker, label=label, **style)
+                axis.plot(x / unit, values.mean(0), marker=marker, label=label, **style)
                 if len(values) > 1:
                     low, high = _interval_over_seeds(values)
                     axis.fill_between(x / unit, low, high, alpha=0.2, color=style["color"])
             axis.set_xlabel(title)
+            axis.xaxis.set_major_locator(MaxNLocator(5))  # short runs have long numbers
             shown, font = as_it_stands(metric)
             axis.set_ylabel(shown, **font)
             axis.grid(alpha=0.3)
@@ -149,8 +161,7 @@ def performance_profiles(
     figure, axes = _panels(1, 1, width=6.4)
     axis = axes[0][0]
     scores = [group.scores(quantity, stage) for group in groups]
-    everything = np.concatenate([array.ravel() for array in scores])
-    thresholds = np.linspace(everything.min(), everything.max(), 201)
+    thresholds = thresholds_for(quantity, scores, 201)
 
     def profile(drawn: Float[np.ndarray, "B R M"]) -> Float[np.ndarray, "B K"]:
         return performance_profile(drawn, thresholds)
@@ -169,6 +180,19 @@ def performance_profiles(
     return figure
 
 
+def thresholds_for(
+    quantity: Quantity, scores: Sequence[NDArray[np.float64]], count: int
+) -> NDArray[np.float64]:
+    """Return thresholds from the least score to the largest; of success, from 0 to 1."""
+    everything = np.concatenate([array.ravel() for array in scores])
+    low, high = everything.min(), everything.max()
+    if quantity == "success":
+        low, high = 0.0, 1.0
+    elif low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, count)
+
+
 def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int = -1) -> Figure:
     """Draw each group's mean on each task name, or on each goal where there is one name."""
     rows = task_rows(groups)
@@ -179,13 +203,15 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
             if columns := group.columns(row):
                 cells[y, x] = scores[columns].mean()
     readable = len(rows) <= 50
-    width = 4 + (max(0.4 * len(rows), 3) if readable else 12)
+    labels = [_legend_of(group) for group in groups]
+    beside = 2 + LETTER_INCHES * max(map(len, labels))  # labels and the colors' scale
+    width = beside + (max(0.4 * len(rows), 3) if readable else 12)
     figure = Figure(figsize=(width, 2.2 + 0.4 * len(groups)), layout="constrained")
     axis = figure.subplots()
     low, high = (0.0, 1.0) if quantity == "success" else (np.nanmin(cells), np.nanmax(cells))
     image = axis.imshow(cells, aspect="auto", vmin=low, vmax=high)
     figure.colorbar(image, ax=axis)
-    label_ticks(axis.yaxis, [_legend_of(group) for group in groups])
+    label_ticks(axis.yaxis, labels)
     if readable:
         label_ticks(axis.xaxis, rows, rotation=90)
         for y, x in np.argwhere(np.isfinite(cells)):
@@ -296,9 +322,10 @@ def _legend(figure: Figure, axes: NDArray[np.object_]) -> None:
             lines.setdefault(str(line.get_label()), line)
     if not lines:
         return
-    # A letter takes about 5 points, a line and its gaps 40; what is too wide would be cut off.
-    width = 5 * max(map(len, lines)) + 40
-    columns = max(1, int(72 * figure.get_figwidth() // width))
+    # A line and its gaps take about 0.55 inches; what is too wide would be cut off.
+    width = LETTER_INCHES * max(map(len, lines)) + 0.55
+    columns = max(1, int(figure.get_figwidth() // width))
+    figure.set_figwidth(max(figure.get_figwidth(), width))
     # Two rows have their place; further ones would take it from the axes, 14 points each.
     beyond = max(0, ceil(len(lines) / columns) - 2)
     figure.set_figheight(figure.get_figheight() + 14 / 72 * beyond)

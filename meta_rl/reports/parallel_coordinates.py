@@ -13,6 +13,9 @@ from meta_rl.reports.names import as_it_stands
 
 ENDS = (0.0, 1.0)
 
+LETTER_INCHES = 0.09
+"""Width of a letter of a name."""
+
 
 @dataclass(frozen=True)
 class Coordinate:
@@ -52,7 +55,8 @@ def parallel_coordinates(
         whole: Whether each trial was trained to its end; the others are grey and dashed.
     """
     coordinates = [*settings, score]
-    figure = Figure(figsize=(2.2 + 1.6 * len(coordinates), 4.4), layout="constrained")
+    apart = max(1.6, 0.3 + LETTER_INCHES * max(len(each.name) for each in coordinates))
+    figure = Figure(figsize=(2.2 + apart * len(coordinates), 4.4), layout="constrained")
     axis = figure.subplots()
     heights = [coordinate.heights() for coordinate in coordinates]
     good = [height if score.higher_is_better else 1 - height for height in heights[-1]]

@@ -1,6 +1,7 @@
 """What a report says of groups of runs: results, curves, settings, and how they were made."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import ceil, log10
 
 import numpy as np
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
 
 from meta_rl import __version__
+from meta_rl.core.protocols import ALL_TASKS
 from meta_rl.evaluation.comparison import (
     Group,
     Quantity,
@@ -53,6 +55,8 @@ def make_page(
     protocols = [group.first.protocol for group in groups]
     split = protocols[0]["split"]  # the one that was asked for
     tasks = {"train": "training", "test": "held-out"}.get(split, split)
+    if any(ALL_TASKS in protocol for protocol in protocols):
+        tasks = "all"
     runs = [run for group in groups for run in group.runs]
     with rc_context(STYLE):
         sections = [
@@ -70,7 +74,8 @@ def make_page(
         ]
     return Page(
         title=f"{_each_once(map(benchmark_of, protocols))}: adaptation to {tasks} tasks",
-        summary=f"{', '.join(group.label for group in groups)}: {len(runs)} runs, measured on "
+        summary=f"{', '.join(group.label for group in groups)}: "
+        f"{len(runs)} run{'s' if len(runs) > 1 else ''}, measured on "
         f"{_each_once(str(each['tasks']) for each in protocols)} {tasks} tasks.",
         sections=sections,
         made_by=f"Made by meta-rl {__version__}.",
@@ -162,12 +167,11 @@ def _each_run(groups: Sequence[Group]) -> TextTable:
 def _adaptation(groups: Sequence[Group]) -> Section:
     return Section(
         "Adaptation",
-        text="Means at each stage; the table above has the numbers.",
+        text="Means at each stage; the first table above has the numbers.",
         figures=[
             Figure(
                 f"adaptation-{quantity}",
-                f"{title_of(quantity).capitalize()} against {stages_of(groups)}; bands: 95 % "
-                f"intervals{_over(groups)}.",
+                f"{title_of(quantity).capitalize()} against {stages_of(groups)}{_bands(groups)}.",
                 f"Line chart of {title_of(quantity)} against {stages_of(groups)}: "
                 + "; ".join(_from_to(group, quantity) for group in groups),
                 _untitled(figures.adaptation_curves(groups, [quantity])),
@@ -307,13 +311,13 @@ def _profile(groups: Sequence[Group]) -> Section:
     tables = []
     for quantity in quantities:
         scores = [group.scores(quantity) for group in groups]
-        ends = [end(array) for end in (np.min, np.max) for array in scores]
-        thresholds = np.linspace(min(ends), max(ends), 5)
+        thresholds = figures.thresholds_for(quantity, scores, 5)
+        digits = max(2, ceil(1 - log10(thresholds[1] - thresholds[0])))
         shares = [performance_profile(array[None], thresholds)[0] for array in scores]
         tables.append(
             TextTable(
                 f"Share of runs and tasks with more {title_of(quantity)} than",
-                ["group", *map(_number, thresholds)],
+                ["group", *(f"{threshold:,.{digits}f}" for threshold in thresholds)],
                 [
                     [group.label, *map(_number, share)]
                     for group, share in zip(groups, shares, strict=True)
@@ -329,7 +333,7 @@ def _profile(groups: Sequence[Group]) -> Section:
             Figure(
                 f"profile-{quantity}",
                 f"Share of runs and tasks above each threshold of {title_of(quantity)}, {when}; "
-                f"bands: 95 % intervals{_over(groups)}.",
+                f"one curve a group{_bands(groups)}.",
                 f"Performance profiles of {title_of(quantity)} {when}, one curve a group",
                 _untitled(figures.performance_profiles(groups, quantity)),
             )
@@ -341,7 +345,9 @@ def _profile(groups: Sequence[Group]) -> Section:
 
 def _videos(videos: Sequence[Video]) -> Section:
     return Section(
-        "Videos", text="One task, before adaptation and after it, side by side.", videos=videos
+        "Videos",
+        text="One task; if it is adapted to, before and after, side by side.",
+        videos=videos,
     )
 
 
@@ -447,8 +453,9 @@ def _from_to(group: Group, quantity: Quantity) -> str:
     return f"{group.label} from {before} to {after}"
 
 
-def _over(groups: Sequence[Group]) -> str:
-    return f" over {resampled_in(groups, 'whole-runs') or 'nothing'}"
+def _bands(groups: Sequence[Group]) -> str:
+    over = resampled_in(groups, "whole-runs")
+    return f"; bands: 95 % intervals over {over}" if over else ""
 
 
 def _untitled(drawing: Drawing) -> Drawing:

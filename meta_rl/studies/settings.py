@@ -145,5 +145,7 @@ def told(setting: Setting) -> str:
 
 
 def told_value(value: Any) -> str:
-    """Return a value as text; numbers that were drawn with the digits that matter."""
-    return f"{value:.4g}" if isinstance(value, float) else strict_yaml.write_line(value)
+    """Return a value as text; numbers of many digits, which were drawn, with four of them."""
+    if isinstance(value, float) and len(repr(value)) > 12:
+        return f"{value:.4g}"
+    return strict_yaml.write_line(value)

@@ -422,11 +422,11 @@ def test_an_evaluation_goes_where_it_is_sent(meta_rl, run, tmp_path, name):
 
 
 def test_runs_of_one_name_from_several_studies_go_to_files_of_their_own(meta_rl, run, tmp_path):
-    shutil.copytree(run.path, tmp_path / "study" / run.path.name)
-    for each in ("runs/small", "study/small"):
+    shutil.copytree(run.path, tmp_path / "study" / "runs" / run.path.name)
+    for each in ("runs/small", "study/runs/small", "runs/small"):
         meta_rl("evaluate", each, "--goals", 1, "--output", "all").succeeds()
-    begun = sorted(path.name.split("-")[:2] for path in (tmp_path / "all").glob("*.json"))
-    assert [words[0] for words in begun] == ["small", "study"] and begun[1][1] == "small"
+    one, other = (path.name.split("-")[:2] for path in (tmp_path / "all").glob("*.json"))
+    assert one[0] == other[0] == "small" and one[1] != other[1]
 
 
 @pytest.mark.parametrize(

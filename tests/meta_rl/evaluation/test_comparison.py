@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from matplotlib.colors import to_rgb
 from meta_rl.core.errors import UserError
 from meta_rl.core.types import RETURN, SUCCESS, Score
 from meta_rl.evaluation.comparison import Group, group_runs, improvement, resampled_in
-from meta_rl.evaluation.finished import load_run
+from meta_rl.evaluation.finished import load_run, load_runs
 from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.catalog import ROOT
@@ -435,6 +436,40 @@ def test_pictures_show_the_scores(runs):
     np.testing.assert_allclose(cells, [[0.75, 0.5]])
 
 
+def test_one_stage_has_an_interval_and_a_whole_number_of_episodes(runs):
+    put_scores(runs / "maml-seed0", ["push"] * 3, [[0, 1, 1]])
+    groups = group_runs(load(runs, "maml-seed0"))
+    axis = figures.adaptation_curves(groups, ["success"]).axes[0]
+    ((_, low), (_, high)) = axis.collections[0].get_segments()[0]
+    assert axis.get_xlim() == (-0.5, 0.5) and low < 2 / 3 < high
+
+
+@pytest.mark.parametrize("success", [0, 1])
+def test_equal_scores_have_a_profile(runs, meta_rl, tmp_path, success):
+    put_scores(runs / "maml-seed0", ["push", "push", "door"], [[success] * 3] * 6)
+    groups = group_runs(load(runs, "maml-seed0"))
+    x, y = figures.performance_profiles(groups, "success").axes[0].lines[0].get_data()
+    assert (x[0], x[-1]) == (0, 1) and (y[x < 1] == success).all()
+    meta_rl("report", runs / "maml-seed0", "--output", tmp_path / "page.html").succeeds()
+    page = (tmp_path / "page.html").read_text()
+    assert re.search(r">0\.00</th>.*>0\.25</th>.*>1\.00</th>", page)
+    assert all(f">{stage}</td>" in page for stage in range(6))  # the table has every stage
+
+
+LONG = "maml (protocol.tasks=12, protocol.adaptation_episodes=18, agent.normalize_advantage=False)"
+
+
+def test_long_labels_have_room_in_every_picture(runs):
+    groups = [replace(group_runs(load(runs, "maml-seed0"))[0], label=LONG)]
+    for picture in (figures.heat_map(groups), figures.performance_profiles(groups, "success")):
+        picture.draw_without_rendering()
+        (axis, *_), page = picture.axes, picture.bbox
+        assert axis.get_window_extent().width > 1.5 * picture.dpi
+        for legend in picture.legends:
+            box = legend.get_window_extent()
+            assert page.x0 <= box.x0 and box.x1 <= page.x1
+
+
 def test_a_dozen_groups_look_different_and_alike_in_every_picture(runs):
     (group,) = group_runs(load(runs, "maml-seed0"))
     groups = [
@@ -516,8 +551,40 @@ def test_what_was_measured_otherwise_is_recorded_in_rows_of_its_own(record, runs
     put_scores(both[1], ["a", "a"], [[0, 0], [1, 1]])  # other tasks, so another protocol
     record.main(record.Args(output, both))
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| maml |")]
-    assert len(rows) == 2 * 2 and all("| maml | test, sampled | 1 | " in row for row in rows)
+    told = r"\| maml \| test, sampled, protocol (\w+) \| 1 \| "
+    protocols = {re.match(told, row)[1] for row in rows}
+    assert len(rows) == 2 * 2 and len(protocols) == 2
     assert any(row.endswith("| 1 | 1.00 (1.00) | 100.0 (100.0) |") for row in rows)
+
+
+def test_namesakes_of_other_settings_are_recorded_in_rows_of_their_own(
+    record, runs, tmp_path, capsys
+):
+    other = runs / "others" / "maml-seed1"
+    shutil.copytree(runs / "slower-seed0", other)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("\nseed: 0\n", "\nseed: 1\n"))
+    record.main(record.Args(tmp_path / "results.json", (runs / "maml-seed0", other)))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| maml |")]
+    assert len({row.split(" | ")[1] for row in rows}) == 2
+    assert all(re.search(r"sampled, settings \w+ \| 1 \|", row) for row in rows)
+    twice = runs / "again" / "maml-seed0"
+    shutil.copytree(runs / "maml-seed0", twice)
+    with pytest.raises(UserError, match="two of the runs are seed 0 of maml with the same"):
+        record.main(record.Args(tmp_path / "results.json", (runs / "maml-seed0", twice)))
+
+
+def test_seeds_are_shown_by_the_protocol_that_they_share_whatever_else_is_compared(runs):
+    seeds = (runs / "maml-seed0", runs / "maml-seed1")
+    (first,) = (seeds[0] / "evaluations").glob("*.json")
+    newer = EvalResult.load(first)
+    newer = replace(
+        newer, protocol={**newer.protocol, "tasks": 99}, made_at=datetime.now(UTC).isoformat()
+    )
+    Evaluations(seeds[0] / "evaluations").save(newer)
+    put_scores(runs / "slower-seed0", ["a", "a"], [[0, 0], [1, 1]])
+    loaded, _ = load_runs([*seeds, runs / "slower-seed0"], Wanted())
+    assert [len(group.runs) for group in group_runs(loaded)] == [2, 1]
 
 
 def test_agents_that_learned_otherwise_and_all_scores_are_recorded(record, runs, tmp_path, capsys):
@@ -536,6 +603,14 @@ def test_agents_that_learned_otherwise_and_all_scores_are_recorded(record, runs,
     assert [row.split(" | ")[1:3] for row in rows[::2]] == [
         [f"test, sampled, learning: {learning}", "1"] for learning in ("memory", "never")
     ]
+
+
+def test_runs_of_other_programs_are_compared_without_their_settings(meta_rl, runs):
+    config = runs / "slower-seed0" / "config.yaml"
+    data = yaml.safe_load(config.read_text())
+    known = {name: data[name] for name in ("version", "name", "seed", "envs")}
+    config.write_text(yaml.safe_dump(known | {"agent": {"name": "sb3_foo"}}))
+    meta_rl("compare", runs / "slower-seed0", runs / "maml-seed0").succeeds()
 
 
 def test_runs_of_other_programs_are_recorded_under_their_own_seed_alone(record, runs):
@@ -645,8 +720,12 @@ def test_no_curve_goes_on_beyond_its_end(runs):
     ):
         write_metrics(runs / name, [dict(zip(counters, point, strict=True)) for point in points])
     groups = group_runs(load(runs, "maml-seed0", "maml-seed1", "slower-seed0"))
-    (line,) = figures.sample_efficiency(groups, ["a"], ["env_steps"]).axes[0].lines
+    *apart, line = figures.sample_efficiency(groups, ["a"], ["env_steps"]).axes[0].lines
     assert line.get_label().startswith("slower")
+    assert [(thin.get_label(), thin.get_xdata().tolist()) for thin in apart] == [
+        ("maml, 2 seeds", [1, 2]),
+        ("maml, 2 seeds", [3, 4]),
+    ]
     for name, end in (("maml-seed0", 1e6), ("maml-seed1", 3e6)):
         write_metrics(runs / name, [{"env_steps": end, "wall_time_s": 60, "a": end / 1e6}])
     groups = group_runs(load(runs, "maml-seed0", "maml-seed1"))
