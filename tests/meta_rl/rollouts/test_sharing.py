@@ -224,7 +224,7 @@ def test_where_a_few_rows_are_not_enough_each_worker_acts_for_all(both, agree):
     one, other = both(Halting(), tasks=40, copies=1, workers=3)
     agree(one, other)
     acted = float(other.collector.tell()["rollouts/acted_for_a_task"])
-    assert acted in (1 + 2 / 40, 3)  # by the CPU: as few as are needed, or all 40 thrice
+    assert 1 < acted <= 3  # by the CPU: as few as are needed, at most all 40 thrice
 
 
 class SeldomOtherwise(Halting):

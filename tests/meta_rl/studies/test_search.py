@@ -37,9 +37,10 @@ def test_values_have_the_types_of_their_settings(base):
         *(0.01, (16, 16), False),
     )
     assert (made.agent.activation, made.meta_batch_size) == ("relu", 3)
-    assert told({"agent.inner_lr": 0.0123456, "agent.hidden_sizes": [8, 8]}) == (
+    assert told({"agent.inner_lr": 0.012345678901234, "agent.hidden_sizes": [8, 8]}) == (
         "agent.inner_lr 0.01235, agent.hidden_sizes [8, 8]"
     )
+    assert told({"agent.gamma": 0.999999}) == "agent.gamma 0.999999"  # not 1
 
 
 @pytest.mark.parametrize(
