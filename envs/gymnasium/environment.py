@@ -165,6 +165,7 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _make_again(self, keywords: dict[str, Any]) -> None:
+        self._restore()  # what outlives the environment
         before = self.env
         self.env = self._family.make_plain(keywords)
         self.env.unwrapped.np_random = before.unwrapped.np_random  # its chance goes on
@@ -221,10 +222,13 @@ class VariedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def close(self) -> None:
         """Close it, and leave nothing changed that outlives it."""
-        for place in chain(*self._originals):
-            place.restore()
+        self._restore()
         LIVING.discard(self)
         super().close()
+
+    def _restore(self) -> None:
+        for place in chain(*self._originals):
+            place.restore()
 
     def _check_kept(self, put: list[list[Place]]) -> None:
         """Raise a UserError if the first reset of a task has undone what the task changed."""
