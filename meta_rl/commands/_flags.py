@@ -1,7 +1,9 @@
 """Reads experiments off command lines: a config and flags for its fields."""
 
+from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from meta_rl.core.errors import UserError
 
@@ -72,7 +74,7 @@ def with_flags(
     kind: Any = Experiment[type(experiment.agent), type(experiment.envs)]  # type: ignore[misc]
     changed: Experiment[Any, Any] = tyro.cli(
         kind,
-        args=[_with_none(word) for word in flags],
+        args=list(_with_none(experiment, flags)),
         default=experiment,
         prog=prog,
         description="Fields of the config, with the config's values.",
@@ -80,10 +82,22 @@ def with_flags(
     return changed
 
 
-def _with_none(word: str) -> str:
-    """Return the flag, or its value, with `None` for a value of `none` or `null`."""
-    name, equals, value = word.rpartition("=")
-    return f"{name}{equals}None" if value.lower() in ("none", "null") else word
+def _with_none(experiment: "Experiment[Any, Any]", flags: list[str]) -> Iterator[str]:
+    """Yield the flags, with `None` for `none` or `null` where a field may be None."""
+    flag = ""
+    for word in flags:
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        flag = name or flag
+        none = value.lower() in ("none", "null") and _may_be_none(experiment, flag)
+        yield f"{name}{equals}None" if none else word
+
+
+def _may_be_none(experiment: "Experiment[Any, Any]", flag: str) -> bool:
+    *sections, field = flag.removeprefix("--").replace("-", "_").split(".")
+    section: Any = experiment
+    for name in sections:
+        section = getattr(section, name, None)
+    return NoneType in get_args(get_type_hints(type(section)).get(field))
 
 
 def _refuse_old_words(experiment: "Experiment[Any, Any]", flags: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`meta-rl adapt`."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -89,13 +90,16 @@ def main(arguments: list[str]) -> int:
     path = Path(given.output) if given.output else default
     check_files(path)
     log = Log(path.with_suffix(".jsonl"), target.label)
-    known, takes = adapt(given, trained, target, log)
-    program = save(path, known, folder, trained, target, given)
+
+    def keep(known: "Adaptation") -> None:
+        save(path, known, folder, trained, target, given)
+
+    takes = adapt(given, trained, target, log, keep)
     if given.video:
         title = f"{trained.experiment.name}, {target.label}"
         print(f"film: {write_film(takes, Path(given.video), title)}")
     print(f"log: {log.path}")
-    print(f"program: {program}")
+    print(f"program: {path.with_suffix('.pt2')}")
     print(f"adapted policy: {path}")
     return 0
 
@@ -120,9 +124,13 @@ def target_of(given: Arguments, trained: "TrainedAgent") -> "Target":
 
 
 def adapt(
-    given: Arguments, trained: "TrainedAgent", target: "Target", log: "Log"
-) -> "tuple[Adaptation, list[Take]]":
-    """Let the agent play and learn; return the adaptation and the filmed takes."""
+    given: Arguments,
+    trained: "TrainedAgent",
+    target: "Target",
+    log: "Log",
+    keep: "Callable[[Adaptation], None]",
+) -> "list[Take]":
+    """Let the agent play and learn, and keep what that gave; return the filmed takes."""
     from meta_rl.core.continual import simulated
     from meta_rl.core.lives import changes_of
     from meta_rl.core.seeding import Streams
@@ -144,7 +152,7 @@ def adapt(
                 # the first round and the last
                 takes[1:] = [Take(report.learned_from, tuple(filmed.moments))]
 
-        known = OnlineAdaptation(
+        OnlineAdaptation(
             collector,
             trained.agent,
             target.tasks,
@@ -154,8 +162,9 @@ def adapt(
             given.until_stable,
             given.watch,
             tell,
+            keep,
         ).run()
-    return known, takes
+    return takes
 
 
 def save(
@@ -165,8 +174,8 @@ def save(
     trained: "TrainedAgent",
     target: "Target",
     given: Arguments,
-) -> Path:
-    """Write the adapted policy and its origin; return the program beside it."""
+) -> None:
+    """Write the adapted policy and its origin, and the program beside it."""
     import torch
 
     from meta_rl.core.types import Tasks
@@ -179,7 +188,7 @@ def save(
     if known.life is not None:  # the task may have become another
         task = known.life.course.task(0, int(known.life.number))
         target = replace(target, tasks=Tasks.stack([task]), label=called(task))
-    return policy_file.save(
+    policy_file.save(
         path,
         trained.agent,
         experiment.agent_name,

@@ -27,6 +27,10 @@ class NonFiniteAction(UserError):  # noqa: N818
     """The agent's actions contain NaN or infinity, so a simulator refuses to be stepped."""
 
 
+class WorkerDied(UserError):  # noqa: N818
+    """A worker process ended, by an exception or by a signal, while it was needed."""
+
+
 def did_you_mean(given: str, known: list[str]) -> str:
     """Return `did you mean 'x'? ` for the nearest of the known names, or nothing.
 

@@ -167,6 +167,28 @@ def _type_of(data: dict[str, Any]) -> dict[str, Any]:
     return {} if dtype == np.int64 else {"dtype": dtype.type}
 
 
+def same_values(one: Space, other: Space) -> bool:
+    """Return whether a row of numbers stands for the same value of both spaces.
+
+    A Box's values are rows themselves, whatever the other space makes of its own.
+    """
+    if isinstance(one, spaces.Box) or isinstance(other, spaces.Box):
+        return flat_size(one) == flat_size(other)
+    return _meaning(one) == _meaning(other)
+
+
+def _meaning(space: Space) -> Any:
+    """Return what the numbers of a row stand for; of a Box they are just numbers."""
+    match space:
+        case spaces.Box():
+            return flat_size(space)
+        case spaces.Dict():
+            return [(name, _meaning(part)) for name, part in space.items()]
+        case spaces.Tuple():
+            return [_meaning(part) for part in space.spaces]
+    return {name: value for name, value in to_plain(space).items() if name != "dtype"}
+
+
 def same_layout(one: Space, other: Space) -> bool:
     """Return whether a policy that acts in one space can act in the other: kind, sizes, bounds."""
     if choices(one) or choices(other):

@@ -48,6 +48,7 @@ class AdaptedPolicy:
         deterministic: bool = True,
         *,
         reward: float | NDArray[Any] | None = None,
+        remembering: bool = False,
     ) -> tuple[NDArray[Any] | np.generic, State | None]:
         """Return the action, within its bounds, and the state for the next call.
 
@@ -58,25 +59,34 @@ class AdaptedPolicy:
                 several.
             state: What the last call returned; None begins an episode, knowing what adaptation
                 taught and nothing later.
-            episode_start: (B,), where to begin an episode whatever the state is.
+            episode_start: (B,), where to begin an episode, by default as with no state.
             deterministic: Return the most likely action, or one drawn by torch's own generator.
             reward: What the last action earned, a number or (B,); only policies with a memory
                 look at it. None repeats the last reward that was told.
+            remembering: Let the memory go on into episodes that begin, as within a trial.
+
+        Raises:
+            UserError: The observation is not one of the policy's, or the state is of other worlds.
         """
         given = self._rows(observation)
         obs = torch.from_numpy(given.reshape(-1, given.shape[-1]))
         fresh = self._fresh_state(len(obs))
         first = torch.full((len(obs),), state is None)
         memory, prev_action, prev_reward = fresh if state is None else map(torch.from_numpy, state)
+        if len(memory) != len(obs):
+            raise UserError(
+                f"the state is of {len(memory)} worlds, and the observation of {len(obs)}; give "
+                f"as many observations in every call, or state=None"
+            )
         if reward is not None and state is not None:
             told = torch.as_tensor(np.asarray(reward, dtype=np.float32))
             prev_reward = told.expand(len(obs))
         if episode_start is not None and state is not None:
             first = torch.from_numpy(np.asarray(episode_start, dtype=bool)).expand(len(obs))
-            chosen = first.unsqueeze(1)
-            memory = torch.where(chosen, fresh[0], memory)
-            prev_action = torch.where(chosen, fresh[1], prev_action)
-            prev_reward = torch.where(first, fresh[2], prev_reward)
+            chosen = torch.zeros_like(first) if remembering else first
+            memory = torch.where(chosen.unsqueeze(1), fresh[0], memory)
+            prev_action = torch.where(chosen.unsqueeze(1), fresh[1], prev_action)
+            prev_reward = torch.where(chosen, fresh[2], prev_reward)
         shape = (len(obs), self.policy.spec.action_size)
         noise = torch.zeros(shape) if deterministic else torch.randn(shape)
         action, drawn, moved = self.policy(obs, noise, prev_action, prev_reward, first, memory)
@@ -133,8 +143,8 @@ def save(
     spec: EnvSpec,
     freeze_memory: bool,
     metadata: Mapping[str, Any],
-) -> Path:
-    """Write an adapted policy for `load`; beside it as a program of torch's, and return that."""
+) -> None:
+    """Write an adapted policy for `load`, and beside it as a program of torch's."""
     versions = {
         "meta_rl": meta_rl.__version__,
         "torch": str(torch.__version__),
@@ -156,9 +166,7 @@ def save(
     )
     checkpoint.save(on_host, path)
     adapted = load(path)
-    program = path.with_suffix(".pt2")
-    acting.export(adapted.policy, adapted.metadata, program)
-    return program
+    acting.export(adapted.policy, adapted.metadata, path.with_suffix(".pt2"))
 
 
 def load(path: str | Path, plugin: str | None = None) -> AdaptedPolicy:

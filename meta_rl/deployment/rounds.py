@@ -76,6 +76,7 @@ class OnlineAdaptation:
         until_stable: Adapt until stable (see `improves`), and keep what played the best round.
         watch: Rounds to execute after the one that measures what adaptation gave.
         tell: Called with every round and event as it happens.
+        keep: Called with what adaptation gave, each time before it is executed.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class OnlineAdaptation:
         until_stable: bool,
         watch: int,
         tell: Callable[[Report], None],
+        keep: Callable[[Adaptation], None],
     ) -> None:
         self.collector = collector
         self.agent = agent
@@ -99,15 +101,17 @@ class OnlineAdaptation:
         self.until_stable = until_stable
         self.watch = watch
         self.tell = tell
+        self.keep = keep
         self.played = 0
         self.life: Life | None = None
         """How long the one world has lived; None if its task stays."""
         self._changes_told = 0
         self._last_context: Context | None = None
 
-    def run(self) -> Adaptation:
-        """Adapt, execute, and adapt again whenever the return drops; return what is known then."""
+    def run(self) -> None:
+        """Adapt, execute, and adapt again whenever the return drops."""
         known = self.adapt([self.begin()])
+        self.keep(known)
         # A memory would go on learning within a round, so its rounds are single episodes.
         episodes = self.episodes if self.agent.copies_share_experience else 1
         reference: list[float] = []
@@ -122,8 +126,8 @@ class OnlineAdaptation:
                 continue
             self.event("dropped", f"return {executed.mean_return:.2f} is below {limit:.2f}")
             known, reference = self.adapt([self.begin(), known]), []
+            self.keep(known)
             left = max(left, 1)  # to measure what that gave
-        return known
 
     def adapt(self, starts: Sequence[Adaptation]) -> Adaptation:
         """Adapt from the start that earns more in a round; return what is to be executed.

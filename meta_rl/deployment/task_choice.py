@@ -61,7 +61,7 @@ class NamedDistribution(SimulatedFamily):
 
     def make_env(self, device: torch.device, workers: int) -> TaskEnv:
         """Make a worker process for the environment."""
-        named = NamedEnvironment(self.where, self.spec.observation_size, self.spec.action_space)
+        named = NamedEnvironment(self.where, self.spec.observation_space, self.spec.action_space)
         return GymnasiumTaskEnv(named, self.spec, device, workers)
 
     def protocol(self) -> Mapping[str, Any]:

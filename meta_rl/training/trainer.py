@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from meta_rl.core.continual import sample_to_train, training_pool
-from meta_rl.core.errors import Interrupted, UserError
+from meta_rl.core.errors import Interrupted, UserError, WorkerDied
 from meta_rl.core.lives import Changing
 from meta_rl.core.outputs import remove_unfinished
 from meta_rl.core.protocols import MetaAgent, Split, Stored, TellingCollector
@@ -199,7 +199,7 @@ class Trainer:
             if self.ranks.size > 1:  # torchrun ends all processes when one has ended
                 stopped.args = (f"{stopped}; if no one stopped it, torchrun tells what failed",)
             raise self.ranks.told_once(stopped) from None
-        except LostRank as lost:
+        except (LostRank, WorkerDied) as lost:
             interruption.answer("the checkpoint is being written", " and loses it")
             self.save(self._whole)
             lost.args = (f"{lost}; stopped {self._how_far()}",)

@@ -735,7 +735,8 @@ def test_a_world_can_be_drawn():
 
 
 def test_an_id_that_a_policy_adapts_to_can_be_drawn():
+    seen = gymnasium.spaces.Box(-9.0, 9.0, (3,), np.float32)
     space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
-    env = NamedEnvironment("Pendulum-v1", 3, space).make("any")
+    env = NamedEnvironment("Pendulum-v1", seen, space).make("any")
     assert env.render_mode == "rgb_array"
     env.close()

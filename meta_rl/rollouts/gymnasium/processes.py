@@ -18,10 +18,6 @@ from meta_rl.rollouts.gymnasium.worker import FAREWELL_S, FOR_THE_PARENT, Gymnas
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class WorkerDied(UserError):  # noqa: N818
-    """A worker process ended, by an exception or by a signal, while it was needed."""
-
-
 @dataclass
 class Worker:
     """A worker process as the parent sees it."""

@@ -17,13 +17,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from meta_rl.core.errors import NonFiniteAction, UserError
+from meta_rl.core.errors import NonFiniteAction, UserError, WorkerDied
 from meta_rl.core.seeding import world_seeds
 from meta_rl.core.types import EnvSpec, Picture, Step, Tasks
 from meta_rl.rollouts.gymnasium import worker as gymnasium_worker
 from meta_rl.rollouts.gymnasium.processes import (
     Worker,
-    WorkerDied,
     fate,
     light_children,
     pickled,
@@ -296,10 +295,8 @@ class GymnasiumTaskEnv:
         where = f"environment worker {worker.number} (pid {worker.process.pid})"
         what = f"{where} {ended} while {doing}{self._busy_with(worker)}"
         if failure is None:
-            advice = "if memory ran out, use fewer workers or fewer worlds"
-            raise WorkerDied(f"{what}; {advice}, then resume from the last checkpoint")
-        advice = "mend the environment, then resume from the last checkpoint"
-        error = WorkerDied(f"{what}: {failure.message}; {advice}")
+            raise WorkerDied(f"{what}; if memory ran out, use fewer workers or fewer worlds")
+        error = WorkerDied(f"{what}: {failure.message}; mend the environment")
         error.add_note(failure.details)
         raise error
 

@@ -16,6 +16,7 @@ from meta_rl.core.spaces import (
     check_observation_space,
     flat_size,
     same_layout,
+    same_values,
 )
 from meta_rl.rollouts.gymnasium import checks
 from meta_rl.rollouts.gymnasium.named import is_id, keywords_of_drawing, make
@@ -24,7 +25,7 @@ from meta_rl.rollouts.gymnasium.worker import Env, WorldTask
 
 @dataclass(frozen=True)
 class NamedEnvironment:
-    """Makes the environment that `where` names, if a policy of the given sizes can act in it.
+    """Makes the environment that `where` names, if a policy of the given spaces can act in it.
 
     Args:
         where: `module:attribute`, `path/to/file.py:attribute` (a class, or a function that makes
@@ -32,7 +33,7 @@ class NamedEnvironment:
     """
 
     where: str
-    observation_size: int
+    observation_space: Space
     action_space: Space
     metric_names: tuple[str, ...] = ("success",)
 
@@ -51,16 +52,28 @@ class NamedEnvironment:
         where = f"the environment {self.where}"
         check_observation_space(env.observation_space, where)
         check_action_space(env.action_space, where)
-        observed = flat_size(env.observation_space)
+        observed, size = flat_size(env.observation_space), flat_size(self.observation_space)
         theirs = env.action_space
-        if observed != self.observation_size or not same_layout(theirs, self.action_space):
+        if observed != size or not same_layout(theirs, self.action_space):
             raise UserError(
-                f"the policy observes {(self.observation_size,)} and acts in "
+                f"the policy observes {(size,)} and acts in "
                 f"{self.action_space}, but {self.where} observes {(observed,)} and takes actions "
                 f"in {theirs}; give "
                 f"the environment the spaces of the run's tasks (gymnasium.wrappers "
                 f"TransformObservation and RescaleAction may help)"
             )
+        # The adapted policy's files take and give values of the run's spaces.
+        for what, ours, other in (
+            ("observes", self.observation_space, env.observation_space),
+            ("acts in", self.action_space, theirs),
+        ):
+            if not same_values(ours, other):
+                raise UserError(
+                    f"the policy {what} {ours}, and {self.where} has {other} there: the sizes "
+                    f"agree, but values of one mean something else in the other; give the "
+                    f"environment the run's space (gymnasium.wrappers TransformObservation and "
+                    f"TransformAction may help)"
+                )
 
 
 class SuccessReported(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -454,8 +454,9 @@ def test_an_empty_name_is_the_default_and_never_the_folder_of_all_runs(small_con
 def test_a_flag_takes_none_as_help_texts_and_configs_write_it(word):
     flags = ["--agent.target-kl", word]
     assert experiment_of("ml1_reach_maml_ppo", flags, "test").agent.target_kl is None
-    flags = [f"--agent.target-kl={word}"]
-    assert experiment_of("ml1_reach_maml_ppo", flags, "test").agent.target_kl is None
+    flags = [f"--agent.target-kl={word}", "--name", word]
+    experiment = experiment_of("ml1_reach_maml_ppo", flags, "test")
+    assert experiment.agent.target_kl is None and experiment.name == word  # a name is text
 
 
 def test_debug_shows_the_traceback(meta_rl, meta_rl_process):

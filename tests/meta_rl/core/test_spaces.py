@@ -14,6 +14,7 @@ from meta_rl.core.spaces import (
     from_plain,
     nearest,
     same_layout,
+    same_values,
     to_plain,
 )
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec
@@ -122,6 +123,19 @@ def test_layouts_are_the_same_if_kind_sizes_and_bounds_are():
     assert not same_layout(box, spaces.Discrete(2))
     assert same_layout(spaces.Discrete(3), spaces.Discrete(3, start=5))
     assert not same_layout(spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([3, 2]))
+
+
+def test_values_are_the_same_if_rows_mean_the_same():
+    three, later = spaces.Discrete(3), spaces.Discrete(3, start=5)
+    box = spaces.Box(-1, 1, (3,), np.float32)
+    assert same_values(three, spaces.Discrete(3)) and not same_values(three, later)
+    assert not same_values(three, spaces.MultiDiscrete([3]))  # a number and an array
+    assert same_values(box, three) and not same_values(box, spaces.Discrete(4))
+    assert same_values(spaces.Tuple([box, three]), spaces.Tuple([spaces.Box(0, 9, (1, 3)), three]))
+    assert not same_values(spaces.Tuple([box, three]), spaces.Tuple([three, box]))
+    named, other = (spaces.Dict({"a": box, name: three}) for name in ("b", "c"))
+    assert same_values(named, spaces.Dict({"a": box, "b": three}))
+    assert not same_values(named, other)
 
 
 def test_a_spec_counts_what_its_spaces_hold():

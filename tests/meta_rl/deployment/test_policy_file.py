@@ -418,6 +418,27 @@ def test_a_policy_with_a_memory_remembers_within_the_episode_unless_it_is_frozen
     np.testing.assert_array_equal(first[0], frozen.policy.initial_state)
 
 
+def test_a_memory_goes_on_into_the_next_episode_if_it_is_asked_to(adapted):
+    policy = load(adapted("rl2_ppo") / "adapted" / "point-1.pt")
+    observations = np.random.default_rng(0).normal(size=(2, 2)).astype(np.float32)
+    action, state = policy.predict(observations, reward=0.0)
+
+    begins, rewards = np.array([True, False]), np.array([-3.0, -3.0])
+    went_on, _ = policy.predict(observations, state, begins, reward=rewards, remembering=True)
+
+    given = (torch.from_numpy(part) for part in (observations, np.zeros((2, 2), np.float32)))
+    memory, drawn = torch.from_numpy(state[0]), torch.from_numpy(state[1])
+    expected, _, _ = policy.policy(
+        *given, drawn, torch.tensor([-3.0, -3.0]), torch.tensor([True, False]), memory
+    )
+    np.testing.assert_array_equal(went_on, expected.detach().numpy())
+    forgot, _ = policy.predict(observations, state, begins, reward=rewards)
+    np.testing.assert_array_equal(forgot[0], action[0])
+    assert (went_on[0] != action[0]).any() and (went_on[1] == forgot[1]).all()
+    with pytest.raises(UserError, match="the state is of 2 worlds, and the observation of 1"):
+        policy.predict(observations[0], state)
+
+
 def test_adaptation_changes_the_policy(adapted, meta_rl, tmp_path):
     policies = []
     for goal in (0, 1):

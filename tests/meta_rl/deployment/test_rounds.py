@@ -45,6 +45,11 @@ MOVING = '''
             *rest, info = super().step(action)
             return *rest, {"is_success": rest[1] > -0.1}
 
+    class Breaks(Moving):
+        def reset(self, *, seed=None, options=None):
+            assert self.episodes < 9, "the robot fell over"
+            return super().reset(seed=seed)
+
     def number():
         return 3
 
@@ -146,6 +151,15 @@ def test_a_goal_that_jumps_is_noticed_and_adapted_to(adapt, worlds, tmp_path):
     for _ in range(20):
         position = position + 0.1 * policy.predict(position)[0]
     assert np.linalg.norm(position - [-0.4, -0.3]) < 0.4 < np.linalg.norm(position - [0.4, 0.3])
+
+
+def test_what_was_adapted_is_kept_when_the_environment_fails_later(adapt, worlds, tmp_path):
+    words = ("--rounds", 2, "--episodes", 3, "--watch", 4)
+    rows, outcome = adapt("--env", f"{worlds}:Breaks", *words)
+    outcome.fails_with("the robot fell over")
+    assert len(rows) == 3  # six episodes to adapt, and three of the first round that is executed
+    assert load(tmp_path / "policy.pt").metadata["adaptation_episodes"] == 6
+    assert (tmp_path / "policy.pt2").is_file()
 
 
 @pytest.mark.parametrize("name", ["worlds:Said", "worlds:Moving-v0", "{file}:Said"])

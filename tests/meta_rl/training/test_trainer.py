@@ -161,7 +161,8 @@ def test_a_worker_that_dies_costs_no_more_than_its_meta_iteration(
     monkeypatch.setattr("meta_rl.rollouts.gymnasium.task_env.FAREWELL_S", 600.0)
     lines(kind, 5, 5)
     outcome, run = train_lines("maml_trpo", "small", 4, checkpoint_every=100)
-    outcome.fails_with("environment worker 0 (pid ", fate, ", copy 0", "from the last checkpoint")
+    stopped = "; stopped after 2 meta-iterations; continue with `meta-rl train --resume runs/small`"
+    outcome.fails_with("environment worker 0 (pid ", fate, ", copy 0", stopped)
     assert ("the rail is bent (worlds.py, line" in outcome.err) is (kind == "raise")
     assert run.latest["meta_iterations"] == 2
 
