@@ -105,7 +105,7 @@ class Metric(TaskInference):
             chosen = chance[:, rank == world().rank].to(self.device)
             some = at(embedding, (chosen * (mine.valid.sum(0) + 1)).long())
         else:
-            some = embedding[:times, :0]
+            some = embedding[:1, :0].expand(times, -1, -1)  # trials may be shorter than `times`
         by_rank = which[rank.argsort(stable=True)].to(self.device)
         number = torch.arange(len(which), device=self.device).repeat(times)
         every = of_all_ranks(some).flatten(0, 1)

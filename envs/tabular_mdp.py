@@ -105,8 +105,13 @@ class TabularMDPs(DrawnFamily):
     def protocol(self) -> Mapping[str, Any]:
         """The sizes, the horizon and the held-out MDPs."""
         config = self.config
-        sizes = {"states": config.states, "actions": config.actions, "horizon": config.horizon}
-        return {**sizes, "test_tasks": config.test_tasks, "task_seed": config.task_seed}
+        return {
+            "states": config.states,
+            "actions_of_a_state": config.actions,  # `actions` is how evaluation draws them
+            "horizon": config.horizon,
+            "test_tasks": config.test_tasks,
+            "task_seed": config.task_seed,
+        }
 
 
 def tables(

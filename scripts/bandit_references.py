@@ -51,7 +51,7 @@ class Args:
     mdp_copies: int = 2
     """Trials of each MDP, at least 1."""
     test_tasks: int = 1000
-    """Held-out tasks, at least 1."""
+    """Held-out tasks, at least 2."""
     seed: int = 0
     """Seed of all chance in worlds and players."""
 
@@ -187,6 +187,7 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
         arms, pulls = map(int, size.split("x"))
         config = bandits.Config(arms=arms, horizon=pulls, test_tasks=args.test_tasks)
         family = bandits.build(config)
+        protocol = family.protocol()
         copies = args.copies
         rows = measured(
             lambda tasks: bandit_candidates(arms, pulls, tasks, copies),
@@ -197,6 +198,7 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
             extra["bayes_optimum"] = round(bandit_players.bayes_optimum(arms, pulls), 3)
     else:
         mdps = tabular_mdp.build(tabular_mdp.Config(test_tasks=args.test_tasks))
+        protocol = mdps.protocol()
         copies = args.mdp_copies
         rows = measured(
             lambda tasks: mdp_candidates(mdps.config.states, tasks, copies),
@@ -207,7 +209,7 @@ def measure(setting: str, args: Args) -> dict[str, Any]:
     for name, row in rows:
         players[name] = row
         print(f"{setting:16} {name:20} {row}", flush=True)
-    return {"tasks": args.test_tasks, "copies": copies, **extra, "players": players}
+    return {"protocol": dict(protocol), "copies": copies, **extra, "players": players}
 
 
 def main(args: Args) -> None:
@@ -216,9 +218,9 @@ def main(args: Args) -> None:
         raise UserError(
             f"--settings must be bandit_ARMSxPULLS or tabular_mdp_EPISODES, got {', '.join(wrong)}"
         )
-    for name in ("copies", "mdp_copies", "test_tasks"):
-        if (number := getattr(args, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {number}")
+    for name, least in (("copies", 1), ("mdp_copies", 1), ("test_tasks", 2)):
+        if (number := getattr(args, name)) < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {number}")
     found = read_figures(args.output) if args.output.exists() else {}
     for setting in args.settings:
         found[setting] = measure(setting, args)

@@ -86,9 +86,10 @@ def what_is_shared(experiment: dict[str, Any]) -> dict[str, Any]:
     The latter may be longer than the name's turn: only as much of it counts.
     """
     settings = {**learning_part(experiment), "evaluation": experiment["evaluation"]}
-    for name in ("envs", "change", "meta_iterations"):
+    for name in ("change", "meta_iterations"):
         settings.pop(name, None)
-    return flat(settings)
+    named = ("envs.benchmark", "envs.task")  # which names the tasks have
+    return {name: value for name, value in flat(settings).items() if name not in named}
 
 
 def main(args: Args) -> None:

@@ -33,6 +33,7 @@ from rich.table import Column, Table
 from meta_rl.commands._flags import experiment_of, take
 from meta_rl.core.errors import UserError
 from meta_rl.core.resources import usable_cores
+from meta_rl.evaluation.protocol import fingerprint
 from meta_rl.experiment import strict_yaml
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.lock import UNSUPPORTED
@@ -173,7 +174,8 @@ class Results:
 
     def add(self, job: Job) -> None:
         """Take a finished run's evaluation, and write it down at once."""
-        entry = record(job.run.path, "test", job.run.experiment().evaluation.actions)
+        own = fingerprint(job.run.protocol())  # whatever else was measured by hand
+        entry = record(job.run.path, "test", job.run.experiment().evaluation.actions, own)
         with self._one_at_a_time():
             self._read()  # others may have added theirs, or this one
             if self.of(job) is None:

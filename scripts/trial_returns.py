@@ -18,6 +18,7 @@ from bandit_references import mean_and_interval
 from record_results import record
 
 from meta_rl.core.errors import UserError
+from meta_rl.evaluation.comparison import differing_fields, told_differences
 from meta_rl.evaluation.folder import Evaluations, Wanted
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.runs.folder import RunFolder
@@ -72,13 +73,23 @@ def trial_of(run: Path, references: Mapping[str, Any]) -> dict[str, Any]:
             f"{run} was measured on {setting}, of which there are no references, only of "
             f"{', '.join(references)}; run bandit_references.py with its settings"
         )
-    players = references[setting]["players"]
-    if references[setting]["tasks"] != len(earned):
+    tasks, players = references[setting].get("protocol"), references[setting]["players"]
+    if tasks is None:
         raise UserError(
-            f"{run} was measured on {len(earned)} tasks, the references of {setting} on "
-            f"{references[setting]['tasks']}; run bandit_references.py with --test-tasks"
+            f"the references of {setting} do not say which tasks they were measured on, as they "
+            f"are older than that; run bandit_references.py again"
         )
-    share = {name: round(found["mean"] / row["mean"], 4) for name, row in players.items()}
+    theirs = {name: result.protocol.get(name) for name in tasks} | {"tasks": len(earned)}
+    if differing := differing_fields([theirs, tasks | {"tasks": tasks["test_tasks"]}]):
+        raise UserError(
+            f"{run} was measured on other tasks than the references of {setting} "
+            f"({told_differences(differing)}); run bandit_references.py for its own, or evaluate "
+            f"a run of the default tasks"
+        )
+    share = {
+        name: round(found["mean"] / row["mean"], 4) if row["mean"] else None
+        for name, row in players.items()
+    }
     return record(run, "test", "sampled") | {
         "setting": setting,
         "trial_return": found,

@@ -205,16 +205,23 @@ def test_whole_trials_are_set_beside_the_players_of_the_same_tasks(
         trial["stages"][0]["episode_return"]["mean"], abs=1e-3
     )
     assert 0.3 < trial["share_of_reference"]["gittins"] < 1.1
+
+    def refused():
+        outcome = subprocess.run(
+            [sys.executable, SCRIPTS / words[0], *words[1:]],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert outcome.returncode == 1
+        return outcome.stderr
+
+    references.write_text(references.read_text().replace('"task_seed": 0', '"task_seed": 7'))
+    assert "other tasks than the references of bandit_5x4 (task_seed: 0 / 7)" in refused()
     # Two trials, one after the other, are not one.
     meta_rl("evaluate", tmp_path / "small-seed0", "--adaptation-steps", 1).succeeds()
-    refused = subprocess.run(
-        [sys.executable, SCRIPTS / words[0], *words[1:]],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert refused.returncode == 1 and "must be the 1 of a trial" in refused.stderr
+    assert "must be the 1 of a trial" in refused()
 
 
 @pytest.mark.thorough

@@ -227,8 +227,8 @@ def place_of(given: Arguments) -> Path | None:
         return folder
     output, advice = Path(given.output), "choose another --output"
     if output.suffix != ".json":
-        if output.suffix.lower() == ".json":
-            raise UserError(f"--output must be a folder, or end in .json, got {output}")
+        if output.suffix.lower() == ".json" or not given.output:
+            raise UserError(f"--output must be a folder, or end in .json, got {given.output!r}")
         check_folder(output, advice)
         return output
     if given.actions == "both":
@@ -249,13 +249,16 @@ def identity(trained: "TrainedAgent") -> str:
     from meta_rl import __version__
     from meta_rl.core.ranks import digest
     from meta_rl.evaluation.protocol import make_protocol
+    from meta_rl.experiment.config import plain
     from meta_rl.runs.folder import describe_commit
 
-    config, copies = trained.experiment.evaluation, trained.experiment.evaluation_copies
+    experiment = trained.experiment
+    config, copies = experiment.evaluation, experiment.evaluation_copies
     protocol = make_protocol(trained.agent, trained.distribution, config, copies)
+    agent = [experiment.agent_name, plain(asdict(experiment.agent))]
     packages = map(version, ("torch", "numpy", "numba"))
     versions = [__version__, describe_commit(), *packages]
-    options = [protocol, asdict(config), copies, str(trained.device), versions]
+    options = [protocol, agent, asdict(config), copies, str(trained.device), versions]
     content = json.dumps(options) + digest(trained.agent.state_dict())
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -31,6 +31,19 @@ def finite_rewards(evidence: Evidence) -> Finding:
     return found
 
 
+def finite_observations(evidence: Evidence) -> Finding:
+    """Observations are numbers."""
+    share = evidence.share(lambda r: ~torch.isfinite(r.obs).all(-1))
+    found = Finding("observations not finite, share of steps", "0", share)
+    if share > 0:
+        return found.alarm(
+            f"{share:.1%} of the observations hold NaN or infinity.",
+            "Mend what the environment shows: sensors that may have nothing to say, divisions, or "
+            "physics that diverges.",
+        )
+    return found
+
+
 def varying_rewards(evidence: Evidence) -> Finding:
     """A task whose reward never changes has nothing to say about which action was better.
 
@@ -86,15 +99,15 @@ def observation_scale(evidence: Evidence) -> Finding:
     """Observations lie where the baseline and the running normalization do not cut them off."""
     # Both clip at 10 (`baseline.features`, `RunningMoments.normalize`), where tanh has long been
     # flat; rare outliers do no harm.
-    share = evidence.share(lambda r: (~(r.obs.abs() <= 10)).double().mean(-1))
-    found = Finding("observations beyond ±10 or not finite", "below 1 %", share)
+    share = evidence.share(lambda r: (r.obs.abs() > 10).double().mean(-1))
+    found = Finding("observations beyond ±10", "below 1 %", share)
     if share < 0.01:
         return found
     problem = (
         f"{share:.1%} of the observations' components exceed ±10, where the baseline is blind."
     )
     # Its own check tells whether the baseline explains enough all the same.
-    if evidence.normalizes and evidence.share(lambda r: ~r.obs.isfinite().all(-1)) == 0:
+    if evidence.normalizes:
         return found.note(f"{problem} The agent's own inputs are normalized.")
     return found.alarm(
         problem, "Scale the family's observations to about 1, or normalize the agent's inputs."

@@ -12,6 +12,7 @@ from meta_rl.diagnosis.checks_of_experience import (
     action_bounds,
     diverged_worlds,
     exploration,
+    finite_observations,
     finite_rewards,
     observation_scale,
     observation_spread,
@@ -56,6 +57,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
 
 CHECKS: tuple[Callable[[Evidence], Finding], ...] = (
     finite_rewards,
+    finite_observations,
     varying_rewards,
     some_success,
     observation_scale,

@@ -110,7 +110,7 @@ def read_curves(
     ((usual, _),) = Counter(each.fingerprint for each in found).most_common(1)
     made = {each.meta_iterations: each.summary for each in found if each.fingerprint == usual}
     iterations = sorted(made)
-    score = Score(**found[0].summary["scores"][0])
+    score = Score(**made[iterations[0]]["scores"][0])
     rows = [made[each]["stages"][-1][f"{score.name}_by_name"] for each in iterations]
     names = tuple(names or rows[0])
     values = np.array([[row.get(name, np.nan) for name in names] for row in rows])

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from meta_rl.core.errors import UserError
 from meta_rl.evaluation.comparison import Run
@@ -65,11 +65,11 @@ def _inside(path: Path) -> str:
 def shared_protocols(paths: Iterable[Path], wanted: Wanted) -> dict[Path, str]:
     """Return the fingerprint of the evaluation that each run is to be shown by.
 
-    It is that of an evaluation which all runs have, at their most env steps; of several, the last
-    one in the first run. If there is none, it is the one that seeds of one agent share. Runs that
-    share none are left out.
+    It is that of an evaluation which all runs have, at their most env steps; of several, the one
+    that speaks for the first run (`Evaluation.precedence`). If there is none, it is the one that
+    seeds of one agent share. Runs that share none are left out.
     """
-    made_at: dict[Path, dict[str, datetime]] = {}
+    found: dict[Path, dict[str, tuple[Any, ...]]] = {}
     seeds: dict[str, list[Path]] = {}
     for path in paths:
         try:
@@ -84,18 +84,20 @@ def shared_protocols(paths: Iterable[Path], wanted: Wanted) -> dict[Path, str]:
             continue  # likewise
         most = max(each.env_steps for each in fitting)
         last = [each for each in fitting if each.env_steps == most]
-        made_at[path] = {each.fingerprint: each.made_at for each in last}
+        learning = _learning_of(folder)
+        in_order = sorted(last, key=lambda each: each.precedence(learning))
+        found[path] = {each.fingerprint: each.precedence(learning) for each in in_order}
         seeds.setdefault(agent, []).append(path)
 
     def shown_by(runs: list[Path]) -> dict[Path, str]:
-        first, *others = (made_at[run] for run in runs)
+        first, *others = (found[run] for run in runs)
         shared = set(first).intersection(*others)
         return dict.fromkeys(runs, max(shared, key=lambda each: first[each])) if shared else {}
 
-    if not made_at:
+    if not found:
         return {}
     of_seeds = (shown_by(runs) for runs in seeds.values())
-    return shown_by(list(made_at)) or {run: name for each in of_seeds for run, name in each.items()}
+    return shown_by(list(found)) or {run: name for each in of_seeds for run, name in each.items()}
 
 
 def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
@@ -113,10 +115,8 @@ def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
             f"the folder to runs/, `meta-rl evaluate` the copy, and name that"
         )
     experiment = folder.description()
-    learning = None
-    with suppress(UserError):  # of other programs' runs
-        learning = folder.protocol().get(LEARNING)
-    result, remark = Evaluations(folder.evaluations).choose(wanted, protocol, learning)
+    evaluations = Evaluations(folder.evaluations)
+    result, remark = evaluations.choose(wanted, protocol, _learning_of(folder))
     run = Run(path, experiment, result)
     remarks = [f"{run.name}: {remark}"] if remark else []
     if (origin := folder.origin) is not None:
@@ -125,3 +125,10 @@ def load_run(path: Path, wanted: Wanted, protocol: str | None = None) -> Run:
             f"env steps that are not counted here"
         )
     return replace(run, remarks=tuple(remarks))
+
+
+def _learning_of(folder: RunFolder) -> str | None:
+    """Return how the run's agent learns where tasks change, by the run's own protocol."""
+    with suppress(UserError):  # of other programs' runs
+        return folder.protocol().get(LEARNING)
+    return None

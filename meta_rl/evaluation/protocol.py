@@ -29,7 +29,7 @@ def make_protocol(
     """Return all that a number depends on beside the agent: only equals may be compared."""
     plan = plan_lives(agent, distribution, config, copies)
     if plan is not None:
-        return {**_what_is_measured(distribution, config), **plan.protocol()}
+        return _protocol(distribution, config, plan.protocol())
     return describe_protocol(
         distribution,
         config,
@@ -46,23 +46,36 @@ def describe_protocol(
 ) -> dict[str, Any]:
     """Return the protocol of so many episodes a task, before the last stage and at each."""
     apart = config.evaluation_episodes is not None
-    return {
-        **_what_is_measured(distribution, config),
+    episodes = {
         "adaptation_episodes": adaptation_episodes,
         "evaluation_episodes": evaluation_episodes,
         **({"evaluation_episodes_are_learned_from": False} if apart else {}),
     }
+    return _protocol(distribution, config, episodes)
 
 
-def _what_is_measured(distribution: TaskDistribution, config: EvaluationConfig) -> dict[str, Any]:
-    return {
-        "family": distribution.family,
-        **distribution.protocol(),
+def _protocol(
+    distribution: TaskDistribution, config: EvaluationConfig, episodes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the family says of its tasks, and how they are measured.
+
+    Raises:
+        UserError: The family's protocol has a key that says how they are measured.
+    """
+    tasks = {"family": distribution.family, **distribution.protocol()}
+    measured = {
         "split": config.split,
         "tasks": len(choose_tasks(distribution, config.split, config.goals)),
         "success_rule": SUCCESS_RULE if "success" in distribution.spec.metrics else None,
         "actions": config.actions,
+        **episodes,
     }
+    if taken := sorted(tasks.keys() & measured.keys()):
+        raise UserError(
+            f"the protocol of the family {distribution.family} has {', '.join(taken)}, which "
+            f"evaluation says itself; call it otherwise"
+        )
+    return tasks | measured
 
 
 def decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def nearest_task(embedding: Float[Tensor, "B E"], task: Int[Tensor, "B"]) -> Boo
     count = member.sum(0)
     total = member.T @ embedding
     means = total / count.unsqueeze(1)
-    distance = torch.cdist(embedding, means)
+    # Not by a matrix product, whose error is as large as the distance of tasks that lie close.
+    distance = torch.cdist(embedding, means, compute_mode="donot_use_mm_for_euclid_dist")
     alone = count[task] == 1
     own = (total[task] - embedding) / (count[task] - 1).clamp(min=1).unsqueeze(1)
     to_own = (embedding - own).norm(dim=1).masked_fill(alone, torch.inf)

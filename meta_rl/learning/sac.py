@@ -37,8 +37,8 @@ class ActorCriticConfig:
     """Step size with which the target critics follow the critics after each gradient step (τ), in
     [0, 1]."""
     temperature: float = 1.0
-    """Weight of the policy's entropy (α), above 0, relative to the scaled rewards. With
-    learn_temperature, this is the initial weight."""
+    """Weight of the policy's entropy (α), above 0, relative to the scaled rewards. Entropy is that
+    of actions scaled to [-1, 1]. With learn_temperature, this is the initial weight."""
     learn_temperature: bool = False
     """Adjust the temperature so that the policy's entropy approaches target_entropy."""
     target_entropy: float | None = None
@@ -92,21 +92,29 @@ def finite_bounds(spec: EnvSpec) -> tuple[Float[Tensor, "A"], Float[Tensor, "A"]
     return torch.tensor(low), torch.tensor(high)
 
 
+def log_unit(spec: EnvSpec) -> float:
+    """Return the entropy of actions in their own unit less that of actions scaled to [-1, 1].
+
+    The density of the former is that of the latter, divided by half of each range.
+    """
+    low, high = finite_bounds(spec)
+    return float((0.5 * (high - low)).log().sum())
+
+
 def entropy_to_keep(config: ActorCriticConfig, spec: EnvSpec) -> float:
     """Return the target entropy of actions in their own unit, in nats.
 
     Raises:
         UserError: No policy within the bounds has it.
     """
-    low, high = finite_bounds(spec)
-    wanted = -len(low) if config.target_entropy is None else config.target_entropy
-    if wanted > len(low) * log(2):
+    size = spec.action_size
+    wanted = -size if config.target_entropy is None else config.target_entropy
+    if wanted > size * log(2):
         raise UserError(
-            f"agent.target_entropy must be at most {len(low) * log(2):.2f}, that of uniform "
-            f"actions in {len(low)} dimensions, got {wanted}"
+            f"agent.target_entropy must be at most {size * log(2):.2f}, that of uniform "
+            f"actions in {size} dimensions, got {wanted}"
         )
-    # The density of actions is that of actions in [-1, 1], divided by half of each range.
-    return wanted + float((0.5 * (high - low)).log().sum())
+    return wanted + log_unit(spec)
 
 
 def wide(actor: nn.Sequential) -> nn.Sequential:
@@ -173,6 +181,7 @@ class SoftActorCritic(nn.Module):
         self.targets.requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
         self.target_entropy = entropy_to_keep(config, spec)
+        self.log_unit = log_unit(spec)
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -194,11 +203,14 @@ class SoftActorCritic(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean squared soft Bellman error, summed over both critics (2019, eq. 5-6).
 
-        Only a failure ends the return; beyond a truncation it goes on.
+        Only a failure ends the return; beyond a truncation it goes on. The entropy is that of
+        actions scaled to [-1, 1]: in another unit, going on would be worth more or less than an
+        end.
         """
         with torch.no_grad():
             next_action, log_prob = self.policy(next_state).sample_with_log_prob(noise)
-            value = self.least(self.targets, next_state, next_action) - self.temperature * log_prob
+            entropy = -(log_prob + self.log_unit)
+            value = self.least(self.targets, next_state, next_action) + self.temperature * entropy
             target = self.config.reward_scale * reward + self.config.gamma * ~terminated * value
         return (self.values(self.critics, state, action) - target).square().flatten(1).mean(1).sum()
 

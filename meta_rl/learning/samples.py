@@ -48,8 +48,11 @@ class Samples:
     """N: the steps B of a task are its T time steps, each of all N copies."""
 
     def log_ratio(self, policy: Distribution) -> Float[Tensor, "M B"]:
-        """Return log π(a|s) - log π_o(a|s), where π_o is the policy that collected."""
-        return policy.log_prob(self.action) - self.log_prob
+        """Return log π(a|s) - log π_o(a|s), where π_o is the policy that collected; 0 on padding.
+
+        There, a narrow policy's ratio would be infinite, and 0 times infinity is not 0.
+        """
+        return torch.where(self.weight > 0, policy.log_prob(self.action) - self.log_prob, 0.0)
 
     def mean_over_tasks(self, quantity: Float[Tensor, "M B"]) -> Float[Tensor, ""]:
         """Return the mean over each task's steps, and over tasks."""

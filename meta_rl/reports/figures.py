@@ -189,7 +189,8 @@ def thresholds_for(
     if quantity == "success":
         low, high = 0.0, 1.0
     elif low == high:
-        low, high = low - 0.5, high + 0.5
+        around = max(0.5, 1e-6 * abs(low))
+        low, high = low - around, high + around
     return np.linspace(low, high, count)
 
 

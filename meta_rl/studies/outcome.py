@@ -60,7 +60,7 @@ def sweep_picture(sweep: Sweep) -> Figure | None:
         texts,
         higher_is_better=score.higher_is_better,
     )
-    title = sweep.base.name if all(whole) else f"{sweep.base.name} (dashed: not trained to the end)"
+    title = sweep.name if all(whole) else f"{sweep.name} (dashed: not trained to the end)"
     return parallel_coordinates(settings, outcome, whole, title)
 
 

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from meta_rl.evaluation.folder import Evaluations
 from meta_rl.experiment import catalog
 from meta_rl.experiment.config import Experiment
 from meta_rl.experiment.identity import changed_flags, check_same_run
+from meta_rl.runs import checkpoint
 from meta_rl.runs.folder import RunFolder
 from meta_rl.runs.lock import is_held
 from meta_rl.runs.metrics import read_metrics
@@ -130,7 +131,12 @@ def is_finished(run: RunFolder, meta_iterations: int) -> bool:
     if not run.is_begun or meta_iterations not in made:
         return False  # which is told quickly
     seed = run.experiment().evaluation.seed
-    return evaluations.own(meta_iterations, run.protocol(), seed) is not None
+    if evaluations.own(meta_iterations, run.protocol(), seed) is None:
+        return False
+    with suppress(UserError):  # a kill may have come between the evaluation and its checkpoint
+        latest = checkpoint.load(run.checkpoint("latest"))
+        return int(latest["meta_iterations"]) >= meta_iterations
+    return False
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,21 @@ def read_varied(texts: Sequence[str], base: Experiment[Any, Any]) -> list[Varied
     names = [each.name for each in varied]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--vary names {', '.join(twice)} twice; give all values at once")
-    for each in varied:
-        for value in each.ends:
-            with_setting(base, {each.name: value})
-    return varied
+    for name in names:
+        if part := next((other for other in names if other.startswith(f"{name}.")), None):
+            raise UserError(f"--vary {part} is a part of {name}, which is varied too; vary one")
+    return [_as_configs_have_it(each, base) for each in varied]
+
+
+def _as_configs_have_it(varied: Varied, base: Experiment[Any, Any]) -> Varied:
+    """Return the same, with every value as a trial's config would hold it."""
+    name = varied.name
+    read = tuple(value_of(with_setting(base, {name: value}), name) for value in varied.ends)
+    if isinstance(varied, Range):
+        return varied
+    if any(read.count(value) > 1 for value in read):
+        raise UserError(f"--vary {name}: two of its values are the same, {told_value(read[0])}")
+    return Choice(name, read)
 
 
 def _read(text: str, base: Experiment[Any, Any]) -> Varied:

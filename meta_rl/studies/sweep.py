@@ -126,7 +126,8 @@ class Trial:
         for seed, training in self.trainings.items():
             if training is not self.first and not all_seeds:
                 return None
-            if seed not in self._begun and not self._is_finished(seed):
+            measured = self._is_finished(seed) and self.result(training, self.last) is not None
+            if seed not in self._begun and not measured:
                 self._begun.add(seed)
                 return training
         return None
@@ -204,6 +205,8 @@ class Sweep:
         # Trials that may run while another is proposed.
         ahead = self._asked.setdefault("ahead", max(1, places.at_a_time // len(seeds)))
         self._ahead: int = ahead
+        # Its folder may be called otherwise by now, but not the runs in it.
+        self.name: str = self._asked.setdefault("name", base.name)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -237,7 +240,7 @@ class Sweep:
 
     def run_name(self, number: int, seed: int) -> str:
         """Return the name of a trial's run."""
-        return f"{self.base.name}-{number:03}-seed{seed}"
+        return f"{self.name}-{number:03}-seed{seed}"
 
     def config_of(self, number: int) -> Path:
         """Return the file of a trial's config."""
@@ -302,9 +305,13 @@ class Sweep:
         return Group(f"{trial.number:03}", tuple(runs)) if runs else None
 
     def rank(self, trial: Trial) -> Rank | None:
-        """Return what a trial is chosen by: the mean over its seeds; none if nothing is known."""
+        """Return what a trial is chosen by: the mean over its seeds; none if it is not known.
+
+        Of a trial at its end that is the mean over all its seeds, or none.
+        """
         group = self.group(trial)
-        if group is None:
+        at_the_end = self.state(trial) == "finished"
+        if group is None or (at_the_end and len(group.runs) < len(trial.trainings)):
             return None
         return tuple(np.mean([run.result.rank() for run in group.runs], axis=0).tolist())
 
@@ -343,7 +350,7 @@ class Sweep:
         # What the same sweep may be given anew, such as a device.
         own = {name.partition(".")[0] for name in self.names} | {"meta_iterations"}
         anew = {name: getattr(self.base, name) for name in MAY_CHANGE - own}
-        experiment = replace(stored, **anew)
+        experiment = replace(stored, runs=self.base.runs, **anew)
         words = [str(path), *changed_flags(stored, experiment)]
         trainings = {
             seed: self.places.training_of(

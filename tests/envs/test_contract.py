@@ -14,7 +14,9 @@ from gpu import CUDA
 
 from meta_rl.core.errors import UserError
 from meta_rl.core.protocols import ChangingTaskEnv, Expert, Split, TaskDistribution, TaskEnv
+from meta_rl.evaluation.protocol import describe_protocol
 from meta_rl.experiment import catalog
+from meta_rl.experiment.config import EvaluationConfig
 
 CPU = torch.device("cpu")
 HORIZON = 4
@@ -144,6 +146,7 @@ def test_its_protocol_is_plain_and_stable_and_says_the_horizon(name):
     protocol = build(name).protocol()
     assert json.loads(json.dumps(protocol)) == protocol == build(name).protocol()
     assert protocol["horizon"] == build(name).spec.horizon
+    assert protocol.items() <= describe_protocol(build(name), EvaluationConfig(), 1, 1).items()
 
 
 @pytest.mark.parametrize("started", ["cpu", CUDA], indirect=True)

@@ -15,11 +15,14 @@ import torch
 import yaml
 from patience import PATIENCE_S
 
-from meta_rl.commands import _help, _vocabulary
+from meta_rl.commands import _help, _vocabulary, evaluate
 from meta_rl.core import protocols
 from meta_rl.evaluation.folder import Evaluations
+from meta_rl.evaluation.life_plan import LEARNING
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment import building
+from meta_rl.runs.folder import RunFolder
+from meta_rl.runs.trained import load_trained
 
 ADAPT = ("adapt", "runs/small", "--task", "point", "--rounds", 1)
 
@@ -152,6 +155,33 @@ def test_of_equally_trained_evaluations_the_one_made_last_counts(meta_rl, run):
     assert "of 3 evaluations takes b.json" in told and "made 2031-05-06 07:08:09 UTC\n" in told
     told = meta_rl("report", "runs/small").succeeds().out
     assert "of 3 evaluations takes b.json" in told
+
+
+def test_what_was_measured_later_by_another_protocol_speaks_for_no_run(meta_rl, run):
+    first = evaluation(run)
+    protocol = json.loads(first.read_text())["protocol"]
+    later = {"made_at": "2031-05-06T07:08:09+00:00"}
+    other = protocol | {"evaluation_episodes": 1}
+    another(first, "a", protocol=other, checkpoint="best", **later)
+    another(first, "b", protocol=other | {LEARNING: "after_a_drop"}, **later)
+    told = meta_rl("compare", "runs/small").succeeds().out
+    assert f"of 3 evaluations takes {first.name}" in told
+
+
+def test_an_interrupted_evaluation_is_gone_on_with_by_the_same_agent_alone(meta_rl, small_config):
+    found = []
+    for agent, settings in (
+        ("random", {}),
+        ("scripted", {}),
+        ("rl2_ppo", {}),
+        ("rl2_ppo", {"gamma": 0.5}),
+    ):
+        config = small_config(agent, agent=settings, meta_iterations=1, name=f"{agent}{len(found)}")
+        meta_rl("train", config).succeeds()
+        trained = load_trained(RunFolder(Path("runs") / f"{agent}{len(found)}"), "latest")
+        found.append(evaluate.identity(trained))
+        assert evaluate.identity(trained) == found[-1]
+    assert len(set(found)) == len(found)
 
 
 def test_a_file_that_does_not_say_when_it_was_made_counts_by_its_time_and_with_a_word(meta_rl, run):

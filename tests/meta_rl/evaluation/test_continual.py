@@ -141,6 +141,10 @@ def test_a_stream_from_the_command_line(meta_rl, small_config, tmp_path, monkeyp
     settings.write_text(settings.read_text().replace("multitask_ppo", "fine_tune"))
     with pytest.raises(UserError, match=r"differs from .* by more than its tasks \(agent.name"):
         transfers(tmp_path / "runs/stream", (tmp_path / "runs/alone",))
+    text = settings.read_text().replace("fine_tune", "multitask_ppo")
+    settings.write_text(text.replace("horizon: 3", "horizon: 4"))
+    with pytest.raises(UserError, match=r"by more than its tasks \(envs.horizon"):
+        transfers(tmp_path / "runs/stream", (tmp_path / "runs/alone",))
     with pytest.raises(UserError, match="has no evaluations of a stream"):
         transfers(tmp_path / "runs/alone", ())
     with pytest.raises(UserError, match="one of the stream's names"):

@@ -6,8 +6,10 @@ import pytest
 import torch
 from playing import Player
 
+from envs import tabular_mdp
 from envs.point_navigation import Config as PointConfig
 from envs.point_navigation import PointEnv, PointNavigation
+from envs.tabular_mdp import TabularMDPs
 from meta_rl.core.episodes import episode_scores
 from meta_rl.core.errors import UserError
 from meta_rl.core.seeding import TaskStreams
@@ -15,7 +17,13 @@ from meta_rl.core.types import RETURN, SUCCESS, Phase, Rollout, Score, Task, Tas
 from meta_rl.evaluation import measuring
 from meta_rl.evaluation.folder import Evaluations
 from meta_rl.evaluation.measuring import contexts_that_fit, evaluate, tasks_that_fit
-from meta_rl.evaluation.protocol import choose_tasks, fingerprint, make_protocol, stage_episodes
+from meta_rl.evaluation.protocol import (
+    choose_tasks,
+    describe_protocol,
+    fingerprint,
+    make_protocol,
+    stage_episodes,
+)
 from meta_rl.evaluation.result import EvalResult
 from meta_rl.experiment.config import EvaluationConfig
 
@@ -305,6 +313,15 @@ def test_evaluation_episodes_are_counted_and_part_of_the_protocol_where_they_are
         == 2 * 7 * 3
     )
     assert result.summary()["cells_per_stage"] == 7 * 3
+
+
+def test_what_a_family_says_of_its_tasks_cannot_hide_how_they_are_measured(monkeypatch):
+    few, many = (TabularMDPs(tabular_mdp.Config(actions=number)) for number in (2, 5))
+    protocols = [describe_protocol(each, EvaluationConfig(), 1, 1) for each in (few, many)]
+    assert fingerprint(protocols[0]) != fingerprint(protocols[1])
+    monkeypatch.setattr(TabularMDPs, "protocol", lambda family: {"actions": 2, "split": "mine"})
+    with pytest.raises(UserError, match="tabular_mdp has actions, split, which evaluation says"):
+        describe_protocol(few, EvaluationConfig(), 1, 1)
 
 
 class InterruptedAfter(Sweeper):

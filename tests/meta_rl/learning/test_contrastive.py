@@ -60,3 +60,12 @@ def test_the_nearest_task_is_found_without_the_embedding_in_question():
 def test_who_is_alone_in_a_task_is_not_found():
     embedding = torch.tensor([[0.0], [0.1], [5.0]])
     assert nearest_task(embedding, torch.tensor([0, 0, 1])).tolist() == [True, True, False]
+
+
+def test_tasks_that_lie_close_to_each_other_are_told_apart():
+    generator = torch.Generator().manual_seed(0)
+    means = 1e-4 * torch.randn(20, 5, generator=generator, dtype=torch.float64)
+    task = torch.arange(100) % 20
+    noise = 1e-6 * torch.randn(100, 5, generator=generator, dtype=torch.float64)
+    embedding = torch.nn.functional.normalize(torch.ones(5).double(), dim=0) + means[task] + noise
+    assert nearest_task(embedding.float(), task).all()

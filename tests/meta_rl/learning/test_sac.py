@@ -27,6 +27,7 @@ def test_a_failure_ends_the_return_and_nothing_else_does():
     reward, terminated = torch.randn(4), torch.tensor([True, False, False, True])
     next_action, log_prob = sac.policy(states + 1).sample_with_log_prob(noise())
     pair = torch.cat([states + 1, next_action], dim=-1)
+    log_prob = log_prob + torch.tensor(2.0).log()  # of actions in [-1, 1]: here they reach 2
     value = torch.minimum(*(critic(pair).squeeze(-1) for critic in sac.targets)) - 0.5 * log_prob
     target = 2.0 * reward + torch.where(terminated, 0.0, 0.9 * value)
     now = [critic(torch.cat([states, action], dim=-1)).squeeze(-1) for critic in sac.critics]
@@ -35,6 +36,21 @@ def test_a_failure_ends_the_return_and_nothing_else_does():
     found = sac.critic_loss(states, action, reward, terminated, states + 1, noise())
 
     torch.testing.assert_close(found, expected)
+
+
+def test_values_do_not_depend_on_the_unit_of_actions():
+    losses = []
+    for reach in (1.0, 0.1):
+        torch.manual_seed(0)
+        spec = EnvSpec.box(1, [-reach], [reach], horizon=1)
+        sac = SoftActorCritic(SACConfig(hidden_sizes=(16,)), 1, spec)
+        with torch.no_grad():  # the critics look at nothing but the state
+            for critic in (*sac.critics, *sac.targets):
+                critic[0].weight[:, 1].zero_()
+        state, action = torch.zeros(4, 1), torch.zeros(4, 1)
+        goes_on = torch.zeros(4, dtype=torch.bool)
+        losses.append(sac.critic_loss(state, action, torch.zeros(4), goes_on, state, noise()))
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_features_learn_from_the_critics_alone_and_targets_follow():

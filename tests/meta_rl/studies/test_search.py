@@ -6,7 +6,7 @@ from meta_rl.core.errors import UserError
 from meta_rl.experiment.config import load_experiment
 from meta_rl.studies.search import Tried, make_search
 from meta_rl.studies.seeds import read_seeds
-from meta_rl.studies.settings import read_varied, told, with_setting
+from meta_rl.studies.settings import read_varied, told, value_of, with_setting
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,26 @@ def test_values_have_the_types_of_their_settings(base):
     assert told({"agent.gamma": 0.999999}) == "agent.gamma 0.999999"  # not 1
 
 
+def test_a_section_that_is_varied_whole_is_held_as_configs_have_it(small_config):
+    base = load_experiment(str(small_config("maml_trpo")))
+    texts = ["agent.trust_region={max_kl: 0.01},{max_kl: 0.05}"]
+    varied = read_varied(texts, base)
+    for value, max_kl in zip(varied[0].values, (0.01, 0.05), strict=True):
+        made = with_setting(base, {"agent.trust_region": value})
+        assert made.agent.trust_region.max_kl == max_kl
+        assert value == value_of(made, "agent.trust_region")
+    search = make_search("tpe", varied, 3, 0)
+    tried = Tried({"agent.trust_region": varied[0].values[1]}, 1.0, runs=False)
+    assert search.propose(1, (tried,))["agent.trust_region"] in varied[0].values
+    with pytest.raises(UserError, match=r"trust_region.max_kl is a part of agent.trust_region"):
+        read_varied([*texts, "agent.trust_region.max_kl=0.1,0.2"], base)
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
         ([], "say what to vary"),
+        (["agent.inner_lr=1,1.0"], "a value is given twice"),
         (["agent.inner_lr"], "needs SETTING=VALUE,VALUE, got 'agent.inner_lr'"),
         (["agent.inner_lr="], "there are no values; give some, such as agent.inner_lr=1,2"),
         (["agent.inner_lr=1,,2"], "cannot read --vary agent.inner_lr=1,,2, line 1"),

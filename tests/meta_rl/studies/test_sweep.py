@@ -11,8 +11,10 @@ from wandb_files import records
 from envs.point_navigation import PointNavigation
 from meta_rl.commands._flags import experiment_of
 from meta_rl.evaluation.result import EvalResult
+from meta_rl.runs import checkpoint
 from meta_rl.studies.launching import Here
 from meta_rl.studies.processes import Places
+from meta_rl.studies.sweep import Trial
 
 SCORES = ("success", "episode_return")
 FEW = ("--vary", "agent.inner_lr=0.01,0.1")
@@ -106,6 +108,33 @@ def test_an_evaluation_that_was_made_by_hand_changes_no_choice(sweep_again, meta
         words = ("--split", "validation", "--actions", "deterministic", "--goals", 1)
         meta_rl("evaluate", run_of(tmp_path, number), *words).succeeds()
     sweep_again().succeeds()
+    assert table_of(tmp_path) == before
+
+
+def test_a_sweep_that_was_moved_or_renamed_goes_on_where_it_is(
+    sweep_again, meta_rl, in_process, config, tmp_path
+):
+    before = table_of(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs" / "s").rename(tmp_path / "elsewhere" / "t")
+    sweep_again("--runs", "elsewhere", "--name", "t").succeeds()
+    assert not in_process.started and not (tmp_path / "runs/s").exists()
+    assert (tmp_path / "elsewhere/t/table.md").read_text() == before
+
+
+def test_a_trial_is_chosen_by_all_of_its_seeds(meta_rl, config, in_process, tmp_path, monkeypatch):
+    once = ("--seeds", 2, "--meta-iterations", 1, "--processes", 1)
+    words = ("sweep", config, *FEW, "--name", "s", *once)
+    meta_rl(*words).succeeds()
+    before, (best, other) = table_of(tmp_path), [row[0] for row in rows_of(tmp_path)]
+    run = run_of(tmp_path, best, seed=1)
+    (lost,) = run.glob("evaluations/*-validation-*.json")
+    lost.unlink()
+    with monkeypatch.context() as patch:  # as if it could not be measured
+        patch.setattr(Trial, "next", lambda trial, all_seeds: None)
+        assert f"split: {other} " in chosen(meta_rl(*words).succeeds())
+    meta_rl(*words).succeeds()
+    assert in_process.resumed == [str(run.relative_to(tmp_path))]
     assert table_of(tmp_path) == before
 
 
@@ -289,6 +318,21 @@ def test_an_evaluation_by_another_protocol_is_no_end_of_a_run(meta_rl, in_proces
     meta_rl("evaluate", "runs/mine-seed0", "--goals", 1, "--actions", "deterministic").succeeds()
     told = meta_rl(*words).succeeds().out
     assert "finished already" not in told and in_process.resumed == ["runs/mine-seed0"]
+
+
+def test_a_run_that_was_killed_between_its_last_evaluation_and_its_checkpoint_goes_on(
+    meta_rl, in_process, small_config
+):
+    evaluation = {"every": 1, "goals": 2, "choose_on": "test"}
+    config = small_config("maml_ppo", meta_iterations=2, evaluation=evaluation)
+    words = ("train", config, "--seeds", "1", "--name", "mine", "--processes", 1)
+    latest = Path("runs/mine-seed0/checkpoints/latest.pt")
+    meta_rl(*words, "--meta-iterations", 1).succeeds()
+    before = latest.read_bytes()
+    meta_rl(*words).succeeds()
+    latest.write_bytes(before)
+    assert "finished already" not in meta_rl(*words).succeeds().out
+    assert checkpoint.load(latest)["meta_iterations"] == 2
 
 
 def test_a_run_whose_checkpoint_was_removed_is_not_trained_anew(meta_rl, in_process, config):
