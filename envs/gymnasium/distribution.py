@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, get_args
 
 import gymnasium
@@ -24,7 +25,7 @@ from meta_rl.core.protocols import Split, TaskEnv
 from meta_rl.core.seeding import make_generator
 from meta_rl.core.types import RETURN, SUCCESS, EnvSpec, Tasks
 from meta_rl.rollouts.collector import SimulatedFamily
-from meta_rl.rollouts.gymnasium.named import registered_horizon
+from meta_rl.rollouts.gymnasium.named import file_of, registered_horizon
 
 FIRST_FRESH_INDEX = 2**20
 """Tasks that are drawn anew have higher indices than all fixed ones."""
@@ -58,7 +59,7 @@ class GymnasiumDistribution(SimulatedFamily):
         )
         env = self._worlds.make(config.id)  # before its horizon is missed: it may not even exist
         env.close()
-        self._packages = _packages_of(env)
+        self._made_of = _packages_of(env) | _sources_of(config)
         if horizon is None:
             raise UserError(f"{config.id} has no step limit of its own; set envs.horizon")
         self.spec = EnvSpec(
@@ -116,7 +117,7 @@ class GymnasiumDistribution(SimulatedFamily):
             "extrapolate": config.extrapolate,
             "test_tasks": config.test_tasks,
             "task_seed": config.task_seed,
-            **self._packages,
+            **self._made_of,
         }
 
     def _tasks(self, index: Tensor, params: Float64[Tensor, "M P"]) -> Tasks:
@@ -161,3 +162,23 @@ def _packages_of(env: gymnasium.Env[Any, Any]) -> dict[str, str]:
         with suppress(PackageNotFoundError):  # of Python itself, or a file of the user's
             found[name] = version(name)
     return found
+
+
+def _sources_of(config: Config) -> dict[str, str]:
+    """Return digests of the files that an environment and its wrappers are named in, if any.
+
+    What they do is in no version: without this, results of other rewards would be compared.
+    """
+    named = [("envs.id", config.id)]
+    named += [("envs.wrappers", each.name) for each in read_wrappers(config.wrappers)]
+    files = {file for said, where in named if (file := file_of(where, said)) is not None}
+    return {
+        f"source of {file.name}": hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        for file in sorted(files)
+        if not _is_installed(file)
+    }
+
+
+def _is_installed(file: Path) -> bool:
+    """Return whether a file came with a package, whose version tells what it does."""
+    return "site-packages" in file.parts or "dist-packages" in file.parts

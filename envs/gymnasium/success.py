@@ -70,5 +70,5 @@ def read(given: Any) -> Success | None:
     hint = did_you_mean(given, [*WORDS]) if isinstance(given, str) else ""
     raise UserError(
         f"envs.success must be terminated, survived, {{info: KEY}} or {{episode_return: NUMBER}}, "
-        f"got {given!r}; {hint}"
+        f"got {given!r}{'; ' if hint else ''}{hint}"
     )

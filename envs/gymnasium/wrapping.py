@@ -1,8 +1,7 @@
 """Wrappers that a config puts an environment into. Nothing here may import torch."""
 
-import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import gymnasium
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from meta_rl.core.errors import UserError
+from meta_rl.rollouts.gymnasium.named import maker_of
 from meta_rl.rollouts.gymnasium.worker import Env
 
 
@@ -20,16 +20,22 @@ class Wrapping:
     name: str
     keywords: Mapping[str, Any]
 
+    @property
+    def made_by(self) -> Callable[..., Any]:
+        """The wrapper's class, or a function that makes it."""
+        found = maker_of(self.name, "envs.wrappers")
+        if found is None:
+            module, _, attribute = self.name.rpartition(":")
+            raise UserError(
+                f"envs.wrappers names {self.name}, but {module} has no {attribute}; name "
+                f"package.module:Class, such as gymnasium.wrappers:FilterObservation, or "
+                f"path/to/file.py:Class"
+            )
+        return found
+
     def around(self, env: Env) -> Env:
         """Return the environment in the wrapper."""
-        module, _, attribute = self.name.partition(":")
-        try:
-            wrapper = getattr(importlib.import_module(module), attribute)
-        except (ModuleNotFoundError, AttributeError) as error:
-            raise UserError(
-                f"envs.wrappers names {self.name}, which cannot be found: {error}; name "
-                f"package.module:Class, such as gymnasium.wrappers:FilterObservation"
-            ) from error
+        wrapper = self.made_by
         try:
             inspect.signature(wrapper).bind(env, **self.keywords)
         except TypeError as error:
@@ -72,7 +78,7 @@ def _wrapping(entry: Any) -> Wrapping:
         entry = {entry: {}}
     if isinstance(entry, Mapping) and len(entry) == 1:
         ((name, keywords),) = entry.items()
-        named = isinstance(name, str) and all(name.partition(":"))
+        named = isinstance(name, str) and all(name.rpartition(":"))
         if (
             named
             and isinstance(keywords, Mapping)
@@ -80,6 +86,6 @@ def _wrapping(entry: Any) -> Wrapping:
         ):
             return Wrapping(name, keywords)
     raise UserError(
-        f"an entry of envs.wrappers must be package.module:Class, or that with its keywords, "
-        f"{{package.module:Class: {{keyword: value}}}}, got {entry!r}"
+        f"an entry of envs.wrappers must be package.module:Class or path/to/file.py:Class, or "
+        f"that with its keywords, {{package.module:Class: {{keyword: value}}}}, got {entry!r}"
     )

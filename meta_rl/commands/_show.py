@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from meta_rl.core.words import counted
 from meta_rl.evaluation.comparison import Group
 from meta_rl.evaluation.life_plan import SINCE_CHANGE
 from meta_rl.evaluation.lives import recovery
@@ -28,7 +29,7 @@ def show_result(result: EvalResult, title: str) -> None:
     if (found := recovery(result)) is not None:
         console().print(found.told, highlight=False, soft_wrap=True)
     console().print(
-        f"{len(result.names)} {result.protocol['split']} tasks, "
+        f"{counted(len(result.names), result.protocol['split'] + ' task')}, "
         f"{_measured(result)}, {result.protocol['actions']} actions, "
         f"{result.env_steps:,} env steps of training, protocol {result.fingerprint}",
         highlight=False,
@@ -42,7 +43,7 @@ def _measured(result: EvalResult) -> str:
     """Return what each stage is measured on, in words."""
     protocol = result.protocol
     if SINCE_CHANGE not in protocol:
-        return f"{result.cells_per_stage} episodes a stage"
+        return f"{counted(result.cells_per_stage, 'episode')} a stage"
     apart = f"{protocol['between_changes']} {protocol[SINCE_CHANGE]} apart"
     return f"{protocol['changes_followed']} changes of each, {apart}"
 
@@ -58,12 +59,13 @@ def show_groups(groups: Sequence[Group]) -> None:
 
 def show_by_task(result: EvalResult) -> None:
     """Print a row for each task name and goal, with its means at every stage."""
+    after = "{}, {} since the change" if SINCE_CHANGE in result.protocol else "{} after {}"
     TextTable(
         "mean over a goal's episodes",
         [
             *("task", "goal"),
             *(
-                f"{score.label} after {episodes}"
+                after.format(score.label, episodes)
                 for score in result.shown
                 for episodes in result.adaptation_episodes
             ),

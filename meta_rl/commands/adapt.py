@@ -18,6 +18,7 @@ from meta_rl.commands._vocabulary import (
 )
 from meta_rl.core.errors import UserError
 from meta_rl.core.outputs import check_replaceable, to_json, writing
+from meta_rl.core.words import counted
 
 if TYPE_CHECKING:
     from meta_rl.deployment.rounds import Report, Round
@@ -267,8 +268,7 @@ def describe(result: "Round") -> str:
         told.append(f"success {result.success:.2f}")
     if result.kl is not None:
         told.append(f"KL {result.kl:.3g}")
-    learned = f"having learned from {result.learned_from} episodes"
+    learned = f"having learned from {counted(result.learned_from, 'episode')}"
     doing = "adapting" if result.doing == "adapt" else "executing"
-    played = len(result.returns)
-    told.append(f"{played} episode" + "s" * (played != 1))
+    told.append(counted(len(result.returns), "episode"))
     return f"round {result.number}, {doing}, {learned}: {', '.join(told)}"

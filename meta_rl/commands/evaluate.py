@@ -218,6 +218,7 @@ def place_of(given: Arguments) -> Path | None:
         if run.is_pretrained:
             print("the result is only printed: name a folder or file for it with --output")
             return None
+        run.description()  # or a word on what is wrong with it
         folder = run.evaluations
         try:
             check_folder(folder, "give another place with --output")

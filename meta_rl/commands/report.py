@@ -47,6 +47,8 @@ def main(arguments: list[str]) -> int:
     """Write a report."""
     given = parse(Arguments, arguments, "report")
     output = Path(given.output)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output must end in .html, got {given.output!r}")
     check_file(output, "choose another --output")
     from meta_rl.evaluation.comparison import group_runs
     from meta_rl.reports.comparison_tables import Options, check_protocols

@@ -86,6 +86,8 @@ def _check(arguments: list[str], resumed_and_replaced: bool) -> None:
     """Refuse flags that do not go together."""
     if resumed_and_replaced:
         raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
+    if "--resume" in (word.partition("=")[0] for word in arguments[1:]):
+        raise UserError("--resume comes first and takes no config: meta-rl train --resume RUN")
     for flag in ("--processes", "--backend", "--address"):
         if flag in (word.partition("=")[0] for word in arguments):
             raise UserError(f"{flag} is for several trainings: add --seeds, such as --seeds 0:5")

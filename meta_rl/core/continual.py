@@ -112,7 +112,7 @@ def fixed_pool(distribution: TaskDistribution, count: int | None, seed: int) -> 
             f"train_tasks {count} fixes the run's tasks, but change.every turns them into any of "
             f"the family's; leave out one of them (--train-tasks None)"
         )
-    return distribution.sample(count, "train", make_generator(seed, "train/pool"))
+    return _sampled(distribution, count, make_generator(seed, "train/pool"))
 
 
 def training_pool(
@@ -120,7 +120,7 @@ def training_pool(
 ) -> Tasks | None:
     """Return `fixed_pool`, having refused meta-batches that cannot be drawn."""
     scratch = torch.Generator().manual_seed(0)
-    distribution.sample(meta_batch_size, "train", scratch)
+    _sampled(distribution, meta_batch_size, scratch)
     return fixed_pool(distribution, train_tasks, seed)
 
 
@@ -144,5 +144,16 @@ def sample_to_train(
     elif isinstance(distribution, Stream):
         tasks = distribution.sample_at(meta_iteration, count, generator)
     else:
-        tasks = distribution.sample(count, "train", generator)
+        tasks = _sampled(distribution, count, generator)
     return tasks if trials == 1 else tasks[[row for row in range(count) for _ in range(trials)]]
+
+
+def _sampled(distribution: TaskDistribution, count: int, generator: torch.Generator) -> Tasks:
+    """Draw so many training tasks, or raise a UserError: fewer would train silently."""
+    tasks = distribution.sample(count, "train", generator)
+    if len(tasks) != count:
+        raise UserError(
+            f"{count} training tasks were asked for, and {distribution.family} gave {len(tasks)}; "
+            f"lower meta_batch_size or train_tasks, or mend the family's `sample`"
+        )
+    return tasks

@@ -103,7 +103,7 @@ def family_task(
     known = _of_name(distribution.tasks(split), name, f"the {split} split of {distribution.family}")
     if goal is None:
         tasks = known[:1]
-    elif re.fullmatch(r"\d+", goal):
+    elif re.fullmatch(r"-?\d+", goal):
         tasks = _of_index(known, int(goal), split)
     else:
         tasks = _of_numbers(known, goal)

@@ -114,6 +114,13 @@ def check_choosing(distribution: TaskDistribution, split: Split) -> None:
     if split == "validation":
         held_out = {task.label for task in distribution.tasks("test")}
         shared = [task.label for task in distribution.tasks(split) if task.label in held_out]
+        tasks = {"family": distribution.family, **distribution.protocol()}
+        if shared and ALL_TASKS in tasks:
+            raise UserError(
+                f"every split of {benchmark_of(tasks)} holds all of its tasks, so there are none "
+                f"to choose on: choose checkpoints with --evaluation.choose-on train; a sweep "
+                f"cannot choose"
+            )
         if shared:
             raise UserError(
                 f"the validation and test splits of {distribution.family} share {len(shared)} "

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from meta_rl.core.words import counted
 from meta_rl.evaluation.comparison import (
     Group,
     Quantity,
@@ -33,7 +34,7 @@ from meta_rl.evaluation.statistics import (
     mean,
     performance_profile,
 )
-from meta_rl.reports.names import as_it_stands, label_ticks
+from meta_rl.reports.names import LOGGED, as_it_stands, label_ticks
 
 LABELS = {
     "success": "share of episodes that succeed",
@@ -141,7 +142,7 @@ def sample_efficiency(
                     axis.fill_between(x / unit, low, high, alpha=0.2, color=style["color"])
             axis.set_xlabel(title)
             axis.xaxis.set_major_locator(MaxNLocator(5))  # short runs have long numbers
-            shown, font = as_it_stands(metric)
+            shown, font = as_it_stands(LOGGED.get(metric, metric))
             axis.set_ylabel(shown, **font)
             axis.grid(alpha=0.3)
     several = any(len(group.runs) > 1 for group in groups)
@@ -226,6 +227,7 @@ def heat_map(groups: Sequence[Group], quantity: Quantity = "success", stage: int
         str(x) for x in dict.fromkeys(group.first.adaptation_episodes[stage] for group in groups)
     )
     when = stages_of(groups).replace("episodes of the task learned from", "episodes")
+    when = when.removesuffix("s") if episodes == "1" else when
     figure.suptitle(f"{label_of(quantity)}, after {episodes} {when}", fontsize="medium")
     return figure
 
@@ -356,4 +358,4 @@ def _finish(
 
 def _tasks_of(group: Group) -> str:
     protocol = group.first.protocol
-    return f"{benchmark_of(protocol)}, {protocol['tasks']} {protocol['split']} tasks"
+    return f"{benchmark_of(protocol)}, {counted(protocol['tasks'], protocol['split'] + ' task')}"

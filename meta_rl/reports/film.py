@@ -31,6 +31,8 @@ FRAMES_PER_SECOND = 20
 HOLD_S = 1.0
 """How long the last pictures stay, in seconds."""
 FONT_SIZE, LINE, MARGIN = 18, 26, 10
+LEAST_WIDTH = 320
+"""Width of a picture in pixels that has room for what is written above it."""
 """Of the text, in pixels."""
 BACKGROUND, TEXT, QUIET, GOOD = "white", "black", "dimgrey", "green"
 
@@ -228,7 +230,10 @@ def frames(takes: Sequence[Take], name: str) -> list[Picture]:
 
 def frame(takes: Sequence[Take], moments: Sequence[Moment], name: str) -> Picture:
     """Return one frame: a picture of each take, with what had happened written above it."""
-    height, width, _ = moments[0].picture.shape
+    # Small pictures are enlarged, so that there is room for the words.
+    times = max(1, math.ceil(LEAST_WIDTH / moments[0].picture.shape[1]))
+    pictures = [moment.picture.repeat(times, axis=0).repeat(times, axis=1) for moment in moments]
+    height, width, _ = pictures[0].shape
     header = 3 * LINE + 2 * MARGIN
     canvas = Image.new("RGB", (_even(width * len(takes)), _even(header + height)), BACKGROUND)
     pen = ImageDraw.Draw(canvas)
@@ -236,7 +241,7 @@ def frame(takes: Sequence[Take], moments: Sequence[Moment], name: str) -> Pictur
     pen.text((MARGIN, MARGIN), name, fill=QUIET, font=font)
     for number, (take, moment) in enumerate(zip(takes, moments, strict=True)):
         left, top = number * width, MARGIN + LINE
-        canvas.paste(Image.fromarray(moment.picture), (left, header))
+        canvas.paste(Image.fromarray(pictures[number]), (left, header))
         pen.text((left + MARGIN, top), take.caption, fill=TEXT, font=bold)
         told = f"step {moment.steps}   return {moment.return_so_far:.1f}"
         pen.text((left + MARGIN, top + LINE), told, fill=QUIET, font=font)

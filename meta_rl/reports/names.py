@@ -8,6 +8,13 @@ from matplotlib import font_manager, rcParams
 from matplotlib.axis import Axis
 from matplotlib.ft2font import FT2Font
 
+LOGGED = {
+    f"{quantity}/{when}": f"{quantity} {when} adaptation"
+    for quantity in ("success", "return")
+    for when in ("before", "after")
+}
+"""What the metrics of `metrics.jsonl` are called where people read of them, if by other words."""
+
 
 def as_it_stands(name: str) -> tuple[str, dict[str, Any]]:
     """Return a name as matplotlib can draw it, and the properties of its text.

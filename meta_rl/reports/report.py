@@ -30,6 +30,7 @@ from meta_rl.reports import comparison_tables, figures
 from meta_rl.reports.beliefs import Beliefs, beliefs_section
 from meta_rl.reports.comparison_tables import Options, told, told_time, training_metrics
 from meta_rl.reports.figures import stages_of
+from meta_rl.reports.names import LOGGED
 from meta_rl.reports.page import STYLE, Figure, Folded, Page, Section, Video
 from meta_rl.reports.tables import TextTable
 from meta_rl.runs.folder import RunFolder
@@ -191,11 +192,12 @@ def _learning(groups: Sequence[Group]) -> Section:
         figures=[
             Figure(
                 f"learning-{metric}-{counter}".replace("/", "-"),
-                f"{metric} while training, against {against}{bands}.",
-                f"Line chart of {metric} while training, against {against}, one line a group",
+                f"{shown} while training, against {against}{bands}.",
+                f"Line chart of {shown} while training, against {against}, one line a group",
                 _untitled(figures.sample_efficiency(groups, [metric], [counter])),
             )
             for metric in metrics
+            for shown in (LOGGED.get(metric, metric),)
             for counter, (_, against) in figures.COUNTERS.items()
         ],
         folded=[Folded("Where training ended", tables=[_trained(groups, metrics)])],

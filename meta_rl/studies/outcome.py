@@ -21,7 +21,9 @@ def sweep_table(sweep: Sweep) -> TextTable:
     """Return a row for each trial, the best on the validation split first."""
     groups = {trial.number: sweep.group(trial) for trial in sweep.trials}
     known = next((group for group in groups.values() if group is not None), None)
-    scores = [score.name for score in known.first.shown] if known else []
+    judged = [score.name for score in known.first.judged_by] if known else []
+    shown = [score.name for score in known.first.shown] if known else []
+    scores = list(dict.fromkeys([*judged, *shown]))  # the first decides, the next where it ties
     rows = []
     for trial in sweep.in_order():
         group = groups[trial.number]
@@ -37,7 +39,10 @@ def sweep_table(sweep: Sweep) -> TextTable:
             ]
         )
     columns = ["trial", *sweep.names, "state", "seeds", "env steps", *map(title_of, scores)]
-    return TextTable("validation split, after adaptation, mean over seeds", columns, rows)
+    title = "validation split, after adaptation, mean over seeds"
+    if judged:
+        title += f"; judged by {title_of(judged[0])}"
+    return TextTable(title, columns, rows)
 
 
 def sweep_picture(sweep: Sweep) -> Figure | None:

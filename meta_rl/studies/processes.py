@@ -121,7 +121,7 @@ class Training:
     def progress(self) -> str:
         """Return how far the run is."""
         rows = read_metrics(self.run.metrics).rows
-        return f"{self.name} at {rows[-1]['meta_iterations']}" if rows else f"{self.name} begins"
+        return f"{self.name} at {rows[-1]['meta_iterations'] if rows else 0}"
 
 
 def is_finished(run: RunFolder, meta_iterations: int) -> bool:

@@ -75,7 +75,7 @@ def judged_on_validation(base: Experiment[Any, Any]) -> Experiment[Any, Any]:
     if evaluation.choose_on != "validation":
         raise UserError(
             f"a sweep chooses on the validation split, but evaluation.choose_on is "
-            f"{evaluation.choose_on}; leave it out"
+            f"{evaluation.choose_on}; give --evaluation.choose-on validation"
         )
     every = evaluation.every or base.meta_iterations  # else at the end alone
     return replace(base, evaluation=replace(evaluation, every=every))

@@ -51,16 +51,26 @@ def acting_device(config: RolloutsConfig, device: torch.device) -> torch.device:
     return device if config.gpus_per_worker else CPU
 
 
-def unread_settings(config: RolloutsConfig) -> list[str]:
-    """Return a note on the settings that are set and that only the other backend reads, if any."""
+def unread_settings(experiment: Experiment[Any, Any]) -> list[str]:
+    """Return notes on the settings that are set and that nothing reads, because of another."""
+    rollouts, change = experiment.rollouts, experiment.change
     of_ray = ("workers", "gpus_per_worker", "address", "deadline_s")
-    others = of_ray if config.backend == "local" else ("device", "cuda_graph")
-    default = RolloutsConfig()
-    found = [
-        f"rollouts.{name}" for name in others if getattr(config, name) != getattr(default, name)
+    others = of_ray if rollouts.backend == "local" else ("device", "cuda_graph")
+    unread = {f"rollouts.backend {rollouts.backend}": _set_in(rollouts, "rollouts", others)}
+    if not change.happens:
+        unread[f"change.every {change.every}"] = _set_in(change, "change", ("how", "drift"))
+    return [
+        f"note: no effect with {setting}: {', '.join(names)}"
+        for setting, names in unread.items()
+        if names
     ]
-    told = f"note: no effect with rollouts.backend {config.backend}: {', '.join(found)}"
-    return [told] if found else []
+
+
+def _set_in(section: Any, name: str, fields: Sequence[str]) -> list[str]:
+    """Return which fields of a section are others than the default ones."""
+    default = type(section)()
+    found = [field for field in fields if getattr(section, field) != getattr(default, field)]
+    return [f"{name}.{field}" for field in found]
 
 
 def make_collector(

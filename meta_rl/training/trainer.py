@@ -123,7 +123,7 @@ class Trainer:
                 origin, notes = start_from(experiment.start_from, self.agent, spec, self.device)
             self.streams = Streams(experiment.seed, acting_device(experiment.rollouts, self.device))
             # What is too large is refused before anything is made.
-            notes += unread_settings(experiment.rollouts)
+            notes += unread_settings(experiment)
             notes += check_run_memory(experiment, self.agent, self.distribution, self.device)
             self.pool = training_pool(
                 self.distribution,

@@ -1,5 +1,6 @@
 """Gymnasium's own environments, and some of our own, as tasks that a config describes."""
 
+import sys
 from importlib.metadata import version
 from textwrap import dedent
 
@@ -568,6 +569,30 @@ def test_the_protocol_tells_what_numbers_depend_on():
         assert other.protocol() != protocol
 
 
+def test_the_protocol_holds_what_the_user_s_own_files_do(tmp_path):
+    file, door = tmp_path / "room.py", {"keyword": "door", "uniform": [-1, 1]}
+
+    def protocol(text, **settings):
+        file.write_text(text)
+        sys.modules.pop("room", None)
+        return family(f"{file}:Room", door, horizon=3, **settings).protocol()
+
+    before, same = protocol(ROOM), protocol(ROOM)
+    assert before == same and "source of room.py" in before
+    assert protocol(ROOM.replace("0.0, True", "1.0, True")) != before
+    wrapped = protocol(ROOM + WRAPPER, wrappers=[f"{file}:Doubled"])
+    assert wrapped["source of room.py"] != before["source of room.py"]
+    assert not any("source" in name for name in family("CartPole-v1", GRAVITY).protocol())
+
+
+WRAPPER = """
+
+class Doubled(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return 2 * reward
+"""
+
+
 def test_the_protocol_holds_the_versions_of_what_simulates():
     pendulum = family("Pendulum-v1", {"attribute": "m", "scale": [0.5, 2.0]}).protocol()
     assert pendulum["gymnasium"] == version("gymnasium") and "mujoco" not in pendulum
@@ -618,7 +643,8 @@ def test_the_protocol_holds_the_versions_of_what_simulates():
         ({"success": "terminatd"}, "did you mean 'terminated'"),
         ({"wrappers": "FlattenObservation"}, "envs.wrappers must be a list of names"),
         ({"wrappers": ["FlattenObservation"]}, "must be package.module:Class"),
-        ({"wrappers": ["gymnasium.wrappers:Flaten"]}, "which cannot be found"),
+        ({"wrappers": ["gymnasium.wrappers:Flaten"]}, "gymnasium.wrappers has no Flaten; name"),
+        ({"wrappers": [".mine:Flaten"]}, "a module's whole name begins with no dot"),
         ({"wrappers": ["gymnasium.wrappers:ClipReward"]}, "ClipReward refuses: Both"),
         (
             {"wrappers": [{"gymnasium.wrappers:ResizeObservation": {"shape": [2, 2]}}]},

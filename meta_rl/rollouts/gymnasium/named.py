@@ -51,7 +51,7 @@ def make(
         horizon: Steps after which an id's own limit ends an episode; none leaves it as registered.
     """
     keywords = keywords or {}
-    if (maker := _maker(where, said)) is not None:
+    if (maker := maker_of(where, said)) is not None:
         return _called(maker, where, said, keywords)
     limit = {} if horizon is None else {"max_episode_steps": horizon}
     try:
@@ -69,9 +69,19 @@ def make(
     return env
 
 
+def file_of(where: str, said: str) -> Path | None:
+    """Return the file of what makes an environment; none of an id."""
+    maker = maker_of(where, said)
+    try:
+        found = None if maker is None else inspect.getsourcefile(inspect.unwrap(maker))
+    except TypeError:  # what is no class or function of Python's, such as a partial
+        return None
+    return None if found is None else Path(found)
+
+
 def is_id(where: str, said: str) -> bool:
     """Return whether an environment is named by an id, and not by what makes it."""
-    return _maker(where, said) is None
+    return maker_of(where, said) is None
 
 
 def registered_horizon(where: str) -> int | None:
@@ -83,7 +93,7 @@ def registered_horizon(where: str) -> int | None:
 def _registered(where: str) -> EnvSpec | None:
     """Return what an id is registered with, also `module:id`; none of what is no id."""
     module, _, name = where.rpartition(":")
-    if module.endswith(".py"):
+    if module.endswith(".py") or module.startswith("."):
         return None
     try:
         if module:
@@ -100,7 +110,7 @@ def _registered(where: str) -> EnvSpec | None:
 def keywords_of_drawing(where: str, said: str) -> dict[str, str]:
     """Return the keyword that lets an environment be drawn, if it says that it takes it."""
     drawing = {"render_mode": "rgb_array"}
-    maker = _maker(where, said)
+    maker = maker_of(where, said)
     if maker is None:
         spec = _registered(where)
         if spec is None:
@@ -116,7 +126,7 @@ def keywords_of_drawing(where: str, said: str) -> dict[str, str]:
     return drawing if "render_mode" in parameters else {}
 
 
-def _maker(where: str, said: str) -> Callable[..., Any] | None:
+def maker_of(where: str, said: str) -> Callable[..., Any] | None:
     """Return what a module or a file has to call; none for an id."""
     source, colon, attribute = where.rpartition(":")
     if not colon:
@@ -126,6 +136,13 @@ def _maker(where: str, said: str) -> Callable[..., Any] | None:
     else:
         try:
             module = importlib.import_module(source)
+        except TypeError as error:
+            if not source.startswith("."):
+                raise
+            raise UserError(
+                f"{said} {where}: a module's whole name begins with no dot; or name its file: "
+                f"path/to/file.py:{attribute}"
+            ) from error
         except ModuleNotFoundError as error:
             if error.name is None or not f"{source}.".startswith(f"{error.name}."):
                 raise  # the module is there, but something that it imports is not
@@ -194,7 +211,7 @@ def _called(maker: Callable[..., Any], where: str, said: str, keywords: Mapping[
 
 
 def _refused(where: str, said: str, keywords: Mapping[str, Any], error: TypeError) -> UserError:
-    given = ", ".join(keywords)
+    given = ", ".join(name for name in keywords if name != "render_mode")  # which we give
     if not given:
         return UserError(
             f"{said} {where} cannot be made without keywords: {error}; name a function that makes "

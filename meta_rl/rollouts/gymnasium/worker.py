@@ -287,7 +287,8 @@ class Worlds:
         if world.env.render_mode != "rgb_array":
             raise UserError(
                 f"environment {world.name!r} cannot be drawn: its render_mode is "
-                f"{world.env.render_mode!r}; let who makes it give it render_mode='rgb_array'"
+                f"{world.env.render_mode!r}; make it with render_mode='rgb_array' (a class or "
+                f"function of your own needs the keyword render_mode)"
             )
         choose_opengl()
         picture: NDArray[Any] = np.asarray(world.env.render())

@@ -85,6 +85,8 @@ def test_lists_name_everything_with_a_sentence(meta_rl):
         ("train none.yaml", ["no config file 'none.yaml'; `meta-rl list configs` shows"]),
         ("train --seed 1", ["the config comes first: meta-rl train CONFIG"]),
         ("train --resume", ["--resume needs a run folder"]),
+        ("train SMALL --resume none", ["--resume comes first and takes no config"]),
+        ("report none --output page.pdf", ["--output must end in .html, got 'page.pdf'"]),
         ("train --resume none --overwrite", ["--resume continues a run and --overwrite replaces"]),
         ("train SMALL --processes 2", ["--processes is for several trainings: add --seeds"]),
         ("train SMALL --backend=ray", ["--backend is for several trainings: add --seeds"]),

@@ -471,7 +471,8 @@ def test_runs_of_one_name_from_several_studies_go_to_files_of_their_own(meta_rl,
         (("render", "runs/small"), "--output", "folder.png", "it is a folder, not a file"),
         (("render", "runs/small"), "--output", "film.gif", "a film is an .mp4, or a .png"),
         (("report", "runs/small"), "--output", "file/page.html", "cannot write file/page.html"),
-        (("report", "runs/small"), "--output", "folder.json", "it is a folder, not a file"),
+        (("report", "runs/small"), "--output", "folder.html", "it is a folder, not a file"),
+        (("evaluate", "runs/small"), "--output", "", "must be a folder, or end in .json, got ''"),
         (("compare", "runs/small"), "--output", "file/all.md", "cannot write file/all.md"),
         (("compare", "runs/small"), "--figures", "file", "cannot write file/adaptation.png"),
         (("compare", "runs/small"), "--figures", "pictures", "pictures/tasks.png: it is a folder"),
@@ -484,7 +485,7 @@ def test_where_output_goes_is_checked_before_any_work(
     meta_rl, run, tmp_path, monkeypatch, words, flag, name, told
 ):
     (tmp_path / "file").write_text("kept")
-    for folder in ("folder.json", "folder.png", "taken.pt2", "pictures/tasks.png"):
+    for folder in ("folder.json", "folder.png", "folder.html", "taken.pt2", "pictures/tasks.png"):
         (tmp_path / folder).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
 

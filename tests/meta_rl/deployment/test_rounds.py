@@ -198,6 +198,7 @@ def test_a_goal_must_be_an_index_or_as_many_numbers_as_the_task_has(adapt):
         ("0.1;0.2", "must be an index or numbers like 0.1,0.8, got '0.1;0.2'"),
         ("inf,0", "must be finite"),
         ("9", "it has 0 to 2; a goal of your own is numbers"),
+        ("-1", "no goal -1 of point"),
     ):
         adapt(f"--goal={text}")[1].fails_with(phrase)
 

@@ -29,13 +29,13 @@ RED, BLUE = (200, 0, 0), (0, 0, 200)
 HELD = round(HOLD_S * FRAMES_PER_SECOND)
 
 
-def take_of(color, moments, learned_from=0, success=False):
+def take_of(color, moments, learned_from=0, success=False, size=(61, 321)):
     """A take whose pictures are of one color, lighter with every step."""
     shade = [np.minimum(np.array(color) + 10 * at, 255).astype(np.uint8) for at in range(moments)]
     return Take(
         learned_from,
         tuple(
-            Moment(np.broadcast_to(shade[at], (61, 201, 3)).copy(), at, -1.0 * at, success)
+            Moment(np.broadcast_to(shade[at], (*size, 3)).copy(), at, -1.0 * at, success)
             for at in range(moments)
         ),
     )
@@ -79,8 +79,15 @@ def test_takes_play_side_by_side_and_the_shorter_one_waits():
     assert len(film) == 4 + HELD
     assert all(side % 2 == 0 for side in film[0].shape[:2])  # H.264 wants even sides
     assert colors(film, 100)[:4] == [(200, 0, 0), (210, 10, 10), (220, 20, 20), (230, 30, 30)]
-    assert colors(film, 300)[:4] == [(0, 0, 200)] + 3 * [(10, 10, 210)]
+    assert colors(film, 500)[:4] == [(0, 0, 200)] + 3 * [(10, 10, 210)]
     assert all((each == film[3]).all() for each in film[4:])
+
+
+def test_small_pictures_are_enlarged_so_that_words_fit_above_them():
+    (first, *_) = frames([take_of(color, 1, size=(32, 64)) for color in (RED, BLUE)], "a name")
+    header = first.shape[0] - 5 * 32
+    assert first.shape[1] == 2 * 5 * 64
+    assert (first[header:, :320] == RED).all() and (first[header:, 320:] == BLUE).all()
 
 
 def test_text_tells_stage_return_and_success_of_each_take():
@@ -96,8 +103,8 @@ def test_text_tells_stage_return_and_success_of_each_take():
         return np.flatnonzero((other != both).any(axis=(0, 2)))
 
     assert (both != 255).any()
-    assert changed(succeeded).min() > 201  # over the right panel alone
-    assert 201 <= changed(later).min() < changed(later).max() < 402
+    assert changed(succeeded).min() > 321  # over the right panel alone
+    assert 321 <= changed(later).min() < changed(later).max() < 642
     green = (succeeded == (0, 128, 0)).all(-1)
     assert green.any() and not (both == (0, 128, 0)).all(-1).any()
 
@@ -110,9 +117,9 @@ def test_an_mp4_plays_what_was_filmed(tmp_path):
     assert "h264" in described and f"{FRAMES_PER_SECOND} fps" in described
     assert len(film) == 3 + HELD
     for shown, expected in zip(
-        colors(film, 100) + colors(film, 300),
+        colors(film, 100) + colors(film, 500),
         colors(frames([take_of(RED, 3), take_of(BLUE, 3)], ""), 100)
-        + colors(frames([take_of(RED, 3), take_of(BLUE, 3)], ""), 300),
+        + colors(frames([take_of(RED, 3), take_of(BLUE, 3)], ""), 500),
         strict=True,
     ):
         np.testing.assert_allclose(shown, expected, atol=16)

@@ -223,4 +223,4 @@ def test_a_report_of_one_run_has_no_comparison(meta_rl, runs):
 
 def test_errors_say_what_to_do(meta_rl, runs, tmp_path):
     meta_rl("report").fails_with("at least one run folder")
-    meta_rl("report", runs[0], "--output", tmp_path).fails_with("cannot write", "--output")
+    meta_rl("report", runs[0], "--output", tmp_path).fails_with("--output must end in .html")

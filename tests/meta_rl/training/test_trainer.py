@@ -535,6 +535,19 @@ def test_settings_of_another_backend_are_told(meta_rl, small_config, tmp_path):
     assert f"note: {note}" in told.out
     assert note in (tmp_path / "runs" / "small" / "log.txt").read_text()
     assert "no effect" not in meta_rl("train", small_config(), "--name", "plain").succeeds().out
+    words = ("--change.how", "drift", "--change.drift", 0.5, "--overwrite")
+    told = meta_rl("train", small_config("maml_ppo"), *words).succeeds()
+    assert "note: no effect with change.every never: change.how, change.drift" in told.out
+
+
+def test_a_family_that_draws_fewer_tasks_than_it_was_asked_for_is_refused(
+    meta_rl, small_config, monkeypatch, tmp_path
+):
+    sample = PointNavigation.sample
+    monkeypatch.setattr(PointNavigation, "sample", lambda *given: sample(*given)[:1])
+    refused = meta_rl("train", small_config("maml_ppo"))
+    refused.fails_with("2 training tasks were asked for, and point_navigation gave 1")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_end_that_is_behind_is_refused(meta_rl, small_config, run_at, tmp_path):
