@@ -1,6 +1,5 @@
 """Gymnasium's own environments, and some of our own, as tasks that a config describes."""
 
-import sys
 from importlib.metadata import version
 from textwrap import dedent
 
@@ -570,22 +569,28 @@ def test_the_protocol_tells_what_numbers_depend_on():
 
 
 def test_the_protocol_holds_what_the_user_s_own_files_do(tmp_path):
-    file, door = tmp_path / "room.py", {"keyword": "door", "uniform": [-1, 1]}
+    door = {"keyword": "door", "uniform": [-1, 1]}
 
-    def protocol(text, **settings):
-        file.write_text(text)
-        sys.modules.pop("room", None)
-        return family(f"{file}:Room", door, horizon=3, **settings).protocol()
+    def sources(folder, text, wrapper=""):
+        place = tmp_path / folder
+        place.mkdir()
+        (place / "room.py").write_text(text)
+        (place / "doubled.py").write_text(WRAPPER)
+        wrappers = [f"{place / wrapper}:Doubled"] if wrapper else []
+        protocol = family(f"{place / 'room.py'}:Room", door, horizon=3, wrappers=wrappers)
+        return {name: v for name, v in protocol.protocol().items() if "source" in name}
 
-    before, same = protocol(ROOM), protocol(ROOM)
-    assert before == same and "source of room.py" in before
-    assert protocol(ROOM.replace("0.0, True", "1.0, True")) != before
-    wrapped = protocol(ROOM + WRAPPER, wrappers=[f"{file}:Doubled"])
-    assert wrapped["source of room.py"] != before["source of room.py"]
+    before = sources("a", ROOM)
+    assert before.keys() == {"source of room.py"} and sources("b", ROOM) == before
+    assert sources("c", ROOM.replace("0.0, True", "1.0, True")) != before
+    wrapped = sources("d", ROOM, wrapper="doubled.py")
+    assert wrapped.keys() == {"source of room.py", "source of doubled.py"}
     assert not any("source" in name for name in family("CartPole-v1", GRAVITY).protocol())
 
 
 WRAPPER = """
+import gymnasium
+
 
 class Doubled(gymnasium.RewardWrapper):
     def reward(self, reward):
