@@ -172,11 +172,12 @@ def _sources_of(config: Config) -> dict[str, str]:
     named = [("envs.id", config.id)]
     named += [("envs.wrappers", each.name) for each in read_wrappers(config.wrappers)]
     files = {file for said, where in named if (file := file_of(where, said)) is not None}
-    return {
-        f"source of {file.name}": hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    told = [
+        f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
         for file in sorted(files)
         if not _is_installed(file)
-    }
+    ]
+    return {"source": ", ".join(told)} if told else {}
 
 
 def _is_installed(file: Path) -> bool:

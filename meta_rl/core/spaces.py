@@ -177,7 +177,7 @@ def same_values(one: Space, other: Space) -> bool:
     return _meaning(one) == _meaning(other)
 
 
-def _meaning(space: Space) -> Any:
+def _meaning(space: Space) -> object:
     """Return what the numbers of a row stand for; of a Box they are just numbers."""
     match space:
         case spaces.Box():

@@ -1,13 +1,13 @@
 """Checks of what a family shows and what a policy does in it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import e, pi
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from meta_rl.core.episodes import episode_scores
@@ -20,27 +20,33 @@ from meta_rl.rollouts.adaptation import episodes_in
 
 def finite_rewards(evidence: Evidence) -> Finding:
     """Rewards are numbers."""
-    share = evidence.share(lambda r: ~torch.isfinite(r.reward))
-    found = Finding("rewards not finite, share of steps", "0", share)
-    if share > 0:
-        return found.alarm(
-            f"{share:.1%} of the rewards are NaN or infinite.",
-            "Mend the family's reward: look for divisions, roots and logarithms that can leave "
-            "their domain.",
-        )
-    return found
+    return _finite(
+        evidence,
+        "rewards",
+        lambda r: torch.isfinite(r.reward),
+        "Mend the family's reward: look for divisions, roots and logarithms that can leave their "
+        "domain.",
+    )
 
 
 def finite_observations(evidence: Evidence) -> Finding:
     """Observations are numbers."""
-    share = evidence.share(lambda r: ~torch.isfinite(r.obs).all(-1))
-    found = Finding("observations not finite, share of steps", "0", share)
+    return _finite(
+        evidence,
+        "observations",
+        lambda r: torch.isfinite(r.obs).all(-1),
+        "Mend what the environment shows: sensors that may have nothing to say, divisions, or "
+        "physics that diverges.",
+    )
+
+
+def _finite(
+    evidence: Evidence, what: str, finite: Callable[[Rollout], Bool[Tensor, "T M N"]], advice: str
+) -> Finding:
+    share = evidence.share(lambda rollout: ~finite(rollout))
+    found = Finding(f"{what} not finite, share of steps", "0", share)
     if share > 0:
-        return found.alarm(
-            f"{share:.1%} of the observations hold NaN or infinity.",
-            "Mend what the environment shows: sensors that may have nothing to say, divisions, or "
-            "physics that diverges.",
-        )
+        return found.alarm(f"{share:.1%} of the {what} are NaN or infinite.", advice)
     return found
 
 

@@ -31,9 +31,9 @@ FRAMES_PER_SECOND = 20
 HOLD_S = 1.0
 """How long the last pictures stay, in seconds."""
 FONT_SIZE, LINE, MARGIN = 18, 26, 10
+"""Of the text, in pixels."""
 LEAST_WIDTH = 320
 """Width of a picture in pixels that has room for what is written above it."""
-"""Of the text, in pixels."""
 BACKGROUND, TEXT, QUIET, GOOD = "white", "black", "dimgrey", "green"
 
 

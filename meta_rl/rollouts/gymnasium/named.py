@@ -211,7 +211,8 @@ def _called(maker: Callable[..., Any], where: str, said: str, keywords: Mapping[
 
 
 def _refused(where: str, said: str, keywords: Mapping[str, Any], error: TypeError) -> UserError:
-    given = ", ".join(name for name in keywords if name != "render_mode")  # which we give
+    # The keyword that lets it be drawn is ours.
+    given = ", ".join([name for name in keywords if name != "render_mode"] or keywords)
     if not given:
         return UserError(
             f"{said} {where} cannot be made without keywords: {error}; name a function that makes "

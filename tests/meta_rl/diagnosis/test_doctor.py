@@ -209,7 +209,7 @@ def test_a_log_probability_of_another_policy_is_found(doctor, monkeypatch):
     ("field", "change", "phrase"),
     [
         ("reward", lambda x: x * torch.nan, "100.0% of the rewards are NaN or infinite"),
-        ("next_obs", lambda x: x * torch.nan, "of the observations hold NaN or infinity"),
+        ("next_obs", lambda x: x * torch.nan, "of the observations are NaN or infinite"),
         ("next_obs", lambda x: x * 1000, "of the observations' components exceed ±10"),
         ("next_obs", lambda x: x * 1e-5, "No component of the observation varies by more than"),
         ("reward", lambda x: x * 0, "The reward never changes on 100% of the tasks"),
