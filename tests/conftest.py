@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 import yaml
@@ -29,6 +30,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's background
 def pytest_collection_modifyitems(items):
     """Run what is slow first: then no process is left alone with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+OF_TENSORS = ("agents", "envs", "meta_rl/core", "meta_rl/learning")
+"""Folders of the tests in which every call's shapes are checked against its annotations."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shapes_are_checked(request):
+    """Check shapes where tests are of tensors; elsewhere this would take half of the time."""
+    checked = any(request.path.is_relative_to(Path(__file__).parent / name) for name in OF_TENSORS)
+    jaxtyping.config.update("jaxtyping_disable", not checked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 SMALL = {

@@ -1,5 +1,6 @@
 from math import exp, log
 
+import jaxtyping
 import pytest
 import torch
 
@@ -69,3 +70,8 @@ def test_tasks_that_lie_close_to_each_other_are_told_apart():
     noise = 1e-6 * torch.randn(100, 5, generator=generator, dtype=torch.float64)
     embedding = torch.nn.functional.normalize(torch.ones(5).double(), dim=0) + means[task] + noise
     assert nearest_task(embedding.float(), task).all()
+
+
+def test_a_tensor_of_another_shape_than_annotated_is_refused_in_these_tests():
+    with pytest.raises(jaxtyping.TypeCheckError, match="embedding"):
+        nearest_task(torch.zeros(3), torch.zeros(3).long())
