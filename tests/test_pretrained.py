@@ -26,7 +26,7 @@ def test_it_adapts_as_well_as_was_recorded(meta_rl, name, tmp_path, monkeypatch)
     recorded = json.loads(
         (catalog.ROOT / "pretrained" / name / "evaluations" / "test.json").read_text()
     )
-    goals = 6
+    goals = 4
 
     outcome = meta_rl(
         *("evaluate", f"pretrained/{name}", "--goals", goals, "--evaluation-episodes", 2),
@@ -36,8 +36,8 @@ def test_it_adapts_as_well_as_was_recorded(meta_rl, name, tmp_path, monkeypatch)
     assert outcome.code == 0, outcome.err
     again = json.loads((tmp_path / "again.json").read_text())
     expected = [task["success"][-1] for task in recorded["by_task"][:goals]]
-    # Of twelve episodes one may fail by chance, or two.
-    assert again["stages"][-1]["success"]["mean"] >= sum(expected) / goals - 0.2
+    # Of eight episodes one may fail by chance, or two.
+    assert again["stages"][-1]["success"]["mean"] >= sum(expected) / goals - 0.25
 
 
 def test_what_it_makes_of_a_task_is_written_to_the_runs_here(meta_rl, tmp_path, monkeypatch):

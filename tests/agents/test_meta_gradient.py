@@ -97,7 +97,9 @@ def chain_agent(**settings):
     )
 
 
-@pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.5, 1.0), (0.97, 0.9)])
+@pytest.mark.parametrize(
+    ("gamma", "gae_lambda"), [(0.5, 1.0), pytest.param(0.97, 0.9, marks=pytest.mark.thorough)]
+)
 def test_it_finds_the_discount_that_is_best_on_a_chain(gamma, gae_lambda):
     def worth(gamma):  # of the policy that learning with γ leads to
         action = (gamma * gae_lambda) ** DELAY

@@ -99,7 +99,8 @@ def test_the_choice_is_made_on_the_validation_split_alone(sweep_again, tmp_path)
     assert chosen(again).startswith(f"chosen on the validation split: {best} ")
     assert table_of(tmp_path) == before
     mean = sum(each["episode_return"]["mean"] for each in scores) / 2
-    assert rows_of(tmp_path)[0][5].startswith(f"{mean:.2f} [")
+    assert rows_of(tmp_path)[0][6].startswith(f"{mean:.2f} [")
+    assert "judged by success" in table_of(tmp_path)
 
 
 def test_an_evaluation_that_was_made_by_hand_changes_no_choice(sweep_again, meta_rl, tmp_path):
