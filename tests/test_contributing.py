@@ -17,9 +17,7 @@ ROOT = Path(__file__).parent.parent
 def meta_rl(tmp_path):
     """Run commands in a copy of the tree that has the guide's two new files."""
     for folder in ("meta_rl", "agents", "envs", "configs"):
-        shutil.copytree(
-            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     for path, code in code_of_the_guide().items():
         (tmp_path / path).write_text(code)
 

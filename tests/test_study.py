@@ -97,14 +97,30 @@ def test_a_study_is_run_stopped_and_gone_on_with(study, start):
     shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
     assert process.returncode == 0 and "starts" not in shown and shown.count("done") == 2
 
-    # Neither what is recorded nor what was begun passes for a training of other words.
+
+def test_neither_what_is_recorded_nor_what_was_begun_passes_for_a_training_of_other_words(
+    study, run
+):
+    study.write_text(study.read_text().replace("1000000", "1"))
+    assert run()[0] == 0
     words = study.read_text()
     study.write_text(words.replace("--meta-iterations 2", "--meta-iterations 2 --copies 3"))
-    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1 and "short-seed0 as it came of other words" in shown
+    with pytest.raises(UserError, match="short-seed0 as it came of other words"):
+        run()
     study.with_suffix(".json").unlink()
-    shown, _ = (process := start()).communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1 and "was begun with other settings (copies" in shown
+    with pytest.raises(UserError, match=r"was begun with other settings \(copies"):
+        run()
+
+
+def test_what_was_measured_by_hand_is_not_recorded(study, run, meta_rl):
+    """Such as after the script was killed between a run's end and its entry."""
+    study.write_text(study.read_text().replace("1000000", "1"))
+    assert run()[0] == 0
+    before = entries(study)
+    study.with_suffix(".json").unlink()
+    meta_rl("evaluate", "runs/ppo/short-seed0", "--goals", 1, "--adaptation-steps", 0).succeeds()
+    assert run()[0] == 0
+    assert entries(study) == before
 
 
 def test_what_fails_is_told_and_leaves_the_others_their_turn(study, run):
