@@ -38,7 +38,7 @@ OF_TENSORS = ("agents", "envs", "meta_rl/core", "meta_rl/learning")
 
 @pytest.fixture(autouse=True, scope="module")
 def shapes_are_checked(request):
-    """Check shapes where tests are of tensors; elsewhere this would take half of the time."""
+    """Check shapes where tests are of tensors; elsewhere the checks would only take time."""
     checked = any(request.path.is_relative_to(Path(__file__).parent / name) for name in OF_TENSORS)
     jaxtyping.config.update("jaxtyping_disable", not checked)
     yield

@@ -83,7 +83,8 @@ def _as_configs_have_it(varied: Varied, base: Experiment[Any, Any]) -> Varied:
     if isinstance(varied, Range):
         return varied
     if any(read.count(value) > 1 for value in read):
-        raise UserError(f"--vary {name}: two of its values are the same, {told_value(read[0])}")
+        told = ", ".join(map(told_value, varied.values))
+        raise UserError(f"--vary {name}: a value is given twice, got {told}")
     return Choice(name, read)
 
 
@@ -106,8 +107,6 @@ def _read(text: str, base: Experiment[Any, Any]) -> Varied:
     values = strict_yaml.parse(f"[{words}]", source)
     if not values:
         raise UserError(f"--vary {name}: there are no values; give some, such as {name}=1,2")
-    if any(values.count(value) > 1 for value in values):
-        raise UserError(f"--vary {name}: a value is given twice, got {words}")
     return Choice(name, tuple(values))
 
 

@@ -62,11 +62,11 @@ def test_a_section_that_is_varied_whole_is_held_as_configs_have_it(small_config)
     ("texts", "message"),
     [
         ([], "say what to vary"),
-        (["agent.inner_lr=1,1.0"], "a value is given twice"),
+        (["agent.inner_lr=1,1e0"], "a value is given twice, got 1, "),
         (["agent.inner_lr"], "needs SETTING=VALUE,VALUE, got 'agent.inner_lr'"),
         (["agent.inner_lr="], "there are no values; give some, such as agent.inner_lr=1,2"),
         (["agent.inner_lr=1,,2"], "cannot read --vary agent.inner_lr=1,,2, line 1"),
-        (["agent.inner_lr=0.1,0.1"], "a value is given twice, got 0.1,0.1"),
+        (["agent.inner_lr=0.1,0.1"], "a value is given twice, got 0.1, 0.1"),
         (["agent.inner_lr=0.1", "agent.inner_lr=1"], "names agent.inner_lr twice"),
         (["agent.inner_rl=0.1"], "unknown key 'agent.inner_rl'; did you mean 'inner_lr'"),
         (["agent.inner_lr.x=0.1"], "inner_lr is a single value, not a section"),
